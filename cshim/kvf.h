@@ -1,0 +1,188 @@
+/*
+ * kvf.h - the whole ABI between kvferry's TypeScript and its native library.
+ *
+ * One call per hop, never one per chunk. The library holds no policy: it allocates, runs copy programs, drives
+ * streams, events and NIXL, and reports.
+ *
+ * Rules that a generator reads off this file (lib/native/symbols.ts, ABI hash):
+ * - every function is declared on lines of its own as `KVF_API int32_t kvf_name(type name, ...);`
+ * - parameter types are int32_t, uint32_t, double, kvf_word and pointers. A kvf_word is a 64-bit integer or an
+ *   address (declared `ptr` to bun:ffi and passed as a safe integer); any pointer is `ptr` as well.
+ * - the result is a status: KVF_OK, KVF_AGAIN, or a negative code. A text for the calling thread's last failure is
+ *   kept for kvf_last_error.
+ * - results come back through out-buffers of doubles (addresses and sizes are below 2^53 and exact) or bytes.
+ *
+ * Slow work is a *job*: it is given a slot of a context, returns at once, runs on a thread of the library and ends in
+ * one completion on the context's ring. A slot has at most one job at a time, so the ring cannot overflow.
+ */
+#ifndef KVF_H
+#define KVF_H
+
+#include <stdint.h>
+
+#define KVF_API __attribute__((visibility("default")))
+
+typedef uint64_t kvf_word;
+
+/* ---- statuses ---------------------------------------------------------------------------------------------- */
+
+#define KVF_OK 0
+#define KVF_AGAIN 1           /* nothing there yet, or a buffer was too small: the needed size was written */
+#define KVF_E_INVALID -1      /* an argument or a program is malformed */
+#define KVF_E_NOMEM -2        /* memory could not be had */
+#define KVF_E_SYSTEM -3       /* a system call failed; the text has errno */
+#define KVF_E_UNAVAILABLE -4  /* a library, symbol or feature is not there */
+#define KVF_E_NIXL -5         /* NIXL reported an error */
+#define KVF_E_CUDA -6         /* the CUDA driver reported an error */
+#define KVF_E_IO -7           /* a file could not be read or written; the text names it */
+#define KVF_E_CANCELLED -8    /* the job was cancelled */
+#define KVF_E_PEER -9         /* the peer is not known or gone */
+#define KVF_E_BUSY -10        /* the object is in use */
+#define KVF_E_CLOSED -11      /* the context is closing */
+#define KVF_E_CHECKSUM -12    /* bytes do not match their checksum */
+
+/* ---- contexts: slots, completion ring, doorbell ---------------------------------------------------------------
+ * One context for each JavaScript global. Its shared block is mapped by JavaScript once:
+ *
+ *   word offset  meaning (32-bit words)
+ *   0            head: completions written so far (wraps)
+ *   1            tail: completions that JavaScript has taken (wraps)
+ *   2            armed: 1 when JavaScript wants the doorbell; the library swaps it to 0 before it rings
+ *   3            progress: set to 1 when a watched slot made progress; JavaScript swaps it to 0
+ *   4            notifications: set to 1 when a queue of notifications is not empty
+ *   5..15        reserved
+ *   16..         ring: `slots` completions of 8 words
+ *   then         slot table: `slots` records of 8 words
+ *
+ * completion:  0 slot, 1 status (signed), 2 flags (KVF_DONE_*), 3 reserved, 4-5 value as double, 6-7 micros as double
+ * slot record: 0 programs done, 1 watch (1: ring the doorbell when programs done rises), 2 cancel, 3 reserved,
+ *              4-5 bytes done as double, 6-7 reserved
+ */
+
+#define KVF_DONE_TOUCHED 1u   /* destination bytes may have been written */
+#define KVF_DONE_IN_DOUBT 2u  /* somebody may still be writing destination bytes */
+
+/* Writes the ABI hash of the header that this library was built from, 16 lower-case hex digits and a zero. */
+KVF_API int32_t kvf_abi_hash(char *out, uint32_t capacity);
+/* Copies the calling thread's last error text, always zero-terminated. */
+KVF_API int32_t kvf_last_error(char *out, uint32_t capacity);
+/* Makes a context with `slots` (a power of two, 64..65536) job slots. out[0] = context, out[1] = shared block address,
+ * out[2] = bytes of the shared block. */
+KVF_API int32_t kvf_context_open(uint32_t slots, double *out);
+/* Rings by calling `callback` (void (*)(void), safe to call from any thread; must outlive the context). */
+KVF_API int32_t kvf_context_ring_by_callback(kvf_word context, kvf_word callback);
+/* Rings by adding 1 to an eventfd; out[0] = the descriptor, owned by the context. */
+KVF_API int32_t kvf_context_ring_by_eventfd(kvf_word context, double *out);
+/* Stops taking jobs, asks running ones to stop, waits at most `millis`, joins the threads that ended. After it
+ * returns the doorbell is never rung again. out[0] = jobs that still run, whose memory is kept. */
+KVF_API int32_t kvf_context_close(kvf_word context, uint32_t millis, double *out);
+/* Asks the slot's job to stop at its next chunk. */
+KVF_API int32_t kvf_slot_cancel(kvf_word context, uint32_t slot);
+/* Copies the error text of the slot's last job. */
+KVF_API int32_t kvf_slot_error(kvf_word context, uint32_t slot, char *out, uint32_t capacity);
+/* Copies the byte result of the slot's last job; out[0] = its length. KVF_AGAIN when `capacity` is too small. */
+KVF_API int32_t kvf_slot_result(kvf_word context, uint32_t slot, uint8_t *bytes, kvf_word capacity, double *out);
+
+/* ---- memory ------------------------------------------------------------------------------------------------ */
+
+#define KVF_MEMORY_HUGE 1u    /* advise huge pages */
+#define KVF_MEMORY_SHARED 2u  /* memfd-backed, sealed against shrinking; out[2] = descriptor */
+
+/* Maps zeroed memory, page-aligned. out[0] = address, out[1] = mapped bytes, out[2] = descriptor or -1. */
+KVF_API int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out);
+/* Unmaps what kvf_memory_map gave (and closes its descriptor when it is not negative). */
+KVF_API int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, int32_t descriptor);
+/* The same as a job, for large mappings. */
+KVF_API int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, int32_t descriptor);
+/* Writes every page from `threads` threads so that later copies do not fault. */
+KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, uint32_t threads);
+
+/* ---- copy programs -------------------------------------------------------------------------------------------
+ * A hop travels as one block of doubles, every number a safe integer:
+ *
+ *   hop header (8):      0 magic 0x4b564650, 1 version 1, 2 programs, 3 words in all, 4 bytes it moves, 5..7 zero
+ *   program header (40): 0 bases, 1 pairs, 2 loops, 3 row bytes, 4 source run stride, 5 destination run stride,
+ *                        6..11 counts, 12..17 source strides, 18..23 destination strides,
+ *                        24 source kind, 25 source device, 26 destination kind, 27 destination device,
+ *                        28 word of source bases, 29 word of destination bases, 30 word of source offsets,
+ *                        31 word of destination offsets, 32 word of runs (0: every run is 1; else 32-bit unsigned,
+ *                        two to a word), 33 bytes of this program, 34..39 zero
+ *   then the arrays, which programs may share.
+ *
+ * Kinds: 0 host, 1 device, 2 file. Programs run in order; a program is complete before the slot's
+ * `programs done` rises past it.
+ */
+
+#define KVF_HOP_MAGIC 0x4b564650
+#define KVF_HOP_VERSION 1
+#define KVF_HOP_HEADER_WORDS 8
+#define KVF_PROGRAM_WORDS 40
+#define KVF_MAX_LOOPS 6
+
+#define KVF_COPY_NONTEMPORAL 1u /* stores that bypass the cache, fenced before completion */
+
+/* Checks a hop and counts its rows. out[0] = rows, out[1] = bytes. */
+KVF_API int32_t kvf_hop_check(const double *hop, kvf_word words, double *out);
+/* Runs a hop between host addresses on the calling thread. out[0] = bytes. */
+KVF_API int32_t kvf_copy_run(const double *hop, kvf_word words, uint32_t flags, double *out);
+/* The same as a job on up to `threads` threads of the copy pool. The hop is copied by the call. */
+KVF_API int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *hop, kvf_word words, uint32_t flags, uint32_t threads);
+/* Hashes `count` messages of `bytes` bytes each, `stride` bytes apart, with BLAKE3; the byte result of the slot is
+ * count x 32 bytes. */
+KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word stride, uint32_t count, uint32_t threads);
+
+#define KVF_FILL_CONSTANT 0u   /* every byte is `seed` */
+#define KVF_FILL_SEQUENTIAL 1u /* byte k of a cell is (block + layer + k) mod 256 */
+#define KVF_FILL_RANDOM 2u     /* a generator seeded by (seed, block, layer, outer), the same on every machine */
+
+/* Writes one block's bytes in logical order (layer, outer, then cellBytes bytes) at `address`. */
+KVF_API int32_t kvf_fill_block(kvf_word address, uint32_t pattern, kvf_word seed, uint32_t block, uint32_t layers, uint32_t outers, kvf_word cellBytes);
+
+/* ---- NIXL ------------------------------------------------------------------------------------------------------
+ * Agents are made, used and destroyed on threads of the library. One control thread for each agent does everything
+ * but transfers; lanes post and poll transfers.
+ */
+
+#define KVF_NIXL_READ 0u
+#define KVF_NIXL_WRITE 1u
+
+#define KVF_MEM_DRAM 0u
+#define KVF_MEM_VRAM 1u
+#define KVF_MEM_FILE 4u
+
+/* Loads libnixl_capi.so from an absolute path or by soname, once for the process, after setting what UCX must find in
+ * the environment (never overriding). Byte result: the path that was loaded. */
+KVF_API int32_t kvf_nixl_load_job(kvf_word context, uint32_t slot, const char *path);
+/* Makes an agent. value = the agent. */
+KVF_API int32_t kvf_nixl_agent_job(kvf_word context, uint32_t slot, const char *name, uint32_t progressMicros, uint32_t lanes);
+/* Adds a backend. `parameters` is key\0value\0...\0 with an empty key at the end. */
+KVF_API int32_t kvf_nixl_backend_job(kvf_word context, uint32_t slot, kvf_word agent, const char *name, const char *parameters);
+/* Registers `count` regions: 3 doubles each, address, bytes, device. All or none. */
+KVF_API int32_t kvf_nixl_register_job(kvf_word context, uint32_t slot, kvf_word agent, uint32_t memory, const double *regions, uint32_t count);
+KVF_API int32_t kvf_nixl_deregister_job(kvf_word context, uint32_t slot, kvf_word agent, uint32_t memory, const double *regions, uint32_t count);
+/* Byte result: the agent's metadata. With `count` regions of one memory type only those (partial, without connection
+ * information); with count 0 and `partial` 1 the connection information only; with `partial` 0 everything. */
+KVF_API int32_t kvf_nixl_metadata_job(kvf_word context, uint32_t slot, kvf_word agent, uint32_t partial, uint32_t memory, const double *regions, uint32_t count);
+/* Loads a peer's metadata. Byte result: the name that NIXL read from it. When it is not `expected`, the peer is
+ * invalidated again and the job fails with KVF_E_PEER. */
+KVF_API int32_t kvf_nixl_load_peer_job(kvf_word context, uint32_t slot, kvf_word agent, const uint8_t *bytes, kvf_word length, const char *expected);
+/* Drops all that NIXL and the library keep for a peer. */
+KVF_API int32_t kvf_nixl_forget_peer_job(kvf_word context, uint32_t slot, kvf_word agent, const char *peer);
+/* Moves a hop's bytes to (WRITE) or from (READ) a peer in pieces of at most `pieceBytes` bytes and `pieceRows`
+ * descriptors (0: chosen so that a post takes about 5 ms). The local side of the programs is host or device memory
+ * registered with the agent. `notification` is delivered after the data; length 0 with `notify` 0 sends none. */
+KVF_API int32_t kvf_nixl_transfer_job(kvf_word context, uint32_t slot, kvf_word agent, const char *peer, uint32_t operation, const double *hop, kvf_word words, kvf_word pieceBytes, uint32_t pieceRows, const uint8_t *notification, uint32_t length, uint32_t notify);
+/* Gives up on the slot's transfer: its lane is left to itself and replaced. The job still ends in a completion if it
+ * ever ends. */
+KVF_API int32_t kvf_nixl_abandon(kvf_word context, uint32_t slot);
+/* Sends a notification without a transfer. */
+KVF_API int32_t kvf_nixl_notify_job(kvf_word context, uint32_t slot, kvf_word agent, const char *peer, const uint8_t *bytes, uint32_t length);
+/* Takes queued notifications as records: u32 name bytes, u32 payload bytes, name, payload, padded to 4.
+ * out[0] = bytes written, out[1] = notifications dropped because the queue was full, out[2] = bytes still queued. */
+KVF_API int32_t kvf_nixl_take_notifications(kvf_word agent, uint8_t *bytes, kvf_word capacity, double *out);
+/* How eagerly to look for notifications: 0 idle (milliseconds), 1 somebody waits (tens of microseconds). */
+KVF_API int32_t kvf_nixl_listen(kvf_word agent, uint32_t eager);
+/* Stops the agent's threads and destroys it. Lanes that are stuck are left behind; value = how many. */
+KVF_API int32_t kvf_nixl_agent_close_job(kvf_word context, uint32_t slot, kvf_word agent);
+
+#endif

@@ -1,0 +1,28 @@
+import type { RegionScheme } from "./arrangement.ts";
+
+/**
+ * A strided view: labelled axes with sizes and byte strides over one or more base addresses. Immutable.
+ *
+ * The byte of (block b, layer l, outer o, page p, head h, byte k of the head's row) is
+ * `base[region(l, o)] + b * strideBlock + l * strideLayer + o * strideOuter + p * stridePage + h * strideHead + k`.
+ * An axis that selects the region has stride 0 here. All strides and sizes are bytes and safe integers.
+ */
+export interface StridedView {
+  readonly regionScheme: RegionScheme;
+  /** 1, `layers`, or `layers * outers` (outer fastest). */
+  readonly regionCount: number;
+  readonly blocks: number;
+  readonly layers: number;
+  readonly outers: number;
+  readonly pages: number;
+  readonly heads: number;
+  /** Contiguous bytes of one head's elements. */
+  readonly rowBytes: number;
+  readonly strideBlock: number;
+  readonly strideLayer: number;
+  readonly strideOuter: number;
+  readonly stridePage: number;
+  readonly strideHead: number;
+  /** Bytes that each region must have at least: one past the last byte that the view reaches. */
+  readonly regionBytes: number;
+}
