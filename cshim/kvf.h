@@ -71,8 +71,9 @@ KVF_API int32_t kvf_last_error(char *out, uint32_t capacity);
 KVF_API int32_t kvf_context_open(uint32_t slots, double *out);
 /* Rings by calling `callback` (void (*)(void), safe to call from any thread; must outlive the context). */
 KVF_API int32_t kvf_context_ring_by_callback(kvf_word context, kvf_word callback);
-/* Rings by adding 1 to an eventfd; out[0] = the descriptor, owned by the context. */
-KVF_API int32_t kvf_context_ring_by_eventfd(kvf_word context, double *out);
+/* Rings by sending a byte through a non-blocking local stream socket (never SIGPIPE, a full buffer is fine);
+ * out[0] = the reading end, which the caller owns; the context owns the writing end. */
+KVF_API int32_t kvf_context_ring_by_socket(kvf_word context, double *out);
 /* Stops taking jobs, asks running ones to stop, waits at most `millis`, joins the threads that ended. After it
  * returns the doorbell is never rung again. out[0] = jobs that still run, whose memory is kept. */
 KVF_API int32_t kvf_context_close(kvf_word context, uint32_t millis, double *out);
@@ -184,5 +185,106 @@ KVF_API int32_t kvf_nixl_take_notifications(kvf_word agent, uint8_t *bytes, kvf_
 KVF_API int32_t kvf_nixl_listen(kvf_word agent, uint32_t eager);
 /* Stops the agent's threads and destroys it. Lanes that are stuck are left behind; value = how many. */
 KVF_API int32_t kvf_nixl_agent_close_job(kvf_word context, uint32_t slot, kvf_word agent);
+
+/* ---- CUDA ------------------------------------------------------------------------------------------------------
+ * The driver library is loaded at run time; nothing here needs a GPU to be linked or called. Devices are CUDA
+ * ordinals and must be opened before anything is done on them. Memory, contexts and registrations are made on a
+ * thread of the library; copies are submitted on the calling thread when that takes microseconds, else on the
+ * device's own submit thread.
+ *
+ * A device whose context reported a fault is poisoned: its running jobs end with KVF_E_CUDA and
+ * KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT, every later call for it is refused with the cause.
+ */
+
+/* How a hop is copied. A method that does not fit a hop refuses it with KVF_E_INVALID; none is replaced in silence. */
+#define KVF_CUDA_METHOD_DMA 1u     /* one asynchronous copy for each run of rows that continue each other */
+#define KVF_CUDA_METHOD_PITCHED 2u /* one 2-D or 3-D copy for each base and pair; needs at most 2 loops, pitched */
+#define KVF_CUDA_METHOD_BATCH 3u   /* batched copies, 4,096 descriptors a call; a loop of copies before driver 12.8 */
+#define KVF_CUDA_METHOD_KERNEL 4u  /* loads and stores by a kernel; `width` CTAs; host sides pinned */
+#define KVF_CUDA_METHOD_SLAB 5u    /* through a slab in device memory and large copies; one side host, one device */
+#define KVF_CUDA_METHOD_BULK 6u    /* bulk asynchronous copies by a kernel; compute capability 9.0 and up, 16-byte aligned */
+
+#define KVF_CUDA_WATCH 1u        /* report every program as it completes */
+#define KVF_CUDA_CALLER_WAITS 2u /* make the caller's stream wait for the copy */
+#define KVF_CUDA_INLINE 4u       /* submit on the calling thread whatever it costs */
+#define KVF_CUDA_THREAD 8u       /* submit on the device's thread */
+
+/* Kinds that kvf_cuda_pointer reports. */
+#define KVF_CUDA_POINTER_PAGEABLE 0
+#define KVF_CUDA_POINTER_PINNED 1
+#define KVF_CUDA_POINTER_DEVICE 2
+#define KVF_CUDA_POINTER_MANAGED 3
+
+/* Bytes of an IPC handle, of memory or of an event. */
+#define KVF_CUDA_IPC_BYTES 64
+
+/* Loads the driver library from a path, or libcuda.so.1 when `path` is NULL or empty, and initialises it; once for the
+ * process. value = driver version (13000 is 13.0). Byte result: the JSON text of kvf_cuda_info_job. */
+KVF_API int32_t kvf_cuda_load_job(kvf_word context, uint32_t slot, const char *path);
+/* Byte result: JSON, { driver, batch (arguments of the batched copy, 0: absent), kernels ("" or a hash), devices:
+ * [{ ordinal, name, uuid, pci, major, minor, sms, memory, copyEngines, numaNode (-1: unknown), l2, integrated,
+ * hostPointers, open, poisoned, code (architecture of the loaded kernels, "" when not loaded), peers: [ordinals] }] }. */
+KVF_API int32_t kvf_cuda_info_job(kvf_word context, uint32_t slot);
+/* Opens a device: primary context, kernels, streams, scratch. Opening again counts. */
+KVF_API int32_t kvf_cuda_device_open_job(kvf_word context, uint32_t slot, int32_t device);
+/* Closes it once for each open; the last one waits for its work, frees what it holds and lets the context go. */
+KVF_API int32_t kvf_cuda_device_close_job(kvf_word context, uint32_t slot, int32_t device);
+/* Lets two opened devices reach each other's memory where the hardware can (KVF_E_UNAVAILABLE where not). */
+KVF_API int32_t kvf_cuda_peer_job(kvf_word context, uint32_t slot, int32_t device, int32_t peer);
+
+/* Device memory. value = address. */
+KVF_API int32_t kvf_cuda_alloc_job(kvf_word context, uint32_t slot, int32_t device, kvf_word bytes);
+KVF_API int32_t kvf_cuda_free_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Pinned memory from the driver, valid for every device. value = address. */
+KVF_API int32_t kvf_cuda_pinned_alloc_job(kvf_word context, uint32_t slot, int32_t device, kvf_word bytes);
+KVF_API int32_t kvf_cuda_pinned_free_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Pins mapped host memory for every device, in pieces of at most 64 GiB; all or nothing. Page-aligned. */
+KVF_API int32_t kvf_cuda_register_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address, kvf_word bytes);
+KVF_API int32_t kvf_cuda_unregister_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Checks with the driver that all of a foreign region is memory of this kind (KVF_CUDA_POINTER_PINNED or _DEVICE) on
+ * this device, and remembers it, so that copies do not ask again. */
+KVF_API int32_t kvf_cuda_adopt_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address, kvf_word bytes, uint32_t kind);
+/* Forgets an adopted region. */
+KVF_API int32_t kvf_cuda_disown(kvf_word address);
+/* What the driver knows of an address. out[0] = kind, out[1] = device (-1: none), out[2] = start and out[3] = bytes of
+ * its allocation. */
+KVF_API int32_t kvf_cuda_pointer(kvf_word address, double *out);
+/* out[0] = free bytes, out[1] = bytes in all. */
+KVF_API int32_t kvf_cuda_memory_info(int32_t device, double *out);
+/* Sets bytes of device or pinned memory. */
+KVF_API int32_t kvf_cuda_set_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address, kvf_word bytes, uint32_t value);
+
+/* Byte result: the IPC handle of the allocation that holds `address`; value = the address's offset in it. */
+KVF_API int32_t kvf_cuda_ipc_export_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Maps another process's allocation. value = its address here. Opening one again counts. */
+KVF_API int32_t kvf_cuda_ipc_open_job(kvf_word context, uint32_t slot, int32_t device, const uint8_t *handle);
+KVF_API int32_t kvf_cuda_ipc_close_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Opens another process's event. value = an event for `waits`. */
+KVF_API int32_t kvf_cuda_event_open_job(kvf_word context, uint32_t slot, int32_t device, const uint8_t *handle);
+KVF_API int32_t kvf_cuda_event_close_job(kvf_word context, uint32_t slot, int32_t device, kvf_word event);
+
+/* Copies a hop on `device` with `method`. `width`: CTAs of kernels, 0 for the library's choice. `stream`: a caller's
+ * stream whose present work comes first, or 0. `waits`: `count` pairs of doubles, a program's index and a CUDA event
+ * that it waits for. The hop and the pairs are copied by the call or no longer needed when it returns.
+ * value = bytes. Host sides may be pageable for METHOD_DMA and METHOD_BATCH only. */
+KVF_API int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags, kvf_word stream, const double *waits, uint32_t count);
+/* A job that ends when a CUDA event has fired. */
+KVF_API int32_t kvf_cuda_event_job(kvf_word context, uint32_t slot, int32_t device, kvf_word event);
+
+/* For tests and measurements. out[0] = the device's CUDA context. */
+KVF_API int32_t kvf_cuda_test_context(int32_t device, double *out);
+/* out[0] = a new stream. */
+KVF_API int32_t kvf_cuda_test_stream(int32_t device, double *out);
+KVF_API int32_t kvf_cuda_test_stream_close(int32_t device, kvf_word stream);
+/* out[0] = a new event recorded on the stream; given back by kvf_cuda_event_close_job. With `ipc` not NULL the event
+ * can be opened by another process through the 64 bytes written there. */
+KVF_API int32_t kvf_cuda_test_event(int32_t device, kvf_word stream, uint8_t *ipc, double *out);
+/* Queues a kernel that holds one CTA for that many microseconds. */
+KVF_API int32_t kvf_cuda_test_sleep(int32_t device, kvf_word stream, kvf_word micros);
+/* Queues a kernel that reads an address nobody owns: poisons the device's context. */
+KVF_API int32_t kvf_cuda_test_fault(int32_t device, kvf_word stream);
+/* Copies as kvf_cuda_copy_job does and waits, on the calling thread, `repeats` times: for measurements. out[0] = bytes of
+ * one, then for each repeat two doubles: microseconds to submit, microseconds in all. */
+KVF_API int32_t kvf_cuda_test_copy(int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t repeats, double *out);
 
 #endif

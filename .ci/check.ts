@@ -1,0 +1,59 @@
+// All that must hold before a change lands: `bun run check`, or `bun run check:full` with what takes long.
+// `--only TEXT` runs the steps whose names contain TEXT. It runs before any package is installed, so nothing here may
+// import one.
+import { shimSteps, sanitizedSuite } from "./native-steps.ts";
+import { runSteps } from "./step.ts";
+import type { Step } from "./step.ts";
+import { command, ROOT } from "./step.ts";
+import { coverageStep, suite } from "./suite.ts";
+
+const full = process.argv.includes("--full");
+const onlyAt = process.argv.indexOf("--only");
+const only = onlyAt < 0 ? "" : (process.argv[onlyAt + 1] ?? "");
+const bun = process.execPath;
+
+/** Steps of one group run side by side; groups run one after the other. */
+const groups: readonly (readonly Step[])[] = [
+  [command("packages", [bun, "install", "--frozen-lockfile"], { minutes: 3 })],
+  [
+    command("generated symbols are current", [bun, "cshim/generate.ts", "--check"]),
+    command("types", [bun, "check", "--no-script"]),
+    command("format", [bun, "fmt", "--check"]),
+    command("lint", [bun, "node_modules/oxlint/bin/oxlint"]),
+  ],
+  [command("NIXL", [bun, "lib/cli/main.ts", "setup"], { minutes: 4 })],
+  shimSteps,
+  [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 4 })],
+  [coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95)],
+  [sanitizedSuite],
+  [
+    command("proof: planner", proof("planner", 20_000), {
+      minutes: 2,
+      unless: missing("test/proof/planner.ts"),
+    }),
+    command("proof: wire", proof("wire", 20_000), { minutes: 2, unless: missing("test/proof/wire.ts") }),
+  ],
+  [command("doctor", [bun, "lib/cli/main.ts", "doctor", "--json"])],
+  [command("demo", [bun, "lib/cli/main.ts", "demo", "--json"], { minutes: 2 })],
+  ...(full ? long() : []),
+];
+
+function long(): Step[][] {
+  return [
+    [command("proof at length: planner", proof("planner", 1_000_000), { minutes: 60 })],
+    [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
+    [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 10 })],
+    [suite("tests in parallel processes", ["--parallel=2"], { minutes: 10 })],
+    [suite("tests in random order", ["--randomize", "--seed=7"], { minutes: 10 })],
+  ];
+}
+
+function proof(name: string, cases: number): string[] {
+  return [bun, "test/proof/main.ts", name, "--cases", String(cases), "--seed", "7", "--json"];
+}
+
+function missing(file: string): () => Promise<string | null> {
+  return async () => ((await Bun.file(`${ROOT}/${file}`).exists()) ? null : `${file} is not there`);
+}
+
+process.exitCode = await runSteps(groups.map((group) => group.filter((step) => step.name.includes(only))));

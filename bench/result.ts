@@ -1,0 +1,138 @@
+import type { Machine } from "./machine.ts";
+import type { SampleSets } from "./processes.ts";
+import { bootstrapRatio, median } from "./statistics.ts";
+import type { Interval } from "./statistics.ts";
+
+/** Whether more is better (a rate) or less (a time). */
+export type Direction = "rate" | "time";
+
+/** One row of a report. Ratios are ours / other for rates and other / ours for times: 1 is equal, more is better. */
+export interface BenchResult {
+  readonly id: string;
+  readonly unit: string;
+  readonly direction: Direction;
+  readonly ours: number;
+  /** What the hardware or the best hand-written C does with the same bytes. */
+  readonly limit?: number;
+  readonly peers: Readonly<Record<string, number>>;
+  readonly ratioToLimit?: number;
+  /** To the first of the peers. */
+  readonly ratioToPeer?: number;
+  /** 95 % interval of `ratioToLimit`, else of `ratioToPeer`. */
+  readonly interval?: Interval;
+  /** The goal in words, e.g. `ratioToLimit >= 0.97`, and whether the median reaches it. */
+  readonly goal?: string;
+  readonly met?: boolean;
+  /** Samples of ours in all processes together. */
+  readonly samples: number;
+  readonly processes: number;
+  readonly note?: string;
+}
+
+/** What a suite measured, and where. */
+export interface BenchReport {
+  readonly suite: string;
+  readonly machine: Machine;
+  readonly results: readonly BenchResult[];
+}
+
+/** What a row is about. */
+export interface RowSpec {
+  readonly id: string;
+  readonly unit: string;
+  readonly direction: Direction;
+  readonly goal?: Goal;
+  readonly note?: string;
+}
+
+/** A goal of a row: the named figure at least (ratios, rates) or at most (times) this value. */
+export interface Goal {
+  readonly figure: "ratioToLimit" | "ratioToPeer" | "ours";
+  readonly value: number;
+}
+
+/**
+ * Makes a row of the samples of several processes. The contender `ours` is a must, `limit` is the limit, every other
+ * name is a peer, in the order in which they stand.
+ *
+ * @throws RangeError when a process has no samples of ours, or lists of different lengths.
+ */
+export function summarize(spec: RowSpec, sets: SampleSets): BenchResult {
+  const pooled = (name: string): number[] => sets.flatMap((set) => [...(set[name] ?? [])]);
+  const names = [...new Set(sets.flatMap((set) => Object.keys(set)))];
+  const peers = names.filter((name) => name !== "ours" && name !== "limit");
+  const toLimit = names.includes("limit") ? ratioTo(spec, sets, "limit") : undefined;
+  const [firstPeer] = peers;
+  const toPeer = firstPeer === undefined ? undefined : ratioTo(spec, sets, firstPeer);
+  const interval = (toLimit ?? toPeer)?.interval;
+  const result = {
+    id: spec.id,
+    unit: spec.unit,
+    direction: spec.direction,
+    ours: median(pooled("ours")),
+    ...(toLimit === undefined ? {} : { limit: median(pooled("limit")), ratioToLimit: toLimit.ratio }),
+    peers: Object.fromEntries(peers.map((name) => [name, median(pooled(name))])),
+    ...(toPeer === undefined ? {} : { ratioToPeer: toPeer.ratio }),
+    ...(interval === undefined ? {} : { interval }),
+    samples: pooled("ours").length,
+    processes: sets.length,
+    ...(spec.note === undefined ? {} : { note: spec.note }),
+  };
+  return spec.goal === undefined ? result : { ...result, ...judge(spec, spec.goal, result) };
+}
+
+/** A report as lines of text. */
+export function resultRows(results: readonly BenchResult[]): {
+  readonly header: string[];
+  readonly rows: string[][];
+} {
+  return {
+    header: ["id", "unit", "ours", "limit", "to limit", "first peer", "to peer", "95 %", "goal", "met"],
+    rows: results.map((row) => [
+      row.id,
+      row.unit,
+      figure(row.ours),
+      figure(row.limit),
+      figure(row.ratioToLimit),
+      Object.entries(row.peers)
+        .slice(0, 1)
+        .map(([name, value]) => `${name} ${figure(value)}`)
+        .join(""),
+      figure(row.ratioToPeer),
+      row.interval === undefined ? "" : `${figure(row.interval[0])} to ${figure(row.interval[1])}`,
+      row.goal ?? "",
+      row.met === undefined ? "" : row.met ? "yes" : "no",
+    ]),
+  };
+}
+
+/** Three significant digits, or nothing. */
+export function figure(value: number | undefined): string {
+  if (value === undefined) return "";
+  if (!Number.isFinite(value)) return String(value);
+  return Math.abs(value) >= 1_000 ? Math.round(value).toString() : Number(value.toPrecision(3)).toString();
+}
+
+function ratioTo(spec: RowSpec, sets: SampleSets, name: string): ReturnType<typeof bootstrapRatio> {
+  return bootstrapRatio(
+    sets.map((set) => {
+      const ours = set["ours"] ?? [];
+      const other = set[name] ?? [];
+      return spec.direction === "rate" ? { ours, other } : { ours: other, other: ours };
+    }),
+  );
+}
+
+function judge(
+  spec: RowSpec,
+  goal: Goal,
+  result: { readonly ours: number; readonly ratioToLimit?: number; readonly ratioToPeer?: number },
+): { readonly goal: string; readonly met: boolean } {
+  const found = result[goal.figure] ?? Number.NaN;
+  const atMost = goal.figure === "ours" && spec.direction === "time";
+  const name = goal.figure === "ours" ? "" : `${goal.figure} `;
+  return {
+    goal: `${name}${atMost ? "<=" : ">="} ${goal.value}`,
+    met: atMost ? found <= goal.value : found >= goal.value,
+  };
+}

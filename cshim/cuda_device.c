@@ -1,0 +1,585 @@
+#include "cuda_device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cuda_kernels.h"
+#include "status.h"
+#include "thread.h"
+
+#define MILLI 1000000ull
+#define LOOK_EVERY (50 * MILLI) /* the watching thread, while something runs */
+#define LOOK_ON 40              /* times more after nothing runs, so that a stream of small copies wakes nobody */
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic(kvf_cuda_device *) table[KVF_CUDA_DEVICES];
+
+static int32_t open_locked(int ordinal);
+static bool drained(kvf_cuda_device *device);
+static int32_t load_kernels(kvf_cuda_device *device);
+static void close_locked(kvf_cuda_device *device);
+static void free_lane(kvf_cuda_device *device, kvf_lane *lane);
+static void *submit_thread(void *argument);
+static void *watch_thread(void *argument);
+static void poison(kvf_cuda_device *device);
+
+static const char *const kernel_names[KVF_KERNELS] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n",
+                                                      "kvf_sleep",   "kvf_fault",  "kvf_bulk_16"};
+
+/* ---- the table ----------------------------------------------------------------------------------------------- */
+
+int32_t kvf_cuda_device_open(int ordinal) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    if (!cu) return KVF_E_UNAVAILABLE;
+    if (ordinal < 0 || ordinal >= cu->devices || ordinal >= KVF_CUDA_DEVICES)
+        return kvf_refuse(KVF_E_INVALID, "CUDA: there is no device %d, the driver has %d", ordinal, cu->devices);
+    pthread_mutex_lock(&table_lock);
+    kvf_cuda_device *device = table[ordinal];
+    int32_t status = KVF_OK;
+    if (!device) status = open_locked(ordinal);
+    else if (device->poisoned) status = kvf_refuse(KVF_E_CUDA, "CUDA device %d is lost: %s", ordinal, device->cause);
+    else device->opens++;
+    pthread_mutex_unlock(&table_lock);
+    return status;
+}
+
+int32_t kvf_cuda_device_close(int ordinal) {
+    pthread_mutex_lock(&table_lock);
+    kvf_cuda_device *device = ordinal >= 0 && ordinal < KVF_CUDA_DEVICES ? table[ordinal] : NULL;
+    int32_t status = KVF_OK;
+    if (!device) status = kvf_refuse(KVF_E_INVALID, "CUDA: device %d is not open", ordinal);
+    else if (device->opens > 1) device->opens--;
+    else if (device->poisoned) device->opens = 0; /* stays in the table with its cause: nothing of it can be freed */
+    else {
+        if (!drained(device)) status = kvf_refuse(KVF_E_BUSY, "CUDA: device %d has copies that run", ordinal);
+        else {
+            table[ordinal] = NULL;
+            close_locked(device);
+        }
+    }
+    pthread_mutex_unlock(&table_lock);
+    return status;
+}
+
+kvf_cuda_device *kvf_cuda_device_peek(int ordinal) {
+    return ordinal >= 0 && ordinal < KVF_CUDA_DEVICES ? table[ordinal] : NULL;
+}
+
+kvf_cuda_device *kvf_cuda_device_get(int ordinal) {
+    kvf_cuda_device *device = kvf_cuda_device_peek(ordinal);
+    if (!device) {
+        kvf_set_error("CUDA: device %d is not open", ordinal);
+        return NULL;
+    }
+    if (device->poisoned) {
+        kvf_set_error("CUDA device %d is lost: %s", ordinal, device->cause);
+        return NULL;
+    }
+    return device;
+}
+
+int32_t kvf_cuda_enter(kvf_cuda_device *device) {
+    cu_result result = kvf_cuda_driver_get()->context_push(device->context);
+    return result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: the context could not be entered");
+}
+
+void kvf_cuda_leave(void) {
+    cu_context context;
+    kvf_cuda_driver_get()->context_pop(&context);
+}
+
+int32_t kvf_cuda_device_reach(kvf_cuda_device *device, int peer) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    if (peer == device->ordinal) return KVF_OK;
+    uint64_t bit = peer >= 0 && peer < 64 ? UINT64_C(1) << peer : 0;
+    if (device->peers & bit) return KVF_OK;
+    kvf_cuda_device *other = kvf_cuda_device_get(peer);
+    if (!other) return KVF_E_INVALID;
+    int can = 0;
+    cu->device_peer(&can, device->handle, other->handle);
+    if (!can) return kvf_refuse(KVF_E_UNAVAILABLE, "CUDA: device %d cannot reach the memory of device %d", device->ordinal, peer);
+    int32_t status = kvf_cuda_enter(device);
+    if (status != KVF_OK) return status;
+    cu_result result = cu->context_peer(other->context, 0);
+    kvf_cuda_leave();
+    if (result != CU_OK && result != CU_PEER_ALREADY_ENABLED) return kvf_cuda_failed(device, result, "CUDA: peer access");
+    device->peers |= bit;
+    return KVF_OK;
+}
+
+int32_t kvf_cuda_failed(kvf_cuda_device *device, cu_result result, const char *what) {
+    int32_t status = kvf_cuda_refuse(result, what);
+    if (kvf_cuda_is_sticky(result)) poison(device);
+    return status;
+}
+
+/* ---- opening and closing -------------------------------------------------------------------------------------- */
+
+static void set_tuning(kvf_cuda_tuning *tuning) {
+    *tuning = (kvf_cuda_tuning){
+        .link_ctas = 16,
+        .link_threads = 512,
+        .device_ctas = 4,
+        .device_threads = 512,
+        .slab_ctas = 32,
+        .slab_threads = 512,
+        .slab_chunk = 4u << 20,
+        .slab_streams = 2,
+        .bulk_ctas = 8,
+        .bulk_warps = 4,
+        .bulk_stage = 8192,
+        .side = 1,
+    };
+}
+
+static int32_t open_locked(int ordinal) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    kvf_cuda_device *device = calloc(1, sizeof *device);
+    if (!device) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for device %d", ordinal);
+    device->ordinal = ordinal;
+    device->opens = 1;
+    device->peers = ordinal < 64 ? UINT64_C(1) << ordinal : 0;
+    set_tuning(&device->tuning);
+    pthread_mutex_init(&device->lock, NULL);
+    kvf_condition_init(&device->queued);
+    kvf_condition_init(&device->watched);
+    for (int d = 0; d < KVF_DIRECTIONS; d++) {
+        for (int i = 0; i < KVF_LANES; i++) pthread_mutex_init(&device->lane[d][i].lock, NULL);
+    }
+    int value = 0;
+    cu_result result = cu->device_get(&device->handle, ordinal);
+    if (result == CU_OK) result = cu->device_attribute(&device->sms, CU_ATTR_SMS, device->handle);
+    if (result == CU_OK) result = cu->device_attribute(&device->major, CU_ATTR_MAJOR, device->handle);
+    if (result == CU_OK) result = cu->device_attribute(&device->minor, CU_ATTR_MINOR, device->handle);
+    if (result == CU_OK) result = cu->device_attribute(&device->shared, CU_ATTR_SHARED_OPTIN, device->handle);
+    if (result == CU_OK) result = cu->device_attribute(&value, CU_ATTR_HOST_POINTERS, device->handle);
+    device->host_pointers = value != 0;
+    if (result == CU_OK) result = cu->context_retain(&device->context, device->handle);
+    if (result != CU_OK) {
+        free(device);
+        return kvf_cuda_refuse(result, "CUDA: the device could not be opened");
+    }
+    int32_t status = kvf_cuda_enter(device);
+    if (status == KVF_OK) {
+        cu->stream_priorities(&device->priority_low, &device->priority_high);
+        status = load_kernels(device);
+        kvf_cuda_leave();
+    }
+    if (status == KVF_OK) status = kvf_thread_start(&device->submitter, "kvf-cuda-submit", submit_thread, device);
+    if (status == KVF_OK) {
+        status = kvf_thread_start(&device->watcher, "kvf-cuda-watch", watch_thread, device);
+        if (status != KVF_OK) {
+            pthread_mutex_lock(&device->lock);
+            device->stop = true;
+            pthread_cond_signal(&device->queued);
+            pthread_mutex_unlock(&device->lock);
+            pthread_join(device->submitter, NULL);
+        } else device->threads = true;
+    }
+    if (status != KVF_OK) {
+        close_locked(device);
+        return status;
+    }
+    table[ordinal] = device;
+    return KVF_OK;
+}
+
+/* Runs on this device: the same architecture best, an older one of the same generation else, text last. */
+static int fitness(const kvf_cuda_device *device, uint32_t arch, uint32_t text) {
+    int major = (int)arch / 10, minor = (int)arch % 10;
+    if (text) return major * 10 + minor <= device->major * 10 + device->minor ? 1 : 0;
+    return major == device->major && minor <= device->minor ? 2 + minor : 0;
+}
+
+static int32_t load_kernels(kvf_cuda_device *device) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    uint64_t bytes;
+    const unsigned char *blob = kvf_kernels(&bytes);
+    if (!blob || bytes < 4) return KVF_OK; /* built without: DMA methods only */
+    const uint32_t *words = (const uint32_t *)(const void *)blob;
+    for (int want = 16; want > 0 && !device->module; want--) {
+        for (uint32_t i = 0; i < words[0] && !device->module; i++) {
+            const uint32_t *image = words + 1 + 4 * i;
+            if (fitness(device, image[0], image[1]) != want) continue;
+            void *copy = malloc(image[3] + 1u); /* texts end in a zero; machine code is its own length */
+            if (!copy) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for the kernels");
+            memcpy(copy, blob + image[2], image[3]);
+            ((char *)copy)[image[3]] = 0;
+            cu_result result = cu->module_load(&device->module, copy);
+            free(copy);
+            if (result == CU_OUT_OF_MEMORY) return kvf_cuda_failed(device, result, "CUDA: the kernels could not be loaded");
+            if (result != CU_OK) device->module = NULL; /* the next best */
+            else snprintf(device->code, sizeof device->code, "%s_%u", image[1] ? "compute" : "sm", image[0]);
+        }
+    }
+    if (!device->module) return KVF_OK;
+    for (int k = 0; k < KVF_KERNELS; k++) {
+        if (cu->module_function(&device->kernel[k], device->module, kernel_names[k]) != CU_OK) device->kernel[k] = NULL;
+    }
+    if (device->kernel[KVF_KERNEL_BULK]) {
+        int bulk = device->shared - 2048; /* what the kernel declares by itself stays free */
+        if (cu->function_set(device->kernel[KVF_KERNEL_BULK], CU_FUNC_MAX_DYNAMIC_SHARED, bulk) != CU_OK) device->kernel[KVF_KERNEL_BULK] = NULL;
+    }
+    return KVF_OK;
+}
+
+static void close_locked(kvf_cuda_device *device) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    if (device->threads) {
+        pthread_mutex_lock(&device->lock);
+        device->stop = true;
+        pthread_cond_signal(&device->queued);
+        pthread_cond_signal(&device->watched);
+        pthread_mutex_unlock(&device->lock);
+        pthread_join(device->submitter, NULL);
+        pthread_join(device->watcher, NULL);
+    }
+    if (kvf_cuda_enter(device) == KVF_OK) {
+        for (int d = 0; d < KVF_DIRECTIONS; d++) {
+            for (int i = 0; i < KVF_LANES; i++) free_lane(device, &device->lane[d][i]);
+        }
+        for (kvf_lane *lane = device->own; lane; lane = lane->next) free_lane(device, lane);
+        for (uint32_t i = 0; i < device->spares; i++) cu->event_destroy(device->spare[i]);
+        if (device->module) cu->module_unload(device->module);
+        kvf_cuda_leave();
+    }
+    cu->context_release(device->handle);
+    free(device->spare);
+    pthread_cond_destroy(&device->queued);
+    pthread_cond_destroy(&device->watched);
+    pthread_mutex_destroy(&device->lock);
+    for (int d = 0; d < KVF_DIRECTIONS; d++) {
+        for (int i = 0; i < KVF_LANES; i++) pthread_mutex_destroy(&device->lane[d][i].lock);
+    }
+    while (device->own) {
+        kvf_lane *next = device->own->next;
+        pthread_mutex_destroy(&device->own->lock);
+        free(device->own);
+        device->own = next;
+    }
+    free(device);
+}
+
+/* Waits a while for what runs. */
+static bool drained(kvf_cuda_device *device) {
+    for (int i = 0; i < 2000; i++) {
+        kvf_cuda_collect(device);
+        pthread_mutex_lock(&device->lock);
+        bool busy = device->runs > 0;
+        pthread_mutex_unlock(&device->lock);
+        if (!busy) return true;
+        nanosleep(&(struct timespec){0, (long)MILLI}, NULL);
+    }
+    return false;
+}
+
+/* ---- lanes ---------------------------------------------------------------------------------------------------- */
+
+kvf_lane *kvf_lane_take_own(kvf_cuda_device *device) {
+    pthread_mutex_lock(&device->lock);
+    kvf_lane *lane = device->own;
+    while (lane && lane->taken) lane = lane->next;
+    if (!lane) {
+        lane = calloc(1, sizeof *lane);
+        if (lane) {
+            pthread_mutex_init(&lane->lock, NULL);
+            lane->own = true;
+            lane->next = device->own;
+            device->own = lane;
+        } else kvf_set_error("CUDA: no memory for a lane");
+    }
+    if (lane) lane->taken = true;
+    pthread_mutex_unlock(&device->lock);
+    return lane;
+}
+
+int32_t kvf_lane_side(kvf_cuda_device *device, kvf_lane *lane) {
+    if (lane->side) return KVF_OK;
+    cu_result result = kvf_cuda_driver_get()->stream_create(&lane->side, CU_STREAM_NON_BLOCKING, device->priority_high);
+    return result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: a stream could not be made");
+}
+
+int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane) {
+    if (lane->ready) return KVF_OK;
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    int32_t status = kvf_lane_side(device, lane);
+    if (status != KVF_OK) return status;
+    cu_result result = CU_OK;
+    /* Kernels of few CTAs wait for a free multiprocessor behind a model's: they go first. */
+    if (!lane->work) result = cu->stream_create(&lane->work, CU_STREAM_NON_BLOCKING, device->priority_high);
+    for (int i = 0; i < 2 && result == CU_OK; i++) {
+        if (!lane->copy[i]) result = cu->stream_create(&lane->copy[i], CU_STREAM_NON_BLOCKING, device->priority_low);
+    }
+    for (int i = 0; i < 3 && result == CU_OK; i++) {
+        if (!lane->join[i]) result = cu->event_create(&lane->join[i], CU_EVENT_NO_TIMING);
+    }
+    for (int i = 0; i < KVF_LIST_SEGMENTS && result == CU_OK; i++) {
+        if (!lane->list_free[i]) result = cu->event_create(&lane->list_free[i], CU_EVENT_NO_TIMING);
+    }
+    const size_t bytes = (size_t)KVF_LIST_SEGMENTS * KVF_LIST_BYTES;
+    if (result == CU_OK && !lane->list_host) result = cu->host_alloc((void **)&lane->list_host, bytes, CU_HOST_PORTABLE);
+    if (result == CU_OK && !lane->list_device) result = cu->alloc(&lane->list_device, bytes);
+    if (result != CU_OK) return kvf_cuda_failed(device, result, "CUDA: streams and scratch could not be made");
+    lane->ready = true;
+    return KVF_OK;
+}
+
+int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    if (lane->slab && lane->slab_bytes == device->tuning.slab_chunk) return KVF_OK;
+    if (lane->slab) { /* another size was asked for: nothing may use the old ones */
+        for (int i = 0; i < 2; i++) cu->stream_synchronize(lane->copy[i]);
+        cu->stream_synchronize(lane->work);
+        cu->free(lane->slab);
+        lane->slab = 0;
+    }
+    cu_result result = CU_OK;
+    for (int i = 0; i < KVF_SLABS && result == CU_OK; i++) {
+        if (!lane->slab_ready[i]) result = cu->event_create(&lane->slab_ready[i], CU_EVENT_NO_TIMING);
+        if (result == CU_OK && !lane->slab_free[i]) result = cu->event_create(&lane->slab_free[i], CU_EVENT_NO_TIMING);
+    }
+    if (result == CU_OK) result = cu->alloc(&lane->slab, KVF_SLABS * device->tuning.slab_chunk);
+    if (result != CU_OK) return kvf_cuda_failed(device, result, "CUDA: slabs could not be made");
+    lane->slab_bytes = device->tuning.slab_chunk;
+    return KVF_OK;
+}
+
+static void free_lane(kvf_cuda_device *device, kvf_lane *lane) {
+    (void)device;
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    cu_stream streams[4] = {lane->work, lane->copy[0], lane->copy[1], lane->side};
+    for (int i = 0; i < 4; i++) {
+        if (streams[i]) cu->stream_synchronize(streams[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        if (streams[i]) cu->stream_destroy(streams[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        if (lane->join[i]) cu->event_destroy(lane->join[i]);
+    }
+    for (int i = 0; i < KVF_LIST_SEGMENTS; i++) {
+        if (lane->list_free[i]) cu->event_destroy(lane->list_free[i]);
+    }
+    for (int i = 0; i < KVF_SLABS; i++) {
+        if (lane->slab_ready[i]) cu->event_destroy(lane->slab_ready[i]);
+        if (lane->slab_free[i]) cu->event_destroy(lane->slab_free[i]);
+    }
+    if (lane->list_host) cu->host_free(lane->list_host);
+    if (lane->list_device) cu->free(lane->list_device);
+    if (lane->slab) cu->free(lane->slab);
+}
+
+/* ---- events --------------------------------------------------------------------------------------------------- */
+
+cu_event kvf_cuda_event_take(kvf_cuda_device *device) {
+    cu_event event = NULL;
+    pthread_mutex_lock(&device->lock);
+    if (device->spares > 0) event = device->spare[--device->spares];
+    pthread_mutex_unlock(&device->lock);
+    if (event) return event;
+    cu_result result = kvf_cuda_driver_get()->event_create(&event, CU_EVENT_NO_TIMING);
+    if (result == CU_OK) return event;
+    kvf_cuda_failed(device, result, "CUDA: an event could not be made");
+    return NULL;
+}
+
+void kvf_cuda_event_give(kvf_cuda_device *device, cu_event event) {
+    if (!event) return;
+    pthread_mutex_lock(&device->lock);
+    if (device->spares == device->spare_room) {
+        uint32_t room = device->spare_room ? 2 * device->spare_room : 64;
+        cu_event *more = realloc(device->spare, room * sizeof *more);
+        if (more) {
+            device->spare = more;
+            device->spare_room = room;
+        }
+    }
+    bool kept = device->spares < device->spare_room;
+    if (kept) device->spare[device->spares++] = event;
+    pthread_mutex_unlock(&device->lock);
+    if (!kept) kvf_cuda_driver_get()->event_destroy(event);
+}
+
+/* ---- tasks ---------------------------------------------------------------------------------------------------- */
+
+void kvf_task_started(kvf_task *task) {
+    kvf_cuda_device *device = task->device;
+    pthread_mutex_lock(&device->lock);
+    task->next = device->running;
+    device->running = task;
+    device->runs++;
+    if (!device->watching) {
+        device->watching = true;
+        pthread_cond_signal(&device->watched);
+    }
+    pthread_mutex_unlock(&device->lock);
+}
+
+void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double value, const char *text) {
+    if (atomic_exchange(&task->settled, true)) return;
+    if (status == KVF_OK) kvf_job_finish(task->context, task->slot, KVF_OK, flags, value);
+    else kvf_job_fail(task->context, task->slot, status, flags, "%s", text);
+}
+
+void kvf_task_free(kvf_task *task) {
+    kvf_cuda_event_give(task->device, task->done);
+    kvf_cuda_event_give(task->device, task->before);
+    if (task->lane) {
+        pthread_mutex_lock(&task->device->lock);
+        task->lane->taken = false;
+        pthread_mutex_unlock(&task->device->lock);
+    }
+    kvf_hop_free(&task->hop);
+    free(task->waits);
+    free(task->marks);
+    free(task);
+}
+
+void kvf_cuda_collect(kvf_cuda_device *device) {
+    kvf_task *over = NULL;
+    pthread_mutex_lock(&device->lock);
+    if (!device->poisoned) { /* the driver may still call back for the tasks of a poisoned one */
+        for (kvf_task **at = &device->running; *at;) {
+            kvf_task *task = *at;
+            if (atomic_load(&task->over)) {
+                *at = task->next;
+                task->next = over;
+                over = task;
+                device->runs--;
+            } else at = &task->next;
+        }
+    }
+    pthread_mutex_unlock(&device->lock);
+    while (over) {
+        kvf_task *next = over->next;
+        kvf_task_free(over);
+        over = next;
+    }
+}
+
+bool kvf_task_waits(const kvf_task *task) {
+    return task->stream || task->wait_count > 0 || task->foreign;
+}
+
+static void run_queued(kvf_task *task) {
+    kvf_cuda_device *device = task->device;
+    bool touched = false;
+    int32_t status = KVF_OK;
+    if (kvf_job_cancelled(task->context, task->slot)) status = kvf_refuse(KVF_E_CANCELLED, "CUDA: cancelled before the first byte moved");
+    else if (device->poisoned) status = kvf_refuse(KVF_E_CUDA, "CUDA device %d is lost: %s", device->ordinal, device->cause);
+    else status = kvf_task_submit(task, true, &touched);
+    if (status != KVF_OK && !touched) {
+        kvf_task_settle(task, status, 0, 0, kvf_error_text());
+        kvf_task_free(task);
+    }
+    kvf_cuda_collect(device);
+    pthread_mutex_lock(&device->lock);
+    device->runs--;
+    pthread_mutex_unlock(&device->lock);
+}
+
+static void *own_thread(void *argument) {
+    run_queued(argument);
+    return NULL;
+}
+
+int32_t kvf_task_queue(kvf_task *task) {
+    kvf_cuda_device *device = task->device;
+    const bool waits = kvf_task_waits(task); /* its streams may fill up behind an event and block who submits */
+    task->next = NULL;
+    pthread_mutex_lock(&device->lock);
+    bool stop = device->stop;
+    if (!stop) {
+        device->runs++; /* counts for close; given back once the task is started or has failed */
+        if (!waits) {
+            if (device->queue_end) device->queue_end->next = task;
+            else device->queue = task;
+            device->queue_end = task;
+            pthread_cond_signal(&device->queued);
+        }
+    }
+    pthread_mutex_unlock(&device->lock);
+    if (stop) return kvf_refuse(KVF_E_CLOSED, "CUDA: device %d is closing", device->ordinal);
+    if (!waits) return KVF_OK;
+    pthread_t thread;
+    int32_t status = kvf_thread_start(&thread, "kvf-cuda-waiter", own_thread, task);
+    if (status == KVF_OK) pthread_detach(thread);
+    else {
+        pthread_mutex_lock(&device->lock);
+        device->runs--;
+        pthread_mutex_unlock(&device->lock);
+    }
+    return status;
+}
+
+static void *submit_thread(void *argument) {
+    kvf_cuda_device *device = argument;
+    pthread_mutex_lock(&device->lock);
+    for (;;) {
+        while (!device->queue && !device->stop) pthread_cond_wait(&device->queued, &device->lock);
+        kvf_task *task = device->queue;
+        if (!task) break;
+        device->queue = task->next;
+        if (!device->queue) device->queue_end = NULL;
+        pthread_mutex_unlock(&device->lock);
+        run_queued(task);
+        pthread_mutex_lock(&device->lock);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return NULL;
+}
+
+/* Ends every task of a device whose context is of no use any more. What its kernels and copies did is not known. */
+static void poison(kvf_cuda_device *device) {
+    char text[KVF_TEXT_BYTES];
+    snprintf(text, sizeof text, "%s", kvf_error_text());
+    pthread_mutex_lock(&device->lock);
+    bool first = !device->poisoned;
+    if (first) {
+        snprintf(device->cause, sizeof device->cause, "%s", text);
+        device->poisoned = true;
+    }
+    kvf_task *running = device->running;
+    pthread_mutex_unlock(&device->lock);
+    /* Tasks of a poisoned device stay on its list for good; new ones come in front. */
+    for (kvf_task *task = running; task; task = task->next)
+        kvf_task_settle(task, KVF_E_CUDA, KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT, 0, device->cause);
+    kvf_set_error("%s", text);
+}
+
+/* Frees what is over, and finds out when a context has died: the driver calls nobody back then. */
+static void *watch_thread(void *argument) {
+    kvf_cuda_device *device = argument;
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    uint32_t idle = 0;
+    pthread_mutex_lock(&device->lock);
+    while (!device->stop) {
+        if (!device->watching) {
+            pthread_cond_wait(&device->watched, &device->lock);
+            idle = 0;
+            continue;
+        }
+        kvf_condition_wait_until(&device->watched, &device->lock, kvf_now_nanos() + LOOK_EVERY);
+        if (device->stop) break;
+        bool poisoned = device->poisoned;
+        idle = device->running && !poisoned ? 0 : idle + 1;
+        if (idle > LOOK_ON) {
+            device->watching = false;
+            continue;
+        }
+        cu_event any = device->running ? device->running->done : NULL; /* the pool destroys none while we watch */
+        pthread_mutex_unlock(&device->lock);
+        kvf_cuda_collect(device);
+        if (poisoned) poison(device); /* what was started while it was being poisoned */
+        else if (any && kvf_cuda_enter(device) == KVF_OK) {
+            cu_result result = cu->event_query(any);
+            if (result != CU_OK && result != CU_NOT_READY) kvf_cuda_failed(device, result, "CUDA: a kernel or copy failed");
+            kvf_cuda_leave();
+        }
+        pthread_mutex_lock(&device->lock);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return NULL;
+}

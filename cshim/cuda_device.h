@@ -1,0 +1,206 @@
+/*
+ * cuda_device.h - opened devices: context, kernels, lanes of streams with their scratch, pools of events, the list of
+ * what runs, and the thread that watches over it.
+ */
+#ifndef KVF_CUDA_DEVICE_H
+#define KVF_CUDA_DEVICE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "context.h"
+#include "cuda_driver.h"
+#include "cuda_nest.h"
+
+#define KVF_CUDA_DEVICES 64
+
+/* Directions that have lanes of their own. */
+typedef enum kvf_direction { KVF_TO_DEVICE, KVF_TO_HOST, KVF_ON_DEVICE, KVF_DIRECTIONS } kvf_direction;
+#define KVF_LANES 2 /* of each direction */
+
+/* Pinned staging for offset lists, in segments that are reused once their last upload is over. */
+#define KVF_LIST_SEGMENTS 8
+#define KVF_LIST_BYTES (256u << 10)
+
+#define KVF_SLABS 4
+#define KVF_BATCH 4096
+
+typedef struct kvf_lane {
+    pthread_mutex_t lock; /* held while a job is submitted: the streams' order is one job after the other */
+    bool ready;
+    bool own;              /* not of a direction: held by one task until it is over, because the task waits for events
+                              of others and must not hold up what comes after it */
+    bool taken;            /* own ones, under the device's lock */
+    struct kvf_lane *next; /* own ones */
+    cu_stream work;       /* kernels and plain copies; high priority */
+    cu_stream copy[2];    /* the large copies of slabs */
+    cu_stream side;       /* completions, so that they hold nothing up */
+    bool used_copy[2];    /* since the last join */
+    cu_event join[3];     /* work, copy 0, copy 1 */
+
+    uint32_t *list_host;  /* KVF_LIST_SEGMENTS x KVF_LIST_BYTES */
+    cu_pointer list_device;
+    cu_event list_free[KVF_LIST_SEGMENTS];
+    uint32_t list_segment;
+    uint32_t list_used;   /* bytes */
+
+    cu_pointer slab;      /* KVF_SLABS x slab_bytes, made at the first use */
+    uint64_t slab_bytes;
+    cu_event slab_ready[KVF_SLABS];
+    cu_event slab_free[KVF_SLABS];
+    uint32_t slab_next;
+
+    cu_pointer batch_src[KVF_BATCH], batch_dst[KVF_BATCH];
+    size_t batch_bytes[KVF_BATCH];
+} kvf_lane;
+
+/* What measurement decides; set at open, changed by benches only. */
+typedef struct kvf_cuda_tuning {
+    uint32_t link_ctas;    /* kernels across the host link */
+    uint32_t link_threads;
+    uint32_t device_ctas;  /* kernels within the device, for each multiprocessor */
+    uint32_t device_threads;
+    uint32_t slab_ctas;
+    uint32_t slab_threads;
+    uint64_t slab_chunk;   /* bytes of a slab */
+    uint32_t slab_streams; /* 1 or 2 */
+    uint32_t bulk_ctas;
+    uint32_t bulk_warps;
+    uint32_t bulk_stage;   /* bytes of a stage */
+    uint32_t side;         /* completions on a stream of their own */
+} kvf_cuda_tuning;
+
+typedef enum kvf_kernel {
+    KVF_KERNEL_ROWS_16,
+    KVF_KERNEL_ROWS_N,
+    KVF_KERNEL_PIECES_16,
+    KVF_KERNEL_PIECES_N,
+    KVF_KERNEL_SLEEP,
+    KVF_KERNEL_FAULT,
+    KVF_KERNEL_BULK,
+    KVF_KERNELS
+} kvf_kernel;
+
+struct kvf_task;
+
+typedef struct kvf_cuda_device {
+    int ordinal;
+    cu_device handle;
+    cu_context context;
+    uint32_t opens;          /* under the table's lock */
+    int sms, major, minor, shared;
+    bool host_pointers;
+    cu_module module;
+    cu_function kernel[KVF_KERNELS]; /* NULL: not there */
+    char code[16];
+    kvf_cuda_tuning tuning;
+    int priority_low, priority_high;
+    kvf_lane lane[KVF_DIRECTIONS][KVF_LANES];
+    kvf_lane *own;           /* lanes for tasks that wait */
+    atomic_uint turn[KVF_DIRECTIONS];
+    _Atomic(uint64_t) peers; /* ordinals whose memory this context reaches */
+
+    pthread_mutex_t lock;    /* everything below */
+    cu_event *spare;         /* events without timing */
+    uint32_t spares, spare_room;
+    struct kvf_task *running;
+    uint32_t runs;
+    struct kvf_task *queue, *queue_end;
+    pthread_cond_t queued;   /* the submit thread sleeps here */
+    pthread_cond_t watched;  /* the watching thread sleeps here */
+    bool watching;           /* the watching thread looks by itself now and then */
+    bool stop;
+    bool threads;            /* both were started */
+    pthread_t submitter, watcher;
+    atomic_bool poisoned;
+    char cause[KVF_TEXT_BYTES];
+} kvf_cuda_device;
+
+/* Opens a device or counts one more opening. Blocks. */
+int32_t kvf_cuda_device_open(int ordinal);
+int32_t kvf_cuda_device_close(int ordinal);
+/* The opened device, or NULL (text set): unknown, not opened, or poisoned. Valid until it is closed. */
+kvf_cuda_device *kvf_cuda_device_get(int ordinal);
+/* The opened device even when poisoned, or NULL without a text. */
+kvf_cuda_device *kvf_cuda_device_peek(int ordinal);
+/* Makes the device's context current on this thread; give it back with kvf_cuda_leave. */
+int32_t kvf_cuda_enter(kvf_cuda_device *device);
+void kvf_cuda_leave(void);
+/* Lets `device` reach `peer`'s memory; both are open. */
+int32_t kvf_cuda_device_reach(kvf_cuda_device *device, int peer);
+/* Sets the text for a result, and poisons the device when the result is one that ends a context. */
+int32_t kvf_cuda_failed(kvf_cuda_device *device, cu_result result, const char *what);
+
+/* A lane for a task that waits; NULL (text set) when there is no memory. Given back when the task is freed. */
+kvf_lane *kvf_lane_take_own(kvf_cuda_device *device);
+/* Makes the stream for completions; the context is entered and the lane locked. */
+int32_t kvf_lane_side(kvf_cuda_device *device, kvf_lane *lane);
+/* Makes the streams and scratch of a lane; the context is entered and the lane locked. */
+int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane);
+/* Makes its slabs. */
+int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane);
+
+/* An event from the device's pool, or NULL (text set). */
+cu_event kvf_cuda_event_take(kvf_cuda_device *device);
+void kvf_cuda_event_give(kvf_cuda_device *device, cu_event event);
+
+/* ---- tasks: copies and waits that run -------------------------------------------------------------------------
+ * A task is settled once, by the driver's callback or by whoever finds the device poisoned, and freed later by a thread
+ * that may call the driver.
+ */
+typedef struct kvf_task {
+    kvf_context *context;
+    uint32_t slot;
+    kvf_cuda_device *device;
+    kvf_hop hop;
+    uint32_t method, width, flags;
+    cu_stream stream;       /* the caller's, or NULL */
+    cu_event before;        /* recorded on it */
+    cu_event foreign;       /* of kvf_cuda_event_job */
+    double *waits;          /* pairs of program and event */
+    uint32_t wait_count;
+    cu_event done;
+    kvf_lane *lane;         /* one of its own, or NULL */
+    int32_t status;         /* what the completion reports */
+    uint32_t done_flags;
+    double value;
+    char text[KVF_TEXT_BYTES];
+    struct kvf_mark *marks; /* one for each program that is watched */
+    atomic_bool settled;
+    atomic_bool over;       /* the callback has ended: the task may be freed */
+    struct kvf_task *next;
+} kvf_task;
+
+typedef struct kvf_mark {
+    kvf_task *task;
+    uint32_t programs;
+    double bytes;
+} kvf_mark;
+
+/* Puts a task on the list of what runs. */
+void kvf_task_started(kvf_task *task);
+/* Ends its job, unless somebody did. */
+void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double value, const char *text);
+/* Whether a task waits for events of others. */
+bool kvf_task_waits(const kvf_task *task);
+/* Hands a task to the device's submit thread, or to one of its own when it waits. */
+int32_t kvf_task_queue(kvf_task *task);
+/* Frees a task that never ran. */
+void kvf_task_free(kvf_task *task);
+/* Frees the tasks that are over. The context need not be entered. */
+void kvf_cuda_collect(kvf_cuda_device *device);
+
+/* Submits a task: queues its copies on a lane and its completion behind them. On failure nothing will settle the task,
+ * unless *touched says that some copies were queued: then it was started and will settle with the failure. With
+ * `patient` false KVF_AGAIN says that it would have to wait: nothing was queued. (cuda_copy.c) */
+int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
+
+/* ---- known memory (cuda_memory.c) ------------------------------------------------------------------------------ */
+
+/* True when [low, high) is device memory that `device` reaches (kind 1), or pinned memory (kind 0). Asks the driver for
+ * what is not known. The context is entered. */
+bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind);
+
+#endif

@@ -1,0 +1,339 @@
+#include "hop.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "status.h"
+
+/* 2^53: every number in a hop lies between its negative and itself. */
+#define MOST 9007199254740992
+typedef __int128 wide;
+
+/* ---- numbers ------------------------------------------------------------------------------------------------- */
+
+static bool whole(double value, int64_t *out) {
+    if (!(value >= -(double)MOST && value <= (double)MOST)) return false;
+    *out = (int64_t)value;
+    return (double)*out == value;
+}
+
+static bool natural(double value, uint64_t *out) {
+    int64_t signed_value;
+    if (!whole(value, &signed_value) || signed_value < 0) return false;
+    *out = (uint64_t)signed_value;
+    return true;
+}
+
+/* Smallest and largest of an array of whole numbers; false when one of them is none. The loop has four lanes, for it
+ * runs over every block of a hop. */
+static bool bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most) {
+    double low[4], high[4];
+    bool bad = false;
+    for (int lane = 0; lane < 4; lane++) low[lane] = high[lane] = values[0];
+    uint64_t k = 0;
+    for (; k + 4 <= count; k += 4)
+        for (int lane = 0; lane < 4; lane++) {
+            double value = values[k + (uint64_t)lane];
+            /* Out of range conversions are undefined, so the value is clamped first; a NaN fails both comparisons. */
+            double tame = value >= -(double)MOST && value <= (double)MOST ? value : 0.5;
+            bad |= (double)(int64_t)tame != tame;
+            low[lane] = tame < low[lane] ? tame : low[lane];
+            high[lane] = tame > high[lane] ? tame : high[lane];
+        }
+    for (; k < count; k++) {
+        int64_t value;
+        bad |= !whole(values[k], &value);
+        low[0] = values[k] < low[0] ? values[k] : low[0];
+        high[0] = values[k] > high[0] ? values[k] : high[0];
+    }
+    if (bad) return false;
+    for (int lane = 1; lane < 4; lane++) {
+        low[0] = low[lane] < low[0] ? low[lane] : low[0];
+        high[0] = high[lane] > high[0] ? high[lane] : high[0];
+    }
+    return whole(low[0], least) && whole(high[0], most);
+}
+
+/* ---- one program --------------------------------------------------------------------------------------------- */
+
+typedef struct span {
+    wide low;
+    wide high;
+} span;
+
+static void widen(span *extent, uint64_t count, int64_t stride) {
+    wide reach = (wide)(count - 1) * stride;
+    if (reach < 0) extent->low += reach;
+    else extent->high += reach;
+}
+
+static int32_t malformed(uint32_t program, const char *what) {
+    return kvf_refuse(KVF_E_INVALID, "hop: program %u: %s", program, what);
+}
+
+/* Fits `count` words from word `at` on into the block? */
+static const double *array_at(const kvf_hop *hop, uint64_t at, uint64_t count) {
+    uint64_t first = KVF_HOP_HEADER_WORDS + (uint64_t)hop->programs * KVF_PROGRAM_WORDS;
+    if (at < first || at > hop->word_count || count > hop->word_count - at) return NULL;
+    return hop->words + at;
+}
+
+/* Sums the runs and widens the extents of the two sides by each pair's. */
+static bool sum_runs(kvf_program *program, span *src, span *dst) {
+    span source = {(wide)MOST * 4, -(wide)MOST * 4}, target = source;
+    uint64_t sum = 0;
+    uint32_t longest = 0;
+    for (uint64_t p = 0; p < program->pairs; p++) {
+        uint32_t run = program->run[p];
+        if (run == 0) return false;
+        sum += run;
+        longest = run > longest ? run : longest;
+    }
+    program->blocks = sum;
+    /* With the longest run inside the limits the others fit 64 bits as well. */
+    wide limit = MOST;
+    if ((wide)(longest - 1) * llabs(program->src_run) > limit || (wide)(longest - 1) * llabs(program->dst_run) > limit) return false;
+    int64_t src_low = INT64_MAX, src_high = INT64_MIN, dst_low = INT64_MAX, dst_high = INT64_MIN;
+    for (uint64_t p = 0; p < program->pairs; p++) {
+        int64_t steps = (int64_t)program->run[p] - 1;
+        int64_t from = (int64_t)program->src_offset[p], to = from + steps * program->src_run;
+        if (from < src_low) src_low = from;
+        if (to < src_low) src_low = to;
+        if (from > src_high) src_high = from;
+        if (to > src_high) src_high = to;
+        from = (int64_t)program->dst_offset[p];
+        to = from + steps * program->dst_run;
+        if (from < dst_low) dst_low = from;
+        if (to < dst_low) dst_low = to;
+        if (from > dst_high) dst_high = from;
+        if (to > dst_high) dst_high = to;
+    }
+    source.low = src_low;
+    source.high = src_high;
+    target.low = dst_low;
+    target.high = dst_high;
+    src->low += source.low;
+    src->high += source.high;
+    dst->low += target.low;
+    dst->high += target.high;
+    return true;
+}
+
+static bool in_memory(const span *extent, uint32_t kind) {
+    return extent->low >= (kind == 2 ? 0 : 1) && extent->high <= (wide)MOST;
+}
+
+static int32_t parse_program(kvf_hop *hop, uint32_t index) {
+    kvf_program *program = &hop->program[index];
+    const double *word = hop->words + KVF_HOP_HEADER_WORDS + (uint64_t)index * KVF_PROGRAM_WORDS;
+    uint64_t loops, kinds[4], at[5], bytes;
+    if (!natural(word[0], &program->bases) || program->bases == 0) return malformed(index, "bases");
+    if (!natural(word[1], &program->pairs) || program->pairs == 0) return malformed(index, "pairs");
+    if (!natural(word[2], &loops) || loops > KVF_MAX_LOOPS) return malformed(index, "loops");
+    if (!natural(word[3], &program->row_bytes) || program->row_bytes == 0) return malformed(index, "row bytes");
+    if (!whole(word[4], &program->src_run) || !whole(word[5], &program->dst_run)) return malformed(index, "run strides");
+    program->loops = (uint32_t)loops;
+    for (int k = 0; k < 4; k++)
+        if (!natural(word[24 + k], &kinds[k]) || kinds[k] > (k % 2 ? UINT32_MAX : 2)) return malformed(index, "memory kind or device");
+    program->src_kind = (uint32_t)kinds[0];
+    program->src_device = (uint32_t)kinds[1];
+    program->dst_kind = (uint32_t)kinds[2];
+    program->dst_device = (uint32_t)kinds[3];
+    for (int k = 34; k < KVF_PROGRAM_WORDS; k++)
+        if (word[k] != 0) return malformed(index, "reserved words are not zero");
+
+    span src = {0, (wide)program->row_bytes}, dst = src;
+    wide rows_per_block = 1;
+    for (uint32_t k = 0; k < program->loops; k++) {
+        if (!natural(word[6 + k], &program->count[k]) || program->count[k] == 0) return malformed(index, "loop count");
+        if (!whole(word[12 + k], &program->src_stride[k]) || !whole(word[18 + k], &program->dst_stride[k]))
+            return malformed(index, "loop strides");
+        rows_per_block *= program->count[k];
+        if (rows_per_block > MOST) return malformed(index, "more rows than 2^53");
+        widen(&src, program->count[k], program->src_stride[k]);
+        widen(&dst, program->count[k], program->dst_stride[k]);
+    }
+    program->rows_per_block = (uint64_t)rows_per_block;
+
+    for (int k = 0; k < 5; k++)
+        if (!natural(word[28 + k], &at[k])) return malformed(index, "place of an array");
+    program->src_base = array_at(hop, at[0], program->bases);
+    program->dst_base = array_at(hop, at[1], program->bases);
+    program->src_offset = array_at(hop, at[2], program->pairs);
+    program->dst_offset = array_at(hop, at[3], program->pairs);
+    program->run = at[4] == 0 ? NULL : (const uint32_t *)array_at(hop, at[4], (program->pairs + 1) / 2);
+    if (!program->src_base || !program->dst_base || !program->src_offset || !program->dst_offset || (at[4] && !program->run))
+        return malformed(index, "an array lies outside the block");
+
+    int64_t low, high;
+    if (!bounds_of(program->src_base, program->bases, &low, &high)) return malformed(index, "source bases");
+    src.low += low;
+    src.high += high;
+    if (!bounds_of(program->dst_base, program->bases, &low, &high)) return malformed(index, "destination bases");
+    dst.low += low;
+    dst.high += high;
+    int64_t dst_low, dst_high;
+    if (!bounds_of(program->src_offset, program->pairs, &low, &high)) return malformed(index, "source offsets");
+    if (!bounds_of(program->dst_offset, program->pairs, &dst_low, &dst_high)) return malformed(index, "destination offsets");
+    if (program->run) {
+        if (!sum_runs(program, &src, &dst)) return malformed(index, "runs");
+    } else {
+        program->blocks = program->pairs;
+        src.low += low;
+        src.high += high;
+        dst.low += dst_low;
+        dst.high += dst_high;
+    }
+    if (!in_memory(&src, program->src_kind)) return malformed(index, "source addresses outside 1 to 2^53");
+    if (!in_memory(&dst, program->dst_kind)) return malformed(index, "destination addresses outside 1 to 2^53");
+
+    wide rows = (wide)program->bases * program->blocks;
+    if (rows > MOST || (rows *= rows_per_block) > MOST || rows * program->row_bytes > MOST)
+        return malformed(index, "more bytes than 2^53");
+    program->rows = (uint64_t)rows;
+    program->bytes = program->rows * program->row_bytes;
+    if (!natural(word[33], &bytes) || bytes != program->bytes) return malformed(index, "its bytes are not what its loops move");
+    return KVF_OK;
+}
+
+/* ---- hops ---------------------------------------------------------------------------------------------------- */
+
+static int32_t parse_header(kvf_hop *hop, uint64_t *bytes) {
+    uint64_t programs, words;
+    const double *word = hop->words;
+    if (hop->word_count < KVF_HOP_HEADER_WORDS) return kvf_refuse(KVF_E_INVALID, "hop: shorter than its header");
+    if (word[0] != (double)KVF_HOP_MAGIC) return kvf_refuse(KVF_E_INVALID, "hop: the magic number is wrong");
+    if (word[1] != (double)KVF_HOP_VERSION) return kvf_refuse(KVF_E_INVALID, "hop: version %g; %d is known", word[1], KVF_HOP_VERSION);
+    if (!natural(word[3], &words) || words != hop->word_count)
+        return kvf_refuse(KVF_E_INVALID, "hop: it says %g words, %llu were given", word[3], (unsigned long long)hop->word_count);
+    if (!natural(word[2], &programs) || programs > (words - KVF_HOP_HEADER_WORDS) / KVF_PROGRAM_WORDS)
+        return kvf_refuse(KVF_E_INVALID, "hop: %g programs do not fit", word[2]);
+    if (!natural(word[4], bytes)) return kvf_refuse(KVF_E_INVALID, "hop: bytes");
+    for (int k = 5; k < KVF_HOP_HEADER_WORDS; k++)
+        if (word[k] != 0) return kvf_refuse(KVF_E_INVALID, "hop: reserved words are not zero");
+    hop->programs = (uint32_t)programs;
+    return programs > UINT32_MAX ? kvf_refuse(KVF_E_INVALID, "hop: too many programs") : KVF_OK;
+}
+
+int32_t kvf_hop_parse(kvf_hop *hop, const double *words, uint64_t count) {
+    hop->words = words;
+    hop->word_count = count;
+    hop->programs = 0;
+    hop->rows = hop->bytes = 0;
+    hop->owned = NULL;
+    hop->program = hop->few;
+    if (!words || (uintptr_t)words % sizeof(double)) return kvf_refuse(KVF_E_INVALID, "hop: no block, or not aligned to 8 bytes");
+    uint64_t bytes = 0;
+    int32_t status = parse_header(hop, &bytes);
+    if (status != KVF_OK) return status;
+    if (hop->programs > sizeof hop->few / sizeof *hop->few) {
+        hop->program = malloc(hop->programs * sizeof *hop->program);
+        if (!hop->program) return kvf_refuse(KVF_E_NOMEM, "no memory for %u programs", hop->programs);
+    }
+    for (uint32_t p = 0; p < hop->programs && status == KVF_OK; p++) {
+        status = parse_program(hop, p);
+        if (status != KVF_OK) break;
+        hop->rows += hop->program[p].rows;
+        hop->bytes += hop->program[p].bytes;
+        if (hop->bytes > (uint64_t)MOST) status = kvf_refuse(KVF_E_INVALID, "hop: more bytes than 2^53");
+    }
+    if (status == KVF_OK && hop->bytes != bytes) status = kvf_refuse(KVF_E_INVALID, "hop: its bytes are not what its programs move");
+    if (status != KVF_OK) kvf_hop_free(hop);
+    return status;
+}
+
+int32_t kvf_hop_parse_copy(kvf_hop *hop, const double *words, uint64_t count) {
+    if (!words || (uintptr_t)words % sizeof(double) || count < KVF_HOP_HEADER_WORDS || count > (uint64_t)MOST / sizeof(double))
+        return kvf_refuse(KVF_E_INVALID, "hop: no block, not aligned to 8 bytes, or shorter than its header");
+    double *copy = malloc(count * sizeof(double));
+    if (!copy) return kvf_refuse(KVF_E_NOMEM, "no memory for a hop of %llu words", (unsigned long long)count);
+    memcpy(copy, words, count * sizeof(double));
+    int32_t status = kvf_hop_parse(hop, copy, count);
+    if (status != KVF_OK) free(copy);
+    else hop->owned = copy;
+    return status;
+}
+
+void kvf_hop_free(kvf_hop *hop) {
+    if (hop->program != hop->few) free(hop->program);
+    free(hop->owned);
+    hop->program = hop->few;
+    hop->owned = NULL;
+    hop->programs = 0;
+}
+
+int32_t kvf_hop_check(const double *words, kvf_word count, double *out) {
+    if (!out) return kvf_refuse(KVF_E_INVALID, "kvf_hop_check: no place for the result");
+    kvf_hop hop;
+    int32_t status = kvf_hop_parse(&hop, words, count);
+    if (status != KVF_OK) return status;
+    out[0] = (double)hop.rows;
+    out[1] = (double)hop.bytes;
+    kvf_hop_free(&hop);
+    return KVF_OK;
+}
+
+/* ---- cursor -------------------------------------------------------------------------------------------------- */
+
+/* Addresses of the block at (base, pair, step), all loop indices zero. */
+static void place_block(kvf_cursor *cursor) {
+    const kvf_program *program = &cursor->hop->program[cursor->program];
+    cursor->src = (uint64_t)((int64_t)program->src_base[cursor->base] + (int64_t)program->src_offset[cursor->pair] +
+                             (int64_t)cursor->step * program->src_run);
+    cursor->dst = (uint64_t)((int64_t)program->dst_base[cursor->base] + (int64_t)program->dst_offset[cursor->pair] +
+                             (int64_t)cursor->step * program->dst_run);
+}
+
+static void start_program(kvf_cursor *cursor) {
+    cursor->base = cursor->pair = cursor->step = 0;
+    memset(cursor->index, 0, sizeof cursor->index);
+    if (cursor->program >= cursor->hop->programs) {
+        cursor->left = 0;
+        return;
+    }
+    cursor->left = cursor->hop->program[cursor->program].rows;
+    place_block(cursor);
+}
+
+void kvf_cursor_open(kvf_cursor *cursor, const kvf_hop *hop) {
+    cursor->hop = hop;
+    cursor->program = 0;
+    start_program(cursor);
+}
+
+/* Moves to the next row of the program; there is one. */
+static void advance(kvf_cursor *cursor) {
+    const kvf_program *program = &cursor->hop->program[cursor->program];
+    for (uint32_t k = program->loops; k-- > 0;) {
+        cursor->src += (uint64_t)program->src_stride[k];
+        cursor->dst += (uint64_t)program->dst_stride[k];
+        if (++cursor->index[k] < program->count[k]) return;
+        cursor->src -= program->count[k] * (uint64_t)program->src_stride[k];
+        cursor->dst -= program->count[k] * (uint64_t)program->dst_stride[k];
+        cursor->index[k] = 0;
+    }
+    if (++cursor->step >= kvf_program_run(program, cursor->pair)) {
+        cursor->step = 0;
+        if (++cursor->pair >= program->pairs) {
+            cursor->pair = 0;
+            cursor->base++;
+        }
+    }
+    place_block(cursor);
+}
+
+bool kvf_cursor_next(kvf_cursor *cursor, kvf_row *row) {
+    if (cursor->program >= cursor->hop->programs) return false;
+    *row = (kvf_row){.src = cursor->src,
+                     .dst = cursor->dst,
+                     .bytes = cursor->hop->program[cursor->program].row_bytes,
+                     .program = cursor->program,
+                     .last = --cursor->left == 0};
+    if (!row->last) advance(cursor);
+    else {
+        cursor->program++;
+        start_program(cursor);
+    }
+    return true;
+}

@@ -1,0 +1,41 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+
+import { PACKAGE_ROOT } from "./checkout.ts";
+import { EXIT } from "./command.ts";
+import type { Command } from "./command.ts";
+
+/** `kvferry bench`: hands over to the benches of a clone. */
+export const benchCommand: Command = {
+  name: "bench",
+  operands: "SUITE",
+  summary: "measure against the machine's limits (in a clone of the repository)",
+  description:
+    "Runs a suite of bench/ in processes of its own and prints a table, or the machine and all results as JSON.",
+  options: {
+    out: { type: "string", value: "FILE", description: "Write the JSON result to a file too." },
+    processes: { type: "string", value: "N", description: "Processes per comparison (default 5)." },
+    samples: { type: "string", value: "N", description: "Samples per process (default 20)." },
+    only: { type: "string", value: "TEXT", description: "Only results whose id contains this." },
+    quick: {
+      type: "boolean",
+      description: "Few processes and samples: shows that it runs, measures nothing.",
+    },
+    list: { type: "boolean", description: "Print the names of the suites." },
+  },
+  run: async (parsed, output) => {
+    const program = join(PACKAGE_ROOT, "bench/main.ts");
+    if (!existsSync(program)) {
+      output.note(
+        "kvferry bench: the benches are not part of the installed package; run them in a clone of the repository.",
+      );
+      output.emit({ ok: false, error: { message: "The benches are not part of the installed package." } });
+      return EXIT.unavailable;
+    }
+    return await Bun.spawn([process.execPath, program, ...parsed.raw], {
+      stdin: "ignore",
+      stdout: "inherit",
+      stderr: "inherit",
+    }).exited;
+  },
+};

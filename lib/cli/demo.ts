@@ -1,0 +1,150 @@
+import { join } from "node:path";
+
+import { installPackages, PACKAGE_ROOT, restart } from "./checkout.ts";
+import { EXIT } from "./command.ts";
+import type { Command } from "./command.ts";
+import type { DemoAgent } from "./demo-agent.ts";
+import { movedBytes } from "./demo-bytes.ts";
+import { DEMO_CASES, ownerOf } from "./demo-cases.ts";
+import type { DemoCase, DemoPeerName } from "./demo-cases.ts";
+import { startChild } from "./demo-channel.ts";
+import { setupNixl } from "./nixl-setup.ts";
+import { table } from "./output.ts";
+import type { Output } from "./output.ts";
+import { readyShim } from "./shim.ts";
+import type { UcxFacts } from "./ucx-log.ts";
+
+/** What the demo found out about one case. */
+export interface DemoResult {
+  readonly name: string;
+  readonly bytes: number;
+  /** Every byte of both layouts was as it must be, guard blocks included. */
+  readonly verified: boolean;
+  /** Gigabits (10^9) of payload per second, the fastest of a few runs. */
+  readonly gbps: number;
+}
+
+/** Runs for the clock after the first, verified one. */
+const REPEATS = 5;
+
+/** `kvferry demo`. */
+export const demoCommand: Command = {
+  name: "demo",
+  summary: "move blocks between two processes over NIXL and verify every byte",
+  description: [
+    "Starts a second process; each has a NIXL agent of its own. They exchange metadata and move blocks both ways,",
+    "between different arrangements, orders and page sizes, with notifications. After each transfer every byte of",
+    "both layouts is compared with what it must be by definition, the blocks beside the moved ones included.",
+    "On a fresh clone it installs packages, builds the native library and fetches NIXL first.",
+    "gbps: gigabits (10^9) of payload per second, from submit to await, the fastest of a few runs.",
+  ].join("\n"),
+  options: {},
+  run: async (_parsed, output) => {
+    const note = (line: string): void => output.note(line);
+    if (await installPackages(note)) return await restart();
+    await readyShim(note);
+    const nixl = await setupNixl({ progress: note });
+    const started = performance.now();
+    const { pids, results, ucx, problems } = await runDemo(nixl.library, output);
+    const ok = results.every((result) => result.verified) && results.length === DEMO_CASES.length;
+    const seconds = Math.round(performance.now() - started) / 1_000;
+    const transport = transportsBetween(ucx);
+    const summary = { version: nixl.version, backend: "UCX", transport };
+    report(results, pids, summary, seconds, output);
+    for (const problem of problems) output.note(output.style.bad(problem));
+    output.emit({ ok, nixl: summary, pids, cases: results, seconds });
+    return ok ? EXIT.ok : EXIT.failed;
+  },
+};
+
+interface DemoRun {
+  readonly pids: readonly [number, number];
+  readonly results: readonly DemoResult[];
+  readonly ucx: UcxFacts;
+  readonly problems: readonly string[];
+}
+
+async function runDemo(library: string, output: Output): Promise<DemoRun> {
+  const { openDemoAgent } = await import("./demo-agent.ts");
+  const child = startChild(join(PACKAGE_ROOT, "lib/cli/demo-peer.ts"));
+  try {
+    const [own] = await Promise.all([openDemoAgent("a", library), child.open(library)]);
+    const agents: Readonly<Record<DemoPeerName, DemoAgent>> = { a: own, b: child.agent };
+    try {
+      await Promise.all([own.meet(await child.agent.metadata()), child.agent.meet(await own.metadata())]);
+      const results: DemoResult[] = [];
+      const problems: string[] = [];
+      for (const [index, one] of DEMO_CASES.entries()) {
+        const outcome = await runCase(index, one, agents);
+        results.push(outcome.result);
+        problems.push(...outcome.problems);
+        output.note(`${outcome.result.verified ? "verified" : "WRONG   "}  ${one.name}`);
+      }
+      const ucx = child.ucx();
+      await child.agent.close();
+      return { pids: [process.pid, child.pid], results, ucx, problems };
+    } finally {
+      await own.close();
+    }
+  } finally {
+    await child.end();
+  }
+}
+
+async function runCase(
+  index: number,
+  one: DemoCase,
+  agents: Readonly<Record<DemoPeerName, DemoAgent>>,
+): Promise<{ readonly result: DemoResult; readonly problems: readonly string[] }> {
+  const source = agents[ownerOf(one, "source")];
+  const destination = agents[ownerOf(one, "destination")];
+  const initiator = agents[one.initiator];
+  const other = agents[one.initiator === "a" ? "b" : "a"];
+  await Promise.all([source.fill(index), destination.fill(index)]);
+  await initiator.transfer(index, 0);
+  await other.notified(index);
+  const [kept, arrived] = await Promise.all([source.verify(index), destination.verify(index)]);
+  // The runs for the clock move the same bytes again: what stands there afterwards must be the same.
+  const micros = await initiator.transfer(index, REPEATS);
+  const again = await destination.verify(index);
+  const problems = [kept, arrived, again]
+    .filter((look) => look.wrong > 0)
+    .map((look) => `${one.name}: ${look.wrong} of ${look.rows} rows are wrong, the first a ${look.first}`);
+  const bytes = movedBytes(one);
+  const gbps = Math.round(((bytes * 8) / (micros * 1_000)) * 100) / 100;
+  return { result: { name: one.name, bytes, verified: problems.length === 0, gbps }, problems };
+}
+
+/** What carried the data between the two processes, in UCX's names; null where UCX did not say. */
+function transportsBetween(ucx: UcxFacts): string | null {
+  const between = ucx.endpoints.filter((endpoint) => endpoint.scope !== "self");
+  const names = [...new Set(between.flatMap((endpoint) => endpoint.transports))].toSorted();
+  return names.length === 0 ? null : names.join(", ");
+}
+
+function report(
+  results: readonly DemoResult[],
+  pids: readonly number[],
+  nixl: { readonly version: string | null; readonly backend: string; readonly transport: string | null },
+  seconds: number,
+  output: Output,
+): void {
+  const rows = results.map((result) => [
+    result.name,
+    result.bytes.toLocaleString("en"),
+    result.verified ? "every byte" : "WRONG",
+    result.gbps.toFixed(2),
+  ]);
+  output.say();
+  for (const line of table(["transfer", "bytes", "verified", "Gbit/s"], rows)) output.say(line);
+  output.say();
+  output.say(
+    `Processes ${pids.join(" and ")}, NIXL ${nixl.version ?? "of unknown release"}, backend ${nixl.backend}, transports ${nixl.transport ?? "unknown"}; ${seconds} s.`,
+  );
+  const wrong = results.filter((result) => !result.verified).length;
+  output.say(
+    wrong === 0
+      ? output.style.good(`All ${results.length} transfers verified.`)
+      : output.style.bad(`${wrong} of ${results.length} transfers are wrong.`),
+  );
+}

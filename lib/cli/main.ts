@@ -1,0 +1,77 @@
+#!/usr/bin/env bun
+// Nothing here or in what it imports may need an installed package: on a fresh clone the commands install them first.
+import { KvferryError } from "../core/errors.ts";
+import { benchCommand } from "./bench.ts";
+import { commandHelp, EXIT, EXIT_TEXT, parseCommandLine, UsageError } from "./command.ts";
+import type { Command } from "./command.ts";
+import { demoCommand } from "./demo.ts";
+import { doctorCommand } from "./doctor.ts";
+import { inspectCommand } from "./inspect.ts";
+import { errorData, processOutput } from "./output.ts";
+import { setupCommand } from "./setup.ts";
+
+const COMMANDS: readonly Command[] = [setupCommand, doctorCommand, demoCommand, benchCommand, inspectCommand];
+
+/** Runs a command line and gives its exit status. */
+export async function main(commandLine: readonly string[]): Promise<number> {
+  const [name, ...rest] = commandLine;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") return help(rest[0]);
+  if (name === "--version") {
+    process.stdout.write(`${await ownVersion()}\n`);
+    return EXIT.ok;
+  }
+  const command = COMMANDS.find((one) => one.name === name);
+  if (command === undefined) {
+    process.stderr.write(`kvferry: unknown command ${JSON.stringify(name)}\n\n${overview()}\n`);
+    return EXIT.usage;
+  }
+  const output = processOutput(rest.includes("--json"));
+  try {
+    const parsed = parseCommandLine(command, rest);
+    if (parsed.values["help"] === true) {
+      process.stdout.write(`${commandHelp(command)}\n`);
+      return EXIT.ok;
+    }
+    return await command.run(parsed, output);
+  } catch (error) {
+    output.emit({ ok: false, error: errorData(error) });
+    if (error instanceof UsageError) {
+      output.note(`kvferry ${name}: ${error.message}\n\n${commandHelp(command)}`);
+      return EXIT.usage;
+    }
+    if (!(error instanceof KvferryError)) throw error;
+    output.note(`kvferry ${name}: ${error.message}\n${error.remedy} (${error.code})`);
+    return EXIT.unavailable;
+  }
+}
+
+function help(name: string | undefined): number {
+  const command = COMMANDS.find((one) => one.name === name);
+  process.stdout.write(`${command === undefined ? overview() : commandHelp(command)}\n`);
+  return EXIT.ok;
+}
+
+function overview(): string {
+  const width = Math.max(...COMMANDS.map((command) => command.name.length));
+  return [
+    "Usage: kvferry COMMAND [options]",
+    "",
+    "Moves KV-cache blocks of LLM inference between memories of one machine and between machines.",
+    "",
+    "Commands:",
+    ...COMMANDS.map((command) => `  ${command.name.padEnd(width)}  ${command.summary}`),
+    "",
+    "kvferry COMMAND --help tells more about one of them; --json makes each print one JSON object; --version prints the version.",
+    "",
+    EXIT_TEXT,
+  ].join("\n");
+}
+
+async function ownVersion(): Promise<string> {
+  const manifest: unknown = await Bun.file(new URL("../../package.json", import.meta.url)).json();
+  const version =
+    typeof manifest === "object" && manifest !== null && "version" in manifest ? manifest.version : "";
+  return String(version);
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

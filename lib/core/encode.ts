@@ -1,0 +1,129 @@
+import { type CopyProgram, MAX_LOOPS } from "./program.ts";
+
+/** First word of a hop block. */
+export const HOP_MAGIC = 0x4b564650;
+/** Version of the block's layout. */
+export const HOP_VERSION = 1;
+/** Doubles in the hop header, and in each program header. */
+export const HOP_HEADER_WORDS = 8;
+export const PROGRAM_WORDS = 40;
+
+/**
+ * Writes a hop's programs as the one block of doubles that the native side reads (`cshim/kvf.h`, "copy programs").
+ *
+ * Arrays that programs share by identity are written once. Small arrays are written element by element, large ones in
+ * bulk.
+ *
+ * @param scratch - Memory to write into when the block fits; its content is lost with the next use.
+ * @returns The block, exactly as long as its words: a part of `scratch`, or a new array that the caller owns.
+ */
+export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Array): Float64Array {
+  const arrays = programs.length === 1 ? null : new Map<ArrayBufferView, number>();
+  const first = HOP_HEADER_WORDS + PROGRAM_WORDS * programs.length;
+  const words = layoutWords(programs, arrays, first);
+  const block =
+    scratch !== undefined && scratch.length >= words
+      ? scratch.subarray(0, words)
+      : new Float64Array(new ArrayBuffer(words * 8));
+  let bytes = 0;
+  for (const program of programs) bytes += program.bytes;
+  block[0] = HOP_MAGIC;
+  block[1] = HOP_VERSION;
+  block[2] = programs.length;
+  block[3] = words;
+  block[4] = bytes;
+  block[5] = 0;
+  block[6] = 0;
+  block[7] = 0;
+  const placed = arrays === null ? null : new Set<ArrayBufferView>();
+  let next = first;
+  let at = HOP_HEADER_WORDS;
+  for (const program of programs) {
+    const { srcBase, dstBase, srcOffset, dstOffset, run, pairs } = program;
+    writeHeader(block, at, program);
+    const place = (array: Float64Array, index: number): void => {
+      const known = arrays?.get(array);
+      block[at + index] = known ?? next;
+      if (known !== undefined && placed?.has(array) === true) return;
+      write(block, known ?? next, array);
+      placed?.add(array);
+      if (known === undefined) next += array.length;
+    };
+    place(srcBase, 28);
+    place(dstBase, 29);
+    place(srcOffset, 30);
+    place(dstOffset, 31);
+    if (run !== null) {
+      const known = arrays?.get(run);
+      block[at + 32] = known ?? next;
+      if (placed?.has(run) !== true) {
+        writeRuns(block, known ?? next, run, pairs);
+        placed?.add(run);
+      }
+    }
+    at += PROGRAM_WORDS;
+  }
+  return block;
+}
+
+/** Counts the block's words and, with several programs, gives each distinct array its place. */
+function layoutWords(
+  programs: readonly CopyProgram[],
+  arrays: Map<ArrayBufferView, number> | null,
+  first: number,
+): number {
+  let words = first;
+  const give = (array: ArrayBufferView, length: number): void => {
+    if (arrays !== null) {
+      if (arrays.has(array)) return;
+      arrays.set(array, words);
+    }
+    words += length;
+  };
+  for (const { srcBase, dstBase, srcOffset, dstOffset, run, pairs } of programs) {
+    give(srcBase, srcBase.length);
+    give(dstBase, dstBase.length);
+    give(srcOffset, srcOffset.length);
+    give(dstOffset, dstOffset.length);
+    if (run !== null) give(run, Math.ceil(pairs / 2));
+  }
+  return words;
+}
+
+function writeHeader(block: Float64Array, at: number, program: CopyProgram): void {
+  const loops = program.count.length;
+  block[at] = program.srcBase.length;
+  block[at + 1] = program.pairs;
+  block[at + 2] = loops;
+  block[at + 3] = program.rowBytes;
+  block[at + 4] = program.srcRunStride;
+  block[at + 5] = program.dstRunStride;
+  for (let loop = 0; loop < MAX_LOOPS; loop++) {
+    const used = loop < loops;
+    block[at + 6 + loop] = used ? (program.count[loop] as number) : 0; // in bounds
+    block[at + 12 + loop] = used ? (program.srcStride[loop] as number) : 0;
+    block[at + 18 + loop] = used ? (program.dstStride[loop] as number) : 0;
+  }
+  block[at + 24] = program.srcMemory.kind;
+  block[at + 25] = program.srcMemory.device;
+  block[at + 26] = program.dstMemory.kind;
+  block[at + 27] = program.dstMemory.device;
+  block[at + 32] = 0;
+  block[at + 33] = program.bytes;
+  for (let word = 34; word < PROGRAM_WORDS; word++) block[at + word] = 0;
+}
+
+/** Up to here a loop beats the call of a bulk copy. */
+const SMALL = 16;
+
+function write(block: Float64Array, at: number, array: Float64Array): void {
+  if (array.length > SMALL) block.set(array, at);
+  else for (let index = 0; index < array.length; index++) block[at + index] = array[index] as number; // in bounds
+}
+
+/** Runs are 32-bit numbers, two to a word; an odd last word is filled with a zero. */
+function writeRuns(block: Float64Array, at: number, run: Uint32Array, pairs: number): void {
+  const words = Math.ceil(pairs / 2);
+  block[at + words - 1] = 0;
+  new Uint32Array(block.buffer, block.byteOffset + at * 8, pairs).set(run.subarray(0, pairs));
+}

@@ -1,0 +1,265 @@
+import type { ExecutorName, Hop, MethodCandidate } from "./plan.ts";
+import { type MachineProfile, rateAt } from "./profile.ts";
+import type { ProgramMemory } from "./program.ts";
+import { refusal } from "./refuse.ts";
+import type { PlanEnvironment } from "./route.ts";
+
+/** What the cost model needs to know of a hop. */
+export interface Work {
+  readonly executor: ExecutorName;
+  readonly op: Hop["op"];
+  readonly bytes: number;
+  /** Contiguous pieces after merging. */
+  readonly descriptors: number;
+  /** 0 host, 1 device, 2 file. */
+  readonly sourceKind: ProgramMemory["kind"];
+  readonly destinationKind: ProgramMemory["kind"];
+}
+
+/** The chosen method and everything that it was compared with. */
+export interface Choice {
+  readonly method: string;
+  readonly width: number;
+  readonly inline: boolean;
+  readonly predictedMicros: number;
+  readonly candidates: readonly MethodCandidate[];
+}
+
+/**
+ * Chooses how to run a hop by predicted time.
+ *
+ * @param forced - A method to take whatever it costs, for measuring.
+ * @throws KvferryError `NO_ROUTE` when the forced method does not exist for the hop.
+ */
+export function chooseMethod(
+  work: Work,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+  forced: string | undefined,
+): Choice {
+  const options = OPTIONS[work.executor](work, profile, environment);
+  let best = options[0];
+  if (forced !== undefined) {
+    best = options.find((option) => option.method === forced);
+  } else {
+    for (const option of options) if (best !== undefined && option.micros < best.micros) best = option;
+  }
+  if (best === undefined || best.micros === Number.POSITIVE_INFINITY) {
+    throw refusal(
+      "NO_ROUTE",
+      `the ${work.executor} executor has no method ${JSON.stringify(forced ?? "")} for this transfer`,
+      `Leave the method out, or use one of ${options.map((option) => option.method).join(", ")}.`,
+      { method: forced, methods: options.map((option) => option.method) },
+    );
+  }
+  const candidates: MethodCandidate[] = [];
+  for (const option of options)
+    candidates.push({
+      method: option.method,
+      micros: option.micros,
+      reason: option === best ? (forced === undefined ? option.taken : FORCED) : option.passed,
+    });
+  return {
+    method: best.method,
+    width: best.width,
+    inline: best.inline,
+    predictedMicros: best.micros,
+    candidates,
+  };
+}
+
+/**
+ * Predicted time of a host copy, microseconds, without hand-over.
+ *
+ * `rows * rowNanos / threads + bytes / (rate(row bytes) * scaling(threads))`; copies that fit half the last-level
+ * cache on both sides run at cache speed with plain stores.
+ */
+export function hostCopyMicros(
+  method: "plain" | "nontemporal",
+  bytes: number,
+  rows: number,
+  threads: number,
+  profile: MachineProfile,
+): number {
+  const { host } = profile;
+  if (rows === 0) return 0;
+  const rowBytes = bytes / rows;
+  const measured = rateAt(method === "plain" ? host.plain : host.nontemporal, rowBytes);
+  const cached = method === "plain" && bytes * 2 <= host.lastLevelCacheBytes / 2;
+  const rate = cached ? Math.max(measured, Math.min(host.cachedGigabytesPerSecond, measured * CACHE_GAIN)) : measured;
+  const scaling = host.threadScaling[Math.min(threads, host.threadScaling.length) - 1] ?? 1;
+  return (rows * host.rowNanos) / threads / 1000 + bytes / (rate * scaling) / 1000;
+}
+
+interface Option {
+  readonly method: string;
+  readonly micros: number;
+  readonly width: number;
+  readonly inline: boolean;
+  /** Sentences for either outcome; constant, so that planning one block makes no strings. */
+  readonly taken: string;
+  readonly passed: string;
+}
+
+/** How much faster small copies are in cache than the out-of-cache rate of their row size, at most. */
+const CACHE_GAIN = 3;
+/** Less than this for each thread is not worth waking it. */
+const BYTES_PER_THREAD = 256 * 1024;
+const FORCED = "The request forces this method.";
+
+const OPTIONS: Readonly<
+  Record<ExecutorName, (work: Work, profile: MachineProfile, environment: PlanEnvironment) => readonly Option[]>
+> = {
+  host: hostOptions,
+  nixl: nixlOptions,
+  cuda: cudaOptions,
+  file: fileOptions,
+  staged: stagedOptions,
+};
+
+function hostOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
+  return [hostOption("plain", work, profile, environment), hostOption("nontemporal", work, profile, environment)];
+}
+
+function hostOption(
+  kind: "plain" | "nontemporal",
+  work: Work,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+): Option {
+  const { host } = profile;
+  const one = hostCopyMicros(kind, work.bytes, work.descriptors, 1, profile);
+  const [method, taken, passed] = HOST_TEXTS[kind];
+  if (one <= host.inlineLimitMicros)
+    return { method, micros: one, width: 1, inline: true, taken: kind === "plain" ? INLINE : taken, passed };
+  const most = Math.min(
+    environment.processors ?? 1,
+    host.threadScaling.length,
+    Math.max(1, Math.floor(work.bytes / BYTES_PER_THREAD)),
+    Math.max(1, work.descriptors),
+  );
+  // One huge row is cut between threads by the executor, so its count of rows does not bound the width.
+  const widest = work.bytes / Math.max(1, work.descriptors) >= 2 * BYTES_PER_THREAD
+    ? Math.min(environment.processors ?? 1, host.threadScaling.length)
+    : most;
+  let width = 1;
+  let micros = host.handoverMicros + one;
+  for (let threads = 2; threads <= widest; threads++) {
+    const time =
+      host.handoverMicros +
+      host.threadMicros * (threads - 1) +
+      hostCopyMicros(kind, work.bytes, work.descriptors, threads, profile);
+    if (time < micros) {
+      micros = time;
+      width = threads;
+    }
+  }
+  return { method, micros, width, inline: false, taken, passed };
+}
+
+const INLINE = "The copy is shorter than a hand-over to another thread, so it runs on the caller's thread.";
+const HOST_TEXTS = {
+  plain: [
+    "host/plain",
+    "Plain stores are predicted to be faster: the bytes fit the cache or the rows are short.",
+    "Plain stores would first read every destination line into the cache.",
+  ],
+  nontemporal: [
+    "host/nontemporal",
+    "Stores that bypass the cache are predicted to be faster for this much data in rows of this size.",
+    "Stores that bypass the cache do not pay for so little data or such short rows.",
+  ],
+} as const;
+
+function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
+  const { nixl } = profile;
+  const name = environment.nixlTransport ?? nixl.defaultTransport;
+  const transport = nixl.transports[name] ?? nixl.transports[nixl.defaultTransport];
+  const rate = work.op === "read" ? transport?.readGigabytesPerSecond : transport?.writeGigabytesPerSecond;
+  const micros =
+    nixl.postMicros +
+    (transport?.latencyMicros ?? 0) +
+    work.descriptors * (transport?.descriptorMicros ?? 0) +
+    work.bytes / ((rate ?? 1) * 1000);
+  const wide = work.descriptors >= 1024 || work.bytes >= 32 * 1024 * 1024;
+  return [
+    {
+      method: work.op === "read" ? "nixl/read" : "nixl/write",
+      micros,
+      width: wide ? nixl.lanes : 1,
+      inline: false,
+      taken: "One request with merged descriptors is the only way to this peer.",
+      passed: "Another method was forced.",
+    },
+  ];
+}
+
+function cudaOptions(work: Work, profile: MachineProfile): readonly Option[] {
+  const { cuda } = profile;
+  const chunk = work.bytes / Math.max(1, work.descriptors);
+  const inward = work.sourceKind === 0;
+  const outward = work.destinationKind === 0;
+  const link = inward ? cuda.hostToDevice : outward ? cuda.deviceToHost : cuda.deviceToDevice;
+  const kernelRate = inward
+    ? rateAt(cuda.kernelHostToDevice, chunk)
+    : outward
+      ? rateAt(cuda.kernelDeviceToHost, chunk)
+      : cuda.deviceToDevice * 0.9;
+  const batchRate = Math.min(link, rateAt(inward ? cuda.batchHostToDevice : cuda.batchDeviceToHost, chunk));
+  const time = (rate: number): number => cuda.launchMicros + work.bytes / (rate * 1000);
+  return [
+    {
+      method: "cuda/dma",
+      micros: work.descriptors === 1 ? time(link) : cuda.launchMicros * work.descriptors + work.bytes / (link * 1000),
+      width: 1,
+      inline: false,
+      taken: "The bytes are so few runs that one DMA each is fastest.",
+      passed: "One DMA for each run costs a launch for each.",
+    },
+    {
+      method: "cuda/batch",
+      micros: time(batchRate),
+      width: 1,
+      inline: false,
+      taken: "A batched call moves runs of this size fastest.",
+      passed: "A batched call is slower for runs of this size.",
+    },
+    {
+      method: "cuda/kernel",
+      micros: time(kernelRate),
+      width: cuda.kernelCtas,
+      inline: false,
+      taken: "A kernel moves many runs of this size at the speed of the link.",
+      passed: "A kernel reaches less than the link for runs this large.",
+    },
+  ];
+}
+
+function fileOptions(work: Work, profile: MachineProfile): readonly Option[] {
+  const { file } = profile;
+  const rate = work.destinationKind === 2 ? file.writeGigabytesPerSecond : file.readGigabytesPerSecond;
+  return [
+    {
+      method: "file/direct",
+      micros: file.latencyMicros + work.descriptors * file.requestMicros + work.bytes / (rate * 1000),
+      width: 1,
+      inline: false,
+      taken: "Merged requests on the library's own threads are the only way to this file.",
+      passed: "Another method was forced.",
+    },
+  ];
+}
+
+function stagedOptions(work: Work, profile: MachineProfile): readonly Option[] {
+  const slower = Math.min(profile.file.readGigabytesPerSecond, profile.file.writeGigabytesPerSecond);
+  return [
+    {
+      method: "staged/pipeline",
+      micros: profile.file.latencyMicros * 2 + work.bytes / (slower * 1000),
+      width: 1,
+      inline: false,
+      taken: "Two hops through a bounce pool are the only way.",
+      passed: "Another method was forced.",
+    },
+  ];
+}

@@ -1,0 +1,289 @@
+import { resolveShape } from "./component-shape.ts";
+import { findSharedBytes } from "./coverage.ts";
+import type { ErrorWord } from "./errors.ts";
+import { KvferryError } from "./errors.ts";
+import type { LayoutHandle } from "./handle.ts";
+import { formatHandle, handleGeneration, handleLayoutId, handleWorkerId, MAX_LAYOUT_ID } from "./handle.ts";
+import type { ComponentShape } from "./layout.ts";
+import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
+import type { ForgottenPeer, PeerRecord, RegistrySnapshot } from "./registry-snapshot.ts";
+import { MAX_INCARNATION, REUSES_PER_INCARNATION } from "./registry-snapshot.ts";
+import type { StridedView } from "./view.ts";
+
+/** Who a package says it is from must neither be this worker nor contradict what is known. */
+export function checkIdentity(snapshot: RegistrySnapshot, metadata: MetadataPackage): void {
+  const { workerId, agentName, wireName } = metadata;
+  const facts = { workerId: workerId.toString(), agentName };
+  if (workerId === snapshot.workerId)
+    throw refused("DUPLICATE_WORKER", `the package has this worker's own id ${workerId}`, GIVE_OWN_ID, facts);
+  const own = [snapshot.agentName, snapshot.wireName];
+  if (own.includes(agentName) || own.includes(wireName))
+    throw refused(
+      "AGENT_MISMATCH",
+      `the package has this worker's own agent name ${agentName}`,
+      GIVE_OWN_ID,
+      facts,
+    );
+  const known = snapshot.peers.get(workerId);
+  if (known !== undefined && known.agentName !== agentName)
+    throw refused(
+      "AGENT_MISMATCH",
+      `worker ${workerId} is known as agent ${known.agentName}, the package calls it ${agentName}`,
+      "Check which process the package is from; forget the peer first if its agent was renamed.",
+      { ...facts, known: known.agentName },
+    );
+  for (const peer of snapshot.peers.values())
+    if (peer.workerId !== workerId && (peer.agentName === agentName || peer.wireName === wireName))
+      throw refused(
+        "AGENT_MISMATCH",
+        `agent ${agentName} is known as worker ${peer.workerId}, the package calls it worker ${workerId}`,
+        GIVE_OWN_ID,
+        { ...facts, known: peer.workerId.toString() },
+      );
+}
+
+/** A package must be meant for this worker and still be valid. */
+export function checkValidity(
+  snapshot: RegistrySnapshot,
+  metadata: MetadataPackage,
+  nowMs: number | undefined,
+): void {
+  const { audience, expiresAtMs, workerId } = metadata;
+  if (audience !== null && !audience.includes(snapshot.workerId))
+    throw refused(
+      "METADATA_UNAUTHENTICATED",
+      `the package of worker ${workerId} is not meant for worker ${snapshot.workerId}`,
+      "Ask the peer to export for this worker too (audience).",
+      { workerId: workerId.toString(), audience: audience.map(String) },
+    );
+  if (nowMs !== undefined && expiresAtMs !== null && nowMs >= expiresAtMs)
+    throw refused(
+      "METADATA_EXPIRED",
+      `the package of worker ${workerId} expired ${nowMs - expiresAtMs} ms ago`,
+      "Ask the peer to export again, and check the clocks of both hosts.",
+      { workerId: workerId.toString(), expiresAtMs, nowMs },
+    );
+}
+
+/** A package must be news: of a worker that is not known, a later incarnation, or a later sequence where that was asked for. */
+export function checkAge(
+  snapshot: RegistrySnapshot,
+  metadata: MetadataPackage,
+  known: PeerRecord | undefined,
+  updates: bigint | undefined,
+): void {
+  const { workerId, incarnation, sequence } = metadata;
+  const facts = { workerId: workerId.toString(), incarnation, sequence };
+  if (updates !== undefined) {
+    if (updates !== workerId)
+      throw refused(
+        "AGENT_MISMATCH",
+        `the package is of worker ${workerId}, not of ${updates}`,
+        ASK_AGAIN,
+        facts,
+      );
+    if (known === undefined)
+      throw refused(
+        "PEER_LOST",
+        `worker ${workerId} is not imported`,
+        "Import the package as a new peer.",
+        facts,
+      );
+    if (metadata.format !== "kvferry" || known.format !== "kvferry")
+      throw refused(
+        "DUPLICATE_WORKER",
+        `worker ${workerId} is known, and packages of Dynamo's formats cannot be told old from new`,
+        "Forget the peer, then import the package.",
+        { ...facts, format: metadata.format },
+      );
+    if (incarnation > known.incarnation)
+      throw refused(
+        "AGENT_MISMATCH",
+        `worker ${workerId} restarted: the package is of a later incarnation`,
+        "Import the package as a new peer instead of updating the old one.",
+        { ...facts, known: known.incarnation },
+      );
+  }
+  const last = known ?? snapshot.forgotten.get(workerId);
+  if (last === undefined) return;
+  // Formats without incarnations cannot be replays; they are duplicates while the worker is known.
+  if (metadata.format === "kvferry" && isOlder(metadata, last, updates !== undefined))
+    throw refused(
+      "METADATA_EXPIRED",
+      `the package of worker ${workerId} is older than the one imported before`,
+      ASK_AGAIN,
+      { ...facts, lastIncarnation: last.incarnation, lastSequence: last.sequence },
+    );
+  if (known !== undefined && updates === undefined && incarnation <= known.incarnation)
+    throw refused(
+      "DUPLICATE_WORKER",
+      `worker ${workerId} is imported already`,
+      "Update the peer with the package, or forget the peer first.",
+      facts,
+    );
+}
+
+/** Whether a package was made before the last one: an update must also be later than it. */
+function isOlder(metadata: MetadataPackage, last: ForgottenPeer, strictly: boolean): boolean {
+  if (metadata.incarnation !== last.incarnation) return metadata.incarnation < last.incarnation;
+  return strictly ? metadata.sequence <= last.sequence : metadata.sequence < last.sequence;
+}
+
+/** A layout of a package whose every claim holds. */
+export interface CheckedLayout {
+  readonly layout: PackageLayout;
+  readonly layoutId: number;
+  readonly generation: number;
+  readonly shapes: readonly ComponentShape[];
+}
+
+/** Everything that a package claims about its layouts must hold. */
+export function checkLayouts(metadata: MetadataPackage): readonly CheckedLayout[] {
+  const { incarnation, workerId, layouts } = metadata;
+  const kvferry = metadata.format === "kvferry";
+  if (kvferry && !(Number.isInteger(incarnation) && incarnation >= 0 && incarnation <= MAX_INCARNATION))
+    throw malformed(`incarnation ${incarnation} does not fit 36 bits`, { incarnation });
+  const seen = new Set<number>();
+  return layouts.map((layout) => {
+    const { handle } = layout;
+    const layoutId = handleLayoutId(handle);
+    const generation = handleGeneration(handle);
+    const wrong =
+      handleWorkerId(handle) !== workerId
+        ? `is not a layout of worker ${workerId}`
+        : seen.has(layoutId)
+          ? "stands twice in the package"
+          : kvferry && layoutId > MAX_LAYOUT_ID
+            ? "has no layout id of kvferry"
+            : kvferry && Math.floor(generation / REUSES_PER_INCARNATION) !== incarnation
+              ? `is not of the package's incarnation ${incarnation}`
+              : null;
+    if (wrong !== null) throw malformed(`${formatHandle(handle)} ${wrong}`, { handle: handle.toString() });
+    seen.add(layoutId);
+    return { layout, layoutId, generation, shapes: checkComponents(layout) };
+  });
+}
+
+function checkComponents(layout: PackageLayout): readonly ComponentShape[] {
+  const { components, handle } = layout;
+  if (components.length === 0) throw malformed(`${formatHandle(handle)} has no components`, {});
+  if (
+    components.length > 1 &&
+    new Set(components.map((component) => component.name)).size !== components.length
+  )
+    throw malformed(`${formatHandle(handle)} has two components of one name`, {});
+  const shapes = components.map((component) => checkComponent(handle, component));
+  const first = shapes[0];
+  if (shapes.length === 1 && first?.view.regionCount === 1) return shapes;
+  const shared = findSharedBytes(
+    components
+      .filter((component) => component.regionAddresses.length > 0)
+      .map(({ name, view, alias, storage, regionAddresses }) => ({
+        name,
+        view,
+        alias,
+        spaces: [spaceOf(storage)],
+        bases: regionAddresses,
+      })),
+  );
+  if (shared !== null)
+    throw malformed(
+      `${formatHandle(handle)}: region ${shared.leftRegion} of ${shared.left} and region ${shared.rightRegion} of ${shared.right} share bytes: ${shared.reason}`,
+      { ...shared },
+    );
+  return shapes;
+}
+
+function checkComponent(handle: LayoutHandle, component: PackageComponent): ComponentShape {
+  const { name, view, regionAddresses, regionSizes } = component;
+  const shape = shapeOf(component);
+  const expected = shape.view;
+  if (view !== expected)
+    for (const field of VIEW_FIELDS)
+      if (view[field] !== expected[field])
+        throw malformed(
+          `${formatHandle(handle)}: component ${name} says ${field} ${view[field]}, its config ${expected[field]}`,
+          { component: name, field, found: view[field], expected: expected[field] },
+        );
+  // Bytes that only the peer can touch travel without addresses.
+  if (component.storage.kind === "disk" && regionAddresses.length === 0 && regionSizes.length === 0)
+    return shape;
+  if (regionAddresses.length !== expected.regionCount || regionSizes.length !== expected.regionCount)
+    throw malformed(`${formatHandle(handle)}: component ${name} needs ${expected.regionCount} regions`, {
+      component: name,
+      expected: expected.regionCount,
+      found: [regionAddresses.length, regionSizes.length],
+    });
+  for (let index = 0; index < regionAddresses.length; index++) {
+    const address = regionAddresses[index] ?? Number.NaN;
+    const size = regionSizes[index] ?? Number.NaN;
+    const wrong =
+      !Number.isSafeInteger(address) || address < 0 || !Number.isSafeInteger(size) || size < 0
+        ? "is no range of bytes"
+        : !Number.isSafeInteger(address + size)
+          ? "ends past 2^53"
+          : size < expected.regionBytes
+            ? `has ${size} bytes, its config needs ${expected.regionBytes}`
+            : null;
+    if (wrong !== null)
+      throw malformed(`${formatHandle(handle)}: region ${index} of component ${name} ${wrong}`, {
+        component: name,
+        region: index,
+        address,
+        size,
+        needed: expected.regionBytes,
+      });
+  }
+  return shape;
+}
+
+function shapeOf(component: PackageComponent): ComponentShape {
+  try {
+    return resolveShape(component, "import");
+  } catch (error) {
+    if (!(error instanceof KvferryError)) throw error;
+    throw malformed(`component ${component.name}: ${error.message}`, {
+      component: component.name,
+      ...error.details,
+    });
+  }
+}
+
+const VIEW_FIELDS: readonly (keyof StridedView)[] = [
+  "regionScheme",
+  "regionCount",
+  "blocks",
+  "layers",
+  "outers",
+  "pages",
+  "heads",
+  "rowBytes",
+  "strideBlock",
+  "strideLayer",
+  "strideOuter",
+  "stridePage",
+  "strideHead",
+  "regionBytes",
+];
+
+/** Addresses of two kinds of memory are different bytes; host memory is one space, pinned or not. */
+function spaceOf(storage: PackageComponent["storage"]): string {
+  return storage.kind === "device" ? `device ${storage.device}` : storage.kind === "disk" ? "disk" : "host";
+}
+
+const GIVE_OWN_ID = "Give each worker a worker id and an agent name of its own.";
+
+const ASK_AGAIN = "Ask the peer to export its metadata again.";
+
+function malformed(message: string, details: Record<string, unknown>): KvferryError {
+  return refused("METADATA_MALFORMED", message, ASK_AGAIN, details);
+}
+
+function refused(
+  word: ErrorWord,
+  message: string,
+  remedy: string,
+  details: Record<string, unknown>,
+): KvferryError {
+  return new KvferryError(word, "import", message, remedy, details);
+}

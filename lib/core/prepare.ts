@@ -1,0 +1,390 @@
+import { type Aliasing, aliasingOf } from "./aliasing.ts";
+import { type ComponentPair, intersectComponents, layerLimit, type LayerRange, layersInRange } from "./intersect.ts";
+import type { ComponentRecord, LayoutRecord } from "./layout.ts";
+import { type Nest, nestOf, type Outside, outsideOf } from "./nest.ts";
+import type { MachineProfile } from "./profile.ts";
+import { PLAN_OPERATION, refusal } from "./refuse.ts";
+import { getLayout } from "./registry-queries.ts";
+import type { RegistrySnapshot } from "./registry.ts";
+import type { PlanRequest } from "./request.ts";
+import { checkedLayers, checkedLayerStep, checkedTokens, type TokenRange } from "./request-check.ts";
+import { findRoute, type PlanEnvironment, type Route } from "./route.ts";
+
+/** A request without its block ids. */
+export type PrepareRequest = Omit<PlanRequest, "sourceBlocks" | "destinationBlocks">;
+
+/** All of a plan that does not depend on block ids: made once for a pair of layouts and used for many lists. Immutable. */
+export interface PreparedPair {
+  readonly source: LayoutRecord;
+  readonly destination: LayoutRecord;
+  readonly profile: MachineProfile;
+  readonly environment: PlanEnvironment;
+  readonly tokens: TokenRange | null;
+  /** Forced method. */
+  readonly method: string | undefined;
+  /** Block-id spaces that take part, with the smallest block count among their components. */
+  readonly sourceGroups: readonly PreparedGroup[];
+  readonly destinationGroups: readonly PreparedGroup[];
+  readonly components: readonly PreparedComponent[];
+  readonly routes: readonly PreparedRoute[];
+  /** Destination components that nothing is moved to although they were asked for. */
+  readonly uncovered: readonly Uncovered[];
+  /** Components that may share memory, as indices into `components`: read by the first, written by the second. */
+  readonly shared: readonly { readonly reader: number; readonly writer: number; readonly aliasing: Aliasing }[];
+  /** Coverage for blocks of every component alike; lists of different lengths weigh it anew. */
+  readonly coverage: number;
+  /** Layers in the order in which they complete; null when not layer-wise. */
+  readonly layers: readonly number[] | null;
+  readonly warnings: readonly string[];
+  /** Keys of all routes, and the ways that they passed over. */
+  readonly routeKey: string;
+  readonly passedOver: Route["passedOver"];
+}
+
+/** A destination component that was asked for and gets nothing. */
+export interface Uncovered {
+  readonly group: string;
+  /** Tokens in a block, and asked bytes of each. */
+  readonly page: number;
+  readonly tokenBytes: number;
+  readonly wholeBlocks: boolean;
+}
+
+/** A block-id space. */
+export interface PreparedGroup {
+  readonly name: string;
+  /** Ids are below this. */
+  readonly limit: number;
+}
+
+/** A component that is moved. */
+export interface PreparedComponent {
+  readonly pair: ComponentPair;
+  /** Indices into the groups. */
+  readonly sourceGroup: number;
+  readonly destinationGroup: number;
+  /** Blocks pair one to one, whole. */
+  readonly blocksPair: boolean;
+  /** Over all layers. */
+  readonly outside: Outside;
+  /** The nest of a whole block, where blocks pair. */
+  readonly nest: Nest | null;
+}
+
+/** A way, the components that take it, and the layer steps when the plan is layer-wise. */
+export interface PreparedRoute {
+  readonly route: Route;
+  /** Indices into `components`. */
+  readonly members: readonly number[];
+  readonly steps: readonly PreparedStep[] | null;
+}
+
+/** Layers that complete together. */
+export interface PreparedStep {
+  readonly start: number;
+  /** One past the last layer. */
+  readonly end: number;
+  readonly parts: readonly { readonly component: number; readonly layers: number; readonly outside: Outside }[];
+}
+
+/**
+ * Does everything of planning that does not depend on block ids.
+ *
+ * @throws KvferryError `UNKNOWN_HANDLE`, `STALE_HANDLE`, `ACCESS`, `INCOMPATIBLE_LAYOUTS`, `LAYER_RANGE`,
+ *   `LENGTH_MISMATCH` (a malformed token range), `PARTIAL`, `NO_ROUTE`, `NO_NIXL`, `NO_CUDA`.
+ */
+export function preparePair(
+  snapshot: RegistrySnapshot,
+  request: PrepareRequest,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+): PreparedPair {
+  const source = getLayout(snapshot, request.source, PLAN_OPERATION);
+  const destination =
+    request.destination === request.source ? source : getLayout(snapshot, request.destination, PLAN_OPERATION);
+  return prepareRecords(source, destination, request, profile, environment);
+}
+
+/**
+ * The same for two layouts that the caller holds already; they need not be registered.
+ *
+ * @throws KvferryError what `preparePair` throws, but for the handles.
+ */
+export function prepareRecords(
+  source: LayoutRecord,
+  destination: LayoutRecord,
+  request: PrepareRequest,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+): PreparedPair {
+  const tokens = checkedTokens(request.tokens);
+  const step = checkedLayerStep(request.layerwise);
+  checkAccess(destination);
+  const warnings: string[] = [];
+  checkFingerprints(source, destination, warnings);
+  const chosen = matchComponents(source, destination, request.components);
+  const limit = chosen.pairs.reduce((most, [from, to]) => Math.max(most, layerLimit(from.shape.config, to.shape.config)), 0);
+  const range = checkedLayers(request.layers, limit);
+
+  const pairs: ComponentPair[] = [];
+  const uncovered: Uncovered[] = [];
+  for (const [from, to] of chosen.pairs) {
+    const pair = intersectComponents(from.shape.name, from, to, range);
+    if (pair === null) addUncovered(to, range, from.shape.wholeBlocks || to.shape.wholeBlocks, uncovered);
+    else pairs.push(pair);
+    warnAboutTypes(from, to, warnings);
+  }
+  for (const to of chosen.unmatched) addUncovered(to, range, to.shape.wholeBlocks, uncovered);
+  if (pairs.length === 0) throw nothingInRange(range);
+  if (pairs.length > 1 && pairs.some((pair) => pair.destination.shape.alias))
+    warnings.push("A destination component shares bytes with another one, so some bytes may be written twice.");
+
+  const coverage = requireCoverage(pairs, uncovered, request.partial === true, warnings);
+  const { routes, members } = routesOf(pairs, environment);
+  const sourceGroups = groupsOf(pairs, "source");
+  const destinationGroups = groupsOf(pairs, "destination");
+  const components = pairs.map((pair): PreparedComponent => {
+    const blocksPair = pair.wholeBlocks || (tokens === null && pair.sourcePage === pair.destinationPage);
+    const outside = outsideOf(pair, 0, pair.layers.length);
+    return {
+      pair,
+      sourceGroup: sourceGroups.findIndex((group) => group.name === pair.source.shape.group),
+      destinationGroup: destinationGroups.findIndex((group) => group.name === pair.destination.shape.group),
+      blocksPair,
+      outside,
+      nest: blocksPair ? nestOf(pair, outside, pair.sourcePage) : null,
+    };
+  });
+  const layers = step === null ? null : unionOfLayers(pairs);
+  return {
+    source,
+    destination,
+    profile,
+    environment,
+    tokens,
+    method: request.method,
+    sourceGroups,
+    destinationGroups,
+    components,
+    routes: routes.map((route, index) => {
+      const own = members[index] ?? [];
+      return { route, members: own, steps: step === null ? null : stepsOf(pairs, own, step) };
+    }),
+    uncovered,
+    shared: sharedMemory(pairs, source === destination),
+    coverage,
+    layers,
+    warnings,
+    routeKey: routes.length === 1 ? (routes[0]?.key ?? "") : [...new Set(routes.map((route) => route.key))].join(", "),
+    passedOver: routes.length === 1 ? (routes[0]?.passedOver ?? []) : routes.flatMap((route) => route.passedOver),
+  };
+}
+
+function checkAccess(destination: LayoutRecord): void {
+  if (destination.owner === null || destination.access !== "read") return;
+  throw refusal(
+    "ACCESS",
+    `layout ${JSON.stringify(destination.name)} of worker ${destination.owner} is shared for reading only`,
+    "Ask its owner to register it with access read-write, or choose another destination.",
+    { layout: destination.name, worker: destination.owner.toString(), access: destination.access },
+  );
+}
+
+function checkFingerprints(source: LayoutRecord, destination: LayoutRecord, warnings: string[]): void {
+  const from = source.fingerprint;
+  const to = destination.fingerprint;
+  if (from === to) return;
+  if (from === null || to === null) {
+    warnings.push(
+      `Only the ${from === null ? "destination" : "source"} has a fingerprint, so nobody can tell whether both hold the same model.`,
+    );
+    return;
+  }
+  throw refusal(
+    "INCOMPATIBLE_LAYOUTS",
+    `fingerprints differ: ${JSON.stringify(from)} at the source, ${JSON.stringify(to)} at the destination`,
+    "Move blocks only between layouts of one model with one configuration.",
+    { field: "fingerprint", source: from, destination: to },
+  );
+}
+
+interface Chosen {
+  readonly pairs: readonly (readonly [ComponentRecord, ComponentRecord])[];
+  /** Components of the destination that the source lacks. */
+  readonly unmatched: readonly ComponentRecord[];
+}
+
+function matchComponents(
+  source: LayoutRecord,
+  destination: LayoutRecord,
+  names: readonly string[] | undefined,
+): Chosen {
+  const find = (layout: LayoutRecord, name: string): ComponentRecord | undefined =>
+    layout.components.find((component) => component.shape.name === name);
+  const pairs: [ComponentRecord, ComponentRecord][] = [];
+  const unmatched: ComponentRecord[] = [];
+  if (names === undefined) {
+    for (const to of destination.components) {
+      const from = find(source, to.shape.name);
+      if (from === undefined) unmatched.push(to);
+      else pairs.push([from, to]);
+    }
+  } else {
+    for (const name of new Set(names)) {
+      const from = find(source, name);
+      const to = find(destination, name);
+      if (from === undefined || to === undefined) throw noComponent(source, destination, name, from === undefined);
+      pairs.push([from, to]);
+    }
+  }
+  if (pairs.length > 0) return { pairs, unmatched };
+  throw refusal(
+    "INCOMPATIBLE_LAYOUTS",
+    "the two layouts have no component of one name",
+    "Give the components of both sides the same names; they are matched by name.",
+    { field: "components", source: namesOf(source), destination: namesOf(destination) },
+  );
+}
+
+function noComponent(source: LayoutRecord, destination: LayoutRecord, name: string, atSource: boolean): Error {
+  const side = atSource ? "source" : "destination";
+  return refusal(
+    "INCOMPATIBLE_LAYOUTS",
+    `the ${side} has no component ${JSON.stringify(name)}`,
+    "Name only components that both sides have.",
+    { field: "components", component: name, side, source: namesOf(source), destination: namesOf(destination) },
+  );
+}
+
+function namesOf(layout: LayoutRecord): readonly string[] {
+  return layout.components.map((component) => component.shape.name);
+}
+
+function addUncovered(to: ComponentRecord, range: LayerRange | null, wholeBlocks: boolean, uncovered: Uncovered[]): void {
+  const { config, group } = to.shape;
+  const layers = layersInRange(config, range);
+  if (layers === 0) return;
+  uncovered.push({ group, page: config.pageSize, tokenBytes: layers * config.outerDim * config.tokenBytes, wholeBlocks });
+}
+
+function nothingInRange(range: LayerRange | null): Error {
+  return refusal(
+    "LAYER_RANGE",
+    `no layer from ${range?.start ?? 0} to ${range?.end ?? 0} (end excluded) is held by both sides`,
+    "Choose layers that both sides hold.",
+    { start: range?.start, end: range?.end },
+  );
+}
+
+function warnAboutTypes(from: ComponentRecord, to: ComponentRecord, warnings: string[]): void {
+  const source = from.shape.config.dtype;
+  const destination = to.shape.config.dtype;
+  if (source !== null && destination !== null && source !== destination)
+    warnings.push(
+      `Component ${from.shape.name} is ${source} at the source and ${destination} at the destination: bytes are moved as they are.`,
+    );
+}
+
+function requireCoverage(
+  pairs: readonly ComponentPair[],
+  uncovered: PreparedPair["uncovered"],
+  partial: boolean,
+  warnings: string[],
+): number {
+  let moved = 0;
+  let asked = 0;
+  let short = uncovered.length > 0;
+  for (const pair of pairs) {
+    moved += pair.tokenBytes * pair.destinationPage;
+    asked += pair.askedTokenBytes * pair.destinationPage;
+    if (pair.tokenBytes !== pair.askedTokenBytes) short = true;
+  }
+  for (const component of uncovered) asked += component.tokenBytes * component.page;
+  const coverage = moved / asked;
+  if (!short) return 1;
+  if (!partial) {
+    throw refusal(
+      "PARTIAL",
+      `the source covers only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes`,
+      "Say `partial: true` when the rest comes from elsewhere, or name the layers or components that are meant.",
+      {
+        coverage,
+        components: pairs
+          .filter((pair) => pair.tokenBytes !== pair.askedTokenBytes)
+          .map((pair) => ({ name: pair.name, coverage: pair.tokenBytes / pair.askedTokenBytes })),
+        missing: uncovered.length,
+      },
+    );
+  }
+  warnings.push(`Only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes are covered, as \`partial\` allows.`);
+  return coverage;
+}
+
+function routesOf(
+  pairs: readonly ComponentPair[],
+  environment: PlanEnvironment,
+): { readonly routes: readonly Route[]; readonly members: readonly (readonly number[])[] } {
+  const routes: Route[] = [];
+  const members: number[][] = [];
+  pairs.forEach((pair, index) => {
+    const route = findRoute(pair.source, pair.destination, environment);
+    const known = routes.findIndex(
+      (other) => other.executor === route.executor && other.op === route.op && other.agent === route.agent,
+    );
+    if (known >= 0) {
+      members[known]?.push(index);
+    } else {
+      routes.push(route);
+      members.push([index]);
+    }
+  });
+  return { routes, members };
+}
+
+function groupsOf(pairs: readonly ComponentPair[], side: "source" | "destination"): readonly PreparedGroup[] {
+  const limits = new Map<string, number>();
+  for (const pair of pairs) {
+    const { group, config } = pair[side].shape;
+    limits.set(group, Math.min(limits.get(group) ?? Number.POSITIVE_INFINITY, config.numBlocks));
+  }
+  return Array.from(limits, ([name, limit]) => ({ name, limit }));
+}
+
+function unionOfLayers(pairs: readonly ComponentPair[]): readonly number[] {
+  return [...new Set(pairs.flatMap((pair) => pair.layers))].sort((left, right) => left - right);
+}
+
+function stepsOf(
+  pairs: readonly ComponentPair[],
+  members: readonly number[],
+  every: number,
+): readonly PreparedStep[] {
+  const own = members.map((index) => pairs[index] as ComponentPair); // indices into pairs
+  const layers = unionOfLayers(own);
+  const steps: PreparedStep[] = [];
+  const done = own.map(() => 0);
+  for (let first = 0; first < layers.length; first += every) {
+    const end = (layers[Math.min(first + every, layers.length) - 1] as number) + 1; // in bounds
+    const parts: { component: number; layers: number; outside: Outside }[] = [];
+    own.forEach((pair, index) => {
+      const from = done[index] as number; // in bounds
+      let to = from;
+      while (to < pair.layers.length && (pair.layers[to] as number) < end) to++;
+      done[index] = to;
+      if (to > from) parts.push({ component: members[index] as number, layers: to - from, outside: outsideOf(pair, from, to) });
+    });
+    steps.push({ start: layers[first] as number, end, parts });
+  }
+  return steps;
+}
+
+function sharedMemory(pairs: readonly ComponentPair[], sameLayout: boolean): PreparedPair["shared"] {
+  const shared: { reader: number; writer: number; aliasing: Aliasing }[] = [];
+  pairs.forEach((reading, reader) => {
+    pairs.forEach((writing, writer) => {
+      const aliasing = aliasingOf(reading.source, writing.destination, sameLayout);
+      if (aliasing !== "apart") shared.push({ reader, writer, aliasing });
+    });
+  });
+  return shared;
+}

@@ -1,0 +1,161 @@
+import { KvferryError } from "./errors.ts";
+import type { LayoutHandle } from "./handle.ts";
+import { formatHandle } from "./handle.ts";
+import type { Attachment, ComponentRecord, LayoutRecord } from "./layout.ts";
+import type { CheckedLayout } from "./package-check.ts";
+import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
+import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
+import { getLayout } from "./registry-queries.ts";
+import type { PeerRecord, RegistrySnapshot } from "./registry-snapshot.ts";
+import type { StridedView } from "./view.ts";
+
+/** Says how this process reaches a component of a package. Called once for each, in package order; must not fail half-way. */
+export type Attach = (layout: PackageLayout, component: PackageComponent) => Attachment;
+
+/** How a package is taken. */
+export interface ImportOptions {
+  /** The worker id of a peer that the package must update in place: same incarnation, higher sequence. */
+  readonly updates?: bigint;
+  /** Milliseconds since 1970, to refuse packages that have expired; not checked when left out. */
+  readonly nowMs?: number;
+}
+
+/** How many forgotten peers are remembered to tell stale handles and replayed packages; the oldest go first. */
+export const MAX_FORGOTTEN_PEERS = 65_536;
+
+/**
+ * Takes a peer's layouts in, all or none.
+ *
+ * A worker that is known already is refused, unless the package is of a later incarnation (the worker came back: its
+ * earlier layouts become stale) or `updates` asks for a later sequence of the same one. Layouts that an update leaves
+ * as they were keep their records. `config` and `order` of each component must have been made by `resolveConfig` and
+ * `resolveOrder`; everything else is checked here.
+ *
+ * @param attach - Asked only after every check has passed.
+ * @returns The new snapshot and the peer as it stands in it.
+ * @throws KvferryError `DUPLICATE_WORKER`: this worker's own id, or a worker that is known. `AGENT_MISMATCH`: this
+ *   worker's own agent name, a known worker id under another name, a known name under another worker id, an update
+ *   of another worker or incarnation. `METADATA_EXPIRED`: expired, or older than what was imported already.
+ *   `METADATA_UNAUTHENTICATED`: meant for others. `METADATA_MALFORMED`: handles of another worker or doubled, shapes
+ *   that contradict their config, regions that are missing, too small, past 2^53 or shared without leave.
+ *   `PEER_LOST`: an update of a peer that is not there.
+ */
+export function importPackage(
+  snapshot: RegistrySnapshot,
+  metadata: MetadataPackage,
+  attach: Attach,
+  options: ImportOptions = {},
+): { readonly snapshot: RegistrySnapshot; readonly peer: PeerRecord } {
+  checkIdentity(snapshot, metadata);
+  checkValidity(snapshot, metadata, options.nowMs);
+  const known = snapshot.peers.get(metadata.workerId);
+  checkAge(snapshot, metadata, known, options.updates);
+  const checked = checkLayouts(metadata);
+
+  const kept = options.updates === undefined ? undefined : known;
+  const layouts = checked.map((layout) => takeLayout(metadata.workerId, layout, attach));
+  const byLayoutId = new Map(layouts.map((layout) => [layout.layoutId, layout]));
+  const removed = new Map(kept?.removed);
+  for (const layout of kept?.layouts ?? [])
+    if (byLayoutId.get(layout.layoutId)?.generation !== layout.generation)
+      removed.set(layout.layoutId, layout.generation);
+  const peer: PeerRecord = {
+    workerId: metadata.workerId,
+    agentName: metadata.agentName,
+    wireName: metadata.wireName,
+    format: metadata.format,
+    incarnation: metadata.incarnation,
+    sequence: metadata.sequence,
+    host: metadata.host,
+    layouts,
+    byLayoutId,
+    removed,
+  };
+  const remoteCount = snapshot.remoteCount - (known?.layouts.length ?? 0) + layouts.length;
+  const peers = new Map(snapshot.peers).set(peer.workerId, peer);
+  return { snapshot: { ...snapshot, revision: snapshot.revision + 1, peers, remoteCount }, peer };
+}
+
+/**
+ * Takes a peer and all its layouts out; their handles are stale from then on.
+ *
+ * @returns The snapshot itself when the worker is not known.
+ */
+export function forgetPeer(snapshot: RegistrySnapshot, workerId: bigint): RegistrySnapshot {
+  const peer = snapshot.peers.get(workerId);
+  if (peer === undefined) return snapshot;
+  const peers = new Map(snapshot.peers);
+  peers.delete(workerId);
+  const forgotten = new Map(snapshot.forgotten);
+  forgotten.delete(workerId);
+  const oldest = forgotten.keys().next();
+  if (forgotten.size >= MAX_FORGOTTEN_PEERS && oldest.done !== true) forgotten.delete(oldest.value);
+  forgotten.set(workerId, { incarnation: peer.incarnation, sequence: peer.sequence });
+  const remoteCount = snapshot.remoteCount - peer.layouts.length;
+  return { ...snapshot, revision: snapshot.revision + 1, peers, forgotten, remoteCount };
+}
+
+/**
+ * Replaces how this process reaches one component of a peer's layout: a neighbour's memory that was mapped after the
+ * import, or a mapping that was lost.
+ *
+ * @throws KvferryError `UNKNOWN_HANDLE` or `STALE_HANDLE` for the layout, `INVALID_CONFIG` for a layout of this
+ *   process, a component that it does not have, or bases that are not one for each region.
+ */
+export function setAttachment(
+  snapshot: RegistrySnapshot,
+  handle: LayoutHandle,
+  component: string,
+  attachment: Attachment,
+): RegistrySnapshot {
+  const record = getLayout(snapshot, handle, "setAttachment");
+  const peer = record.owner === null ? undefined : snapshot.peers.get(record.owner);
+  const index = record.components.findIndex((candidate) => candidate.shape.name === component);
+  const found = record.components[index];
+  if (peer === undefined || found === undefined)
+    throw new KvferryError(
+      "INVALID_CONFIG",
+      "setAttachment",
+      peer === undefined
+        ? `${formatHandle(handle)} is a layout of this process`
+        : `${formatHandle(handle)} has no component ${JSON.stringify(component)}`,
+      "Name a component of a peer's layout.",
+      { component, components: record.components.map((candidate) => candidate.shape.name) },
+    );
+  checkAttachment(found.shape.view, attachment, component);
+  const components = record.components.with(index, { ...found, attachment });
+  const changed: LayoutRecord = { ...record, components };
+  const layouts = peer.layouts.map((layout) => (layout === record ? changed : layout));
+  const byLayoutId = new Map(peer.byLayoutId).set(changed.layoutId, changed);
+  const peers = new Map(snapshot.peers).set(peer.workerId, { ...peer, layouts, byLayoutId });
+  return { ...snapshot, revision: snapshot.revision + 1, peers };
+}
+
+function checkAttachment(view: StridedView, attachment: Attachment, component: string): void {
+  if (attachment.kind === "staged" || attachment.bases.length === view.regionCount) return;
+  throw new KvferryError(
+    "INVALID_CONFIG",
+    "setAttachment",
+    `component ${component} has ${view.regionCount} regions, the attachment ${attachment.bases.length} bases`,
+    "Give one base for each region.",
+    { component, expected: view.regionCount, found: attachment.bases.length },
+  );
+}
+
+function takeLayout(owner: bigint, checked: CheckedLayout, attach: Attach): LayoutRecord {
+  const { layout, layoutId, generation, shapes } = checked;
+  const { handle, name, tier, access, fingerprint, stagedOnly } = layout;
+  const components = shapes.map((shape, index): ComponentRecord => {
+    const component = layout.components[index] as PackageComponent; // shapes were made from them, one for one
+    const { storage, regionAddresses, regionSizes, nixlDevice } = component;
+    return {
+      shape,
+      storage,
+      regionAddresses,
+      regionSizes,
+      attachment: attach(layout, component),
+      nixlDevice,
+    };
+  });
+  return { handle, layoutId, generation, owner, name, tier, access, fingerprint, stagedOnly, components };
+}

@@ -1,0 +1,332 @@
+import { toArrayBuffer } from "bun:ffi";
+import { KvferryError, type ErrorDetails } from "../core/errors.ts";
+import { connectDoorbell, type Doorbell } from "./doorbell.ts";
+import type { NativeLibrary } from "./library.ts";
+import { statusWord } from "./status.ts";
+import { KVF_E_CANCELLED, KVF_OK } from "./symbols.ts";
+
+/** How a job ended. */
+export interface Completion {
+  /** `KVF_OK` or a negative status. */
+  readonly status: number;
+  /** `KVF_DONE_*`. */
+  readonly flags: number;
+  /** What the job answers with: bytes moved, a handle, a count. */
+  readonly value: number;
+  /** Microseconds from submission to completion, as the library measured it. */
+  readonly micros: number;
+}
+
+/** What a job's owner gets told; called on the JavaScript thread, once. The slot is free again when it returns. */
+export type CompletionHandler = (completion: Completion, slot: number) => void;
+
+const HEAD = 0;
+const TAIL = 1;
+const ARMED = 2;
+const PROGRESS = 3;
+const NOTIFICATIONS = 4;
+const RING_START = 16;
+const COMPLETION_WORDS = 8;
+const RECORD_WORDS = 8;
+
+/**
+ * This JavaScript global's end of the native library: job slots, the completion ring and the doorbell.
+ *
+ * One for each `Transport`. Jobs keep the process alive while they run; an idle context does not.
+ */
+export class NativeContext {
+  readonly library: NativeLibrary;
+  readonly slots: number;
+  readonly address: number;
+  readonly #words: Int32Array;
+  readonly #doubles: Float64Array;
+  readonly #handlers: (CompletionHandler | undefined)[];
+  readonly #freeSlots: Int32Array;
+  #freeCount: number;
+  readonly #mask: number;
+  readonly #tableStart: number;
+  readonly #doorbell: Doorbell;
+  readonly #text: Uint8Array = new Uint8Array(new ArrayBuffer(1024));
+  readonly #out: Float64Array = new Float64Array(new ArrayBuffer(64));
+  #draining = false;
+  #open = true;
+  /** Called when watched slots made progress. */
+  onProgress: (() => void) | undefined;
+  /** Called when a notification queue is not empty. */
+  onNotifications: (() => void) | undefined;
+
+  private constructor(library: NativeLibrary, slots: number, address: number, shared: ArrayBuffer) {
+    this.library = library;
+    this.slots = slots;
+    this.address = address;
+    this.#words = new Int32Array(shared);
+    this.#doubles = new Float64Array(shared);
+    this.#mask = slots - 1;
+    this.#tableStart = RING_START + slots * COMPLETION_WORDS;
+    this.#handlers = Array.from({ length: slots }, () => undefined);
+    this.#freeSlots = new Int32Array(new ArrayBuffer(slots * 4));
+    for (let index = 0; index < slots; index++) this.#freeSlots[index] = slots - 1 - index;
+    this.#freeCount = slots;
+    this.#doorbell = connectDoorbell(library, address, () => this.drain());
+  }
+
+  /**
+   * Opens a context.
+   *
+   * @param slots - Jobs that can run at once, a power of two.
+   * @throws KvferryError `OUT_OF_MEMORY` when its shared block cannot be had.
+   */
+  static open(library: NativeLibrary, slots = 4096): NativeContext {
+    const out = new Float64Array(new ArrayBuffer(64));
+    const status = library.kvf_context_open(slots, out);
+    if (status !== KVF_OK) throw nativeError(library, status, "open", "the native context could not be made");
+    const [address, shared, bytes] = [out[0] ?? 0, out[1] ?? 0, out[2] ?? 0];
+    const context = new NativeContext(library, slots, address, toArrayBuffer(shared as never, 0, bytes));
+    // Arms the doorbell: nothing else would before the first ring.
+    context.drain();
+    return context;
+  }
+
+  /** Whether `close` was not called yet. */
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
+  /** Jobs that were submitted and have not completed. */
+  get running(): number {
+    return this.slots - this.#freeCount;
+  }
+
+  /** Free slots. */
+  get available(): number {
+    return this.#freeCount;
+  }
+
+  /**
+   * Submits a job.
+   *
+   * @param start - Calls the library with the slot and returns its status; the job has not begun when that is negative.
+   * @param handler - Is told how it ended; never called when `start` failed.
+   * @returns The slot.
+   * @throws KvferryError with the library's reason when `start` failed, `IN_USE` when every slot is taken.
+   */
+  submit(operation: string, start: (slot: number) => number, handler: CompletionHandler): number {
+    if (!this.#open) throw closed(operation);
+    if (this.#freeCount === 0) {
+      throw new KvferryError(
+        "IN_USE",
+        operation,
+        `all ${this.slots} job slots are taken`,
+        "Await some transfers before starting more, or open the transport with a larger maxInFlight.",
+        { slots: this.slots },
+      );
+    }
+    const slot = this.#freeSlots[--this.#freeCount] ?? 0;
+    this.#handlers[slot] = handler;
+    const status = start(slot);
+    if (status < 0) {
+      this.#handlers[slot] = undefined;
+      this.#freeSlots[this.#freeCount++] = slot;
+      throw nativeError(this.library, status, operation, "the native library refused the job");
+    }
+    if (this.#freeCount === this.slots - 1) this.#doorbell.hold(true);
+    return slot;
+  }
+
+  /**
+   * Submits a job and awaits its completion.
+   *
+   * @param result - Reads the job's byte result or error text while the slot is still its own.
+   * @throws KvferryError with the library's status and text when the job failed.
+   */
+  job<T>(
+    operation: string,
+    start: (slot: number) => number,
+    result: (completion: Completion, slot: number) => T,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.submit(operation, start, (completion, slot) => {
+        if (completion.status < 0) reject(this.failure(operation, completion, slot));
+        else resolve(result(completion, slot));
+      });
+    });
+  }
+
+  /** Takes every completion that is on the ring and tells the handlers. Runs on its own when the doorbell rings. */
+  drain(): void {
+    if (this.#draining) return;
+    this.#draining = true;
+    try {
+      do {
+        this.#drainOnce();
+        // Re-arm, then look once more: a completion written in between would not have rung.
+        Atomics.store(this.#words, ARMED, 1);
+      } while (this.#pendingWork());
+    } finally {
+      this.#draining = false;
+    }
+    if (this.#freeCount === this.slots) this.#doorbell.hold(false);
+  }
+
+  /** Programs that a running job has completed. */
+  programsDone(slot: number): number {
+    return Atomics.load(this.#words, this.#tableStart + slot * RECORD_WORDS);
+  }
+
+  /** Bytes that a running job has moved. */
+  bytesDone(slot: number): number {
+    return this.#doubles[(this.#tableStart + slot * RECORD_WORDS + 4) >> 1] ?? 0;
+  }
+
+  /** Rings the doorbell whenever the slot's `programsDone` rises. */
+  watch(slot: number): void {
+    Atomics.store(this.#words, this.#tableStart + slot * RECORD_WORDS + 1, 1);
+  }
+
+  /** Asks a running job to stop at its next chunk. */
+  cancel(slot: number): void {
+    if (this.#open) this.library.kvf_slot_cancel(this.address, slot);
+  }
+
+  /** The error text of the slot's last job; only inside its handler. */
+  errorText(slot: number): string {
+    this.#text[0] = 0;
+    this.library.kvf_slot_error(this.address, slot, this.#text, this.#text.byteLength);
+    return textOf(this.#text);
+  }
+
+  /** A copy of the byte result of the slot's last job; only inside its handler. */
+  resultBytes(slot: number): Uint8Array<ArrayBuffer> {
+    this.library.kvf_slot_result(this.address, slot, null, 0, this.#out);
+    const length = this.#out[0] ?? 0;
+    const bytes = new Uint8Array(new ArrayBuffer(length));
+    if (length > 0) this.library.kvf_slot_result(this.address, slot, bytes, length, this.#out);
+    return bytes;
+  }
+
+  /** The error for a completion that failed; only inside its handler. */
+  failure(operation: string, completion: Completion, slot: number, details: ErrorDetails = {}): KvferryError {
+    const text = this.errorText(slot);
+    const word = statusWord(completion.status);
+    return new KvferryError(
+      word,
+      operation,
+      text === "" ? `${operation} failed with status ${completion.status}` : text,
+      remedyOf(completion.status),
+      {
+        ...details,
+        status: completion.status,
+      },
+    );
+  }
+
+  /**
+   * Holds the process while somebody waits for something that is not a job (notifications).
+   * Pairs of calls; an idle context does not hold the process.
+   */
+  holdProcess(on: boolean): void {
+    this.#doorbell.hold(on || this.#freeCount < this.slots);
+  }
+
+  /**
+   * Closes the context: stops jobs, waits at most `millis`, joins threads. Synchronous; nothing is called back after it.
+   *
+   * @returns Jobs that are stuck in a call and were left to themselves; their memory stays.
+   */
+  close(millis: number): number {
+    if (!this.#open) return 0;
+    this.drain();
+    this.#open = false;
+    const status = this.library.kvf_context_close(this.address, millis, this.#out);
+    this.#drainOnce();
+    this.#doorbell.close();
+    return status < 0 ? 0 : (this.#out[0] ?? 0);
+  }
+
+  #pendingWork(): boolean {
+    const words = this.#words;
+    return (
+      Atomics.load(words, HEAD) !== Atomics.load(words, TAIL) ||
+      Atomics.load(words, PROGRESS) !== 0 ||
+      Atomics.load(words, NOTIFICATIONS) !== 0
+    );
+  }
+
+  #drainOnce(): void {
+    const words = this.#words;
+    let tail = Atomics.load(words, TAIL);
+    while (tail !== Atomics.load(words, HEAD)) {
+      const entry = RING_START + (tail & this.#mask) * COMPLETION_WORDS;
+      const slot = words[entry] ?? 0;
+      const half = (entry + 4) >> 1;
+      const completion: Completion = {
+        status: words[entry + 1] ?? 0,
+        flags: words[entry + 2] ?? 0,
+        value: this.#doubles[half] ?? 0,
+        micros: this.#doubles[half + 1] ?? 0,
+      };
+      tail = (tail + 1) | 0;
+      Atomics.store(words, TAIL, tail);
+      const handler = this.#handlers[slot];
+      this.#handlers[slot] = undefined;
+      try {
+        handler?.(completion, slot);
+      } catch (error) {
+        // A handler's own mistake must neither stop the drain nor leak the slot.
+        reportError(error);
+      }
+      this.#freeSlots[this.#freeCount++] = slot;
+    }
+    if (Atomics.exchange(words, PROGRESS, 0) !== 0) this.onProgress?.();
+    if (Atomics.exchange(words, NOTIFICATIONS, 0) !== 0) this.onNotifications?.();
+  }
+}
+
+/** The error for a call that returned a negative status on this thread. */
+export function nativeError(
+  library: NativeLibrary,
+  status: number,
+  operation: string,
+  what: string,
+  details: ErrorDetails = {},
+): KvferryError {
+  const text = new Uint8Array(new ArrayBuffer(1024));
+  library.kvf_last_error(text, text.byteLength);
+  const reason = textOf(text);
+  return new KvferryError(
+    statusWord(status),
+    operation,
+    reason === "" ? what : `${what}: ${reason}`,
+    remedyOf(status),
+    { ...details, status },
+  );
+}
+
+/** Bytes of a zero-terminated string for a call. Pass the returned view itself; do not keep its address. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  const encoded = new TextEncoder().encode(text);
+  const bytes = new Uint8Array(new ArrayBuffer(encoded.byteLength + 1));
+  bytes.set(encoded);
+  return bytes;
+}
+
+function textOf(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? bytes.byteLength : end));
+}
+
+function remedyOf(status: number): string {
+  return status === KVF_E_CANCELLED
+    ? "The job was cancelled; start it again if it is still wanted."
+    : "See the message for what the system reported; `kvferry doctor` shows what this machine offers.";
+}
+
+function closed(operation: string): KvferryError {
+  return new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
+}
+
+function reportError(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
+}

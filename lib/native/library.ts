@@ -1,0 +1,110 @@
+import { dlopen, type Pointer } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { KvferryError } from "../core/errors.ts";
+import { ABI_HASH, symbols } from "./symbols.ts";
+
+/** What may be given for a parameter: addresses and 64-bit integers as numbers, buffers as views. */
+export type NativeArgument<Kind extends string> = Kind extends "ptr"
+  ? number | NodeJS.TypedArray | DataView | ArrayBufferLike | Pointer | null
+  : number;
+
+/** Parameters of a native function from its entry in {@link symbols}. */
+export type NativeArguments<Kinds extends readonly string[]> = {
+  -readonly [Index in keyof Kinds]: NativeArgument<Kinds[Index]>;
+};
+
+/** The native library: its functions by name, each returning a status. It is never closed. */
+export type NativeLibrary = {
+  readonly [Name in keyof typeof symbols]: (
+    ...values: NativeArguments<(typeof symbols)[Name]["args"]>
+  ) => number;
+};
+
+/** Environment variable with the path of a library to use instead of the package's own. */
+export const SHIM_VARIABLE = "KVFERRY_SHIM" as const;
+
+const ROOT: string = resolve(import.meta.dir, "..", "..");
+
+let opened: NativeLibrary | undefined;
+
+/**
+ * The native library, opened at the first call; one for each JavaScript global.
+ *
+ * @throws KvferryError `UNSUPPORTED_PLATFORM` when this is not Linux on x64 or arm64 with glibc, when no library was
+ * built, when it cannot be loaded, or when it was built from another version of the interface.
+ */
+export function openLibrary(): NativeLibrary {
+  opened ??= openFrom(libraryPath());
+  return opened;
+}
+
+/**
+ * Where the native library is: `KVFERRY_SHIM`, else one that came prebuilt, else one that was built here.
+ *
+ * @throws KvferryError `UNSUPPORTED_PLATFORM` when there is none.
+ */
+export function libraryPath(): string {
+  const platform = `${process.platform}-${process.arch}`;
+  if (platform !== "linux-x64" && platform !== "linux-arm64") {
+    throw unsupported(
+      `kvferry's native library runs on linux-x64 and linux-arm64, not on ${platform}`,
+      "Use such a machine, or only kvferry/core and kvferry/wire, which run anywhere.",
+      {
+        platform,
+      },
+    );
+  }
+  const given = process.env[SHIM_VARIABLE];
+  const candidates =
+    given !== undefined && given !== ""
+      ? [resolve(given)]
+      : [join(ROOT, "cshim", "prebuilt", platform, "libkvf.so"), join(ROOT, "cshim", "build", "libkvf.so")];
+  const found = candidates.find((path) => existsSync(path));
+  if (found === undefined)
+    throw unsupported("kvferry's native library is not there", BUILD, { platform, looked: candidates });
+  return found;
+}
+
+const BUILD = "Run `bun run build:shim` in kvferry's folder.";
+
+function openFrom(path: string): NativeLibrary {
+  let library: NativeLibrary;
+  try {
+    // The library is never closed: its threads may run as long as the process does.
+    library = dlopen(path, symbols).symbols as unknown as NativeLibrary;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    // A symbol is missing when the library was built before the symbol was declared.
+    throw unsupported(
+      `kvferry's native library ${path} could not be opened: ${reason}`,
+      BUILD,
+      { path, reason },
+      error,
+    );
+  }
+  const answer = new Uint8Array(new ArrayBuffer(32));
+  library.kvf_abi_hash(answer, answer.byteLength);
+  const hash = new TextDecoder().decode(answer.subarray(0, answer.indexOf(0)));
+  if (hash !== ABI_HASH) {
+    throw unsupported(
+      `kvferry's native library ${path} is stale: it was built from interface ${hash}, this is ${ABI_HASH}`,
+      BUILD,
+      {
+        path,
+        found: hash,
+        wanted: ABI_HASH,
+      },
+    );
+  }
+  return library;
+}
+
+function unsupported(
+  message: string,
+  remedy: string,
+  details: Readonly<Record<string, unknown>>,
+  cause?: unknown,
+): KvferryError {
+  return new KvferryError("UNSUPPORTED_PLATFORM", "open", message, remedy, details, cause);
+}

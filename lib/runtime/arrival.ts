@@ -1,0 +1,318 @@
+import { KvferryError } from "../core/errors.ts";
+import type { BlockSelection } from "../core/request.ts";
+import { Deadlines, type Clock, type Expiring } from "./deadlines.ts";
+import type { EventHub } from "./events.ts";
+import type { BlockGroups, Leases } from "./leases.ts";
+import type { LocalLayout } from "./local-layout.ts";
+import type { Messenger } from "./messenger.ts";
+import { payloadBytes, type Notification, type NotificationQueue } from "./notifications.ts";
+import type { Peer } from "./peer.ts";
+import type { TransportState } from "./state.ts";
+import { blockGroups, copyBlocks } from "./submit.ts";
+import type { SettledTransfer } from "./transfer.ts";
+
+/** What `Transport.expect` takes. */
+export interface ExpectOptions {
+  /** The local layout that the peer writes into. */
+  readonly layout: LocalLayout;
+  readonly blocks: BlockSelection;
+  readonly from: Peer;
+  /** The notification that the peer sends after its data. */
+  readonly tag: Uint8Array | string;
+  /** The notification that the peer sends after each layer, for `layers()`. */
+  readonly layerTag?: (layer: number) => Uint8Array | string;
+  readonly deadlineMs?: number;
+}
+
+/** What an awaited arrival gives. */
+export interface ArrivalResult {
+  readonly settlement: "done";
+  readonly from: string;
+  readonly durationMicros: number;
+}
+
+const DEFAULT_DEADLINE_MILLIS = 30_000;
+
+/** The receiving sides of peers' pushes. */
+export class Arrivals {
+  readonly #state: TransportState;
+  readonly #leases: Leases;
+  readonly #queue: NotificationQueue;
+  readonly #messenger: Messenger;
+  readonly #events: EventHub;
+  readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
+  readonly #open: Set<Arrival> = new Set();
+  /** Failed arrivals whose blocks are in quarantine. */
+  readonly #doubtful: Set<Arrival> = new Set();
+
+  constructor(
+    state: TransportState,
+    leases: Leases,
+    queue: NotificationQueue,
+    messenger: Messenger,
+    events: EventHub,
+    clock: Clock,
+  ) {
+    this.#state = state;
+    this.#leases = leases;
+    this.#queue = queue;
+    this.#messenger = messenger;
+    this.#events = events;
+    this.#clock = clock;
+    this.#deadlines = new Deadlines(clock);
+  }
+
+  /** @throws KvferryError `CLOSED`, `BLOCK_OUT_OF_RANGE`, `QUARANTINED`, `STALE_HANDLE`. */
+  expect(options: ExpectOptions): Arrival {
+    this.#state.demandOpen("expect");
+    options.layout.demandRegistered("expect");
+    const { handle, components } = options.layout.record;
+    const blocks = blockGroups(copyBlocks(options.blocks), [
+      ...new Set(components.map((component) => component.shape.group)),
+    ]);
+    for (const { shape } of components)
+      demandInRange(blocks.get(shape.group), shape.config.numBlocks, shape.group);
+    this.#leases.demandUsable("expect", handle, "expected", blocks);
+    const arrival: Arrival = new Arrival(options, {
+      now: () => this.#clock.now(),
+      quarantine: (reason) => {
+        this.#leases.quarantine(handle, blocks, reason, Date.now());
+        this.#doubtful.add(arrival);
+        this.#tell("begin", options.layout, blocks, reason);
+      },
+      lift: (reason) => {
+        this.#leases.lift(handle, blocks);
+        this.#tell("end", options.layout, blocks, reason);
+      },
+      concluded: (bucket) => {
+        this.#open.delete(arrival);
+        this.#messenger.wait(false);
+        this.#leases.release(handle);
+        stop();
+        this.#deadlines.remove(bucket, arrival);
+      },
+    });
+    this.#leases.acquire(handle);
+    this.#open.add(arrival);
+    this.#messenger.wait(true);
+    const stop = this.#queue.intercept((notification) => arrival.offer(notification));
+    void options.from.lost.then(({ reason }) => arrival.lost(reason));
+    arrival.bucket = this.#deadlines.add(options.deadlineMs ?? DEFAULT_DEADLINE_MILLIS, arrival);
+    // The message may have come before anybody expected it.
+    while (arrival.waiting) {
+      const early = this.#queue.takeMatching((notification) => arrival.matches(notification));
+      if (early === undefined) break;
+      arrival.offer(early);
+    }
+    return arrival;
+  }
+
+  /** It is proven that no peer writes into this process any more, or that this one does not. */
+  proveQuiet(match: (from: string) => boolean, proof: SettledTransfer["proof"]): void {
+    for (const arrival of this.#doubtful) {
+      if (!match(arrival.from)) continue;
+      this.#doubtful.delete(arrival);
+      arrival.proven(proof);
+    }
+  }
+
+  /** Ends every arrival; its blocks stay in quarantine until the transport is gone. */
+  close(): void {
+    for (const arrival of this.#open) arrival.lost("the transport was closed");
+    this.#deadlines.clear();
+  }
+
+  #tell(change: "begin" | "end", layout: LocalLayout, blocks: BlockGroups, reason: string): void {
+    for (const [group, ids] of blocks)
+      this.#events.emit("quarantine", {
+        change,
+        layout: layout.handle,
+        group,
+        blocks: Array.from(ids),
+        reason,
+      });
+  }
+}
+
+interface ArrivalEffects {
+  now(): number;
+  quarantine(reason: string): void;
+  lift(reason: string): void;
+  concluded(bucket: number): void;
+}
+
+/**
+ * A push of a peer that is awaited here. Awaitable; rejects with `TIMEOUT` or `PEER_LOST` when the notification does
+ * not come, and the blocks are then in quarantine: a late write must not land in a block that was given to others.
+ */
+export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
+  /** @internal */
+  bucket = -1;
+  /** Agent name of the peer. */
+  readonly from: string;
+  readonly #tag: Uint8Array;
+  readonly #layerTag: ((layer: number) => Uint8Array | string) | undefined;
+  readonly #layerCount: number;
+  readonly #effects: ArrivalEffects;
+  readonly #startedAt: number;
+  readonly #result: PromiseWithResolvers<ArrivalResult> = Promise.withResolvers<ArrivalResult>();
+  readonly #settled: PromiseWithResolvers<SettledTransfer> = Promise.withResolvers<SettledTransfer>();
+  #layers: number[] = [];
+  #layerWaiters: (() => void)[] = [];
+  #state: "waiting" | "done" | "failed" = "waiting";
+  #failure: unknown;
+
+  /** @internal */
+  constructor(options: ExpectOptions, effects: ArrivalEffects) {
+    this.from = options.from.agentName;
+    this.#tag = payloadBytes(options.tag);
+    this.#layerTag = options.layerTag;
+    this.#layerCount = Math.max(
+      ...options.layout.record.components.map((component) => component.shape.config.numLayers),
+    );
+    this.#effects = effects;
+    this.#startedAt = effects.now();
+    this.#result.promise.catch(() => undefined);
+  }
+
+  /** Resolves once nobody can touch the blocks any more; never rejects. */
+  get settled(): Promise<SettledTransfer> {
+    return this.#settled.promise;
+  }
+
+  /** @internal */
+  get waiting(): boolean {
+    return this.#state === "waiting";
+  }
+
+  // oxlint-disable-next-line unicorn/no-thenable -- being awaitable is the contract
+  then<A = ArrivalResult, B = never>(
+    onDone?: ((result: ArrivalResult) => A | PromiseLike<A>) | null,
+    onFailed?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    return this.#result.promise.then(onDone, onFailed);
+  }
+
+  /** Each layer as its notification arrives; ends when the push is complete. Needs `layerTag`. */
+  async *layers(): AsyncGenerator<number, void, undefined> {
+    if (this.#layerTag === undefined) throw new TypeError("layers() needs `layerTag` in expect()");
+    let at = 0;
+    for (;;) {
+      while (at < this.#layers.length) {
+        const layer = this.#layers[at++];
+        if (layer !== undefined) yield layer;
+      }
+      if (this.#state === "done") return;
+      if (this.#state === "failed") throw this.#failure;
+      await new Promise<void>((resolve) => this.#layerWaiters.push(resolve));
+    }
+  }
+
+  /** @internal */
+  matches(notification: Notification): boolean {
+    return (
+      notification.from === this.from &&
+      (sameBytes(notification.payload, this.#tag) || this.#layerOf(notification) >= 0)
+    );
+  }
+
+  /** @internal @returns Whether the message was for this arrival. */
+  offer(notification: Notification): boolean {
+    if (this.#state !== "waiting" || notification.from !== this.from) return false;
+    if (sameBytes(notification.payload, this.#tag)) {
+      this.#state = "done";
+      this.#effects.concluded(this.bucket);
+      this.#result.resolve({
+        settlement: "done",
+        from: this.from,
+        durationMicros: (this.#effects.now() - this.#startedAt) * 1000,
+      });
+      this.#settled.resolve({ settlement: "done", proof: "completed" });
+      this.#wake();
+      return true;
+    }
+    const layer = this.#layerOf(notification);
+    if (layer < 0) return false;
+    this.#layers.push(layer);
+    this.#wake();
+    return true;
+  }
+
+  /** @internal The time is over. */
+  expire(): void {
+    this.#fail(
+      new KvferryError(
+        "TIMEOUT",
+        "expect",
+        `nothing arrived from ${this.from} in time`,
+        "Ask the peer what became of its transfer, or give a longer deadlineMs.",
+        {
+          from: this.from,
+        },
+      ),
+    );
+  }
+
+  /** @internal Nobody can write to the blocks any more. */
+  proven(proof: SettledTransfer["proof"]): void {
+    this.#effects.lift(proof);
+    this.#settled.resolve({ settlement: "in-doubt", proof });
+  }
+
+  /** @internal The peer is gone. */
+  lost(reason: string): void {
+    this.#fail(
+      new KvferryError(
+        "PEER_LOST",
+        "expect",
+        `${this.from} is gone before its data was complete: ${reason}`,
+        "Import the peer again once it is back.",
+        { from: this.from, reason },
+      ),
+    );
+  }
+
+  #fail(error: KvferryError): void {
+    if (this.#state !== "waiting") return;
+    this.#state = "failed";
+    this.#failure = error;
+    error.settlement = "in-doubt";
+    this.#effects.quarantine(error.message);
+    this.#effects.concluded(this.bucket);
+    this.#result.reject(error);
+    this.#wake();
+  }
+
+  #layerOf(notification: Notification): number {
+    if (this.#layerTag === undefined) return -1;
+    for (let layer = 0; layer < this.#layerCount; layer++) {
+      if (sameBytes(notification.payload, payloadBytes(this.#layerTag(layer)))) return layer;
+    }
+    return -1;
+  }
+
+  #wake(): void {
+    const waiters = this.#layerWaiters;
+    this.#layerWaiters = [];
+    for (const waiter of waiters) waiter();
+  }
+}
+
+function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
+  if (left.byteLength !== right.byteLength) return false;
+  for (let index = 0; index < left.byteLength; index++) if (left[index] !== right[index]) return false;
+  return true;
+}
+
+function demandInRange(ids: Uint32Array | undefined, limit: number, group: string): void {
+  const bad = ids?.find((id) => id >= limit);
+  if (bad === undefined) return;
+  throw new KvferryError(
+    "BLOCK_OUT_OF_RANGE",
+    "expect",
+    `block ${bad} of group ${group} is not one of ${limit}`,
+    "Block ids start at 0.",
+    { block: bad, group, limit },
+  );
+}

@@ -1,0 +1,331 @@
+import { arrangementView } from "../core/arrangement-view.ts";
+import { KvferryError } from "../core/errors.ts";
+import type { ComponentRecord, ComponentShape, LayoutRecord } from "../core/layout.ts";
+import { nativeError, type NativeContext } from "../native/context.ts";
+import { mapMemory, unmapMemory, type MappedMemory } from "../native/memory.ts";
+import { toArrayBuffer } from "bun:ffi";
+import { KVF_FILL_CONSTANT, KVF_FILL_RANDOM, KVF_FILL_SEQUENTIAL, KVF_OK } from "../native/symbols.ts";
+
+/** A part of a block. */
+export interface BlockRange {
+  /** The layout's own layers, end excluded; default all. */
+  readonly layers?: { readonly start: number; readonly end: number };
+}
+
+/** What `fill` writes: a constant byte, Dynamo's sequential pattern, or random bytes that a seed determines. */
+export type FillPattern =
+  | number
+  | "sequential"
+  | { readonly constant: number }
+  | { readonly sequential: true }
+  | { readonly random: number };
+
+/** Moves blocks between two layouts that need not be registered. */
+export type MoveBlocks = (
+  source: LayoutRecord,
+  destination: LayoutRecord,
+  blocks: {
+    readonly source: Uint32Array;
+    readonly destination: Uint32Array;
+    readonly layers: { readonly start: number; readonly end: number } | undefined;
+  },
+) => Promise<void>;
+
+/** Host memory that one fill or checksum goes through at a time. */
+const STAGE_BYTES = 16 * 2 ** 20;
+
+/**
+ * Reads, writes, fills and hashes blocks of every memory kind, through a host buffer in logical order
+ * (layer, outer, page, head, element) and the same copy programs as transfers.
+ */
+export class BlockIo {
+  readonly #context: NativeContext;
+  readonly #move: MoveBlocks;
+
+  constructor(context: NativeContext, move: MoveBlocks) {
+    this.#context = context;
+    this.#move = move;
+  }
+
+  async read(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    block: number,
+    range: BlockRange = {},
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const { start, end } = layerRange(component, range, "read");
+    const layerBytes = component.shape.config.blockBytes / component.shape.config.numLayers;
+    const id = blockId(component, block, "read");
+    return this.#staged(component, 1, async (stage) => {
+      await this.#move(oneComponent(layout, component), stage.record, {
+        source: id,
+        destination: ZERO,
+        layers: range.layers,
+      });
+      return stage.bytes.slice(start * layerBytes, end * layerBytes);
+    });
+  }
+
+  async write(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    block: number,
+    data: Uint8Array,
+    range: BlockRange = {},
+  ): Promise<void> {
+    const { start, end } = layerRange(component, range, "write");
+    const layerBytes = component.shape.config.blockBytes / component.shape.config.numLayers;
+    const id = blockId(component, block, "write");
+    if (data.byteLength !== (end - start) * layerBytes) {
+      throw new KvferryError(
+        "LENGTH_MISMATCH",
+        "write",
+        `${data.byteLength} bytes were given for ${(end - start) * layerBytes}`,
+        "Give the bytes of all layers that are written.",
+        {
+          given: data.byteLength,
+          needed: (end - start) * layerBytes,
+        },
+      );
+    }
+    await this.#staged(component, 1, async (stage) => {
+      stage.bytes.set(data, start * layerBytes);
+      await this.#move(stage.record, oneComponent(layout, component), {
+        source: ZERO,
+        destination: id,
+        layers: range.layers,
+      });
+    });
+  }
+
+  async fill(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    pattern: FillPattern,
+    blocks?: readonly number[],
+  ): Promise<void> {
+    const { kind, seed } = resolvePattern(pattern);
+    const ids = blockIds(component, blocks, "fill");
+    const { config } = component.shape;
+    await this.#chunks(component, ids, async (stage, part) => {
+      for (const [index, block] of part.entries()) {
+        const at = stage.memory.address + index * config.blockBytes;
+        const status = this.#context.library.kvf_fill_block(
+          at,
+          kind,
+          seed,
+          block,
+          config.numLayers,
+          config.outerDim,
+          config.cellBytes,
+        );
+        if (status !== KVF_OK)
+          throw nativeError(this.#context.library, status, "fill", "the pattern could not be written");
+      }
+      await this.#move(stage.record, oneComponent(layout, component), {
+        source: firstIds(part.length),
+        destination: part,
+        layers: undefined,
+      });
+    });
+  }
+
+  async checksums(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    blocks: readonly number[] | Uint32Array,
+  ): Promise<string[]> {
+    const ids = blockIds(component, blocks, "checksums");
+    const { blockBytes } = component.shape.config;
+    const hashes: string[] = [];
+    await this.#chunks(component, ids, async (stage, part) => {
+      await this.#move(oneComponent(layout, component), stage.record, {
+        source: part,
+        destination: firstIds(part.length),
+        layers: undefined,
+      });
+      const digests = await this.#context.job(
+        "checksums",
+        (slot) =>
+          this.#context.library.kvf_blake3_job(
+            this.#context.address,
+            slot,
+            stage.memory.address,
+            blockBytes,
+            blockBytes,
+            part.length,
+            2,
+          ),
+        (_completion, slot) => this.#context.resultBytes(slot),
+      );
+      for (let index = 0; index < part.length; index++)
+        hashes.push(digests.subarray(index * 32, index * 32 + 32).toHex());
+    });
+    return hashes;
+  }
+
+  async #chunks(
+    component: ComponentRecord,
+    ids: Uint32Array,
+    work: (stage: Stage, part: Uint32Array) => Promise<void>,
+  ): Promise<void> {
+    if (ids.length === 0) return;
+    const size = Math.max(
+      1,
+      Math.min(ids.length, Math.floor(STAGE_BYTES / component.shape.config.blockBytes)),
+    );
+    await this.#staged(component, size, async (stage) => {
+      for (let at = 0; at < ids.length; at += size) await work(stage, ids.slice(at, at + size));
+    });
+  }
+
+  async #staged<T>(
+    component: ComponentRecord,
+    blocks: number,
+    work: (stage: Stage) => Promise<T>,
+  ): Promise<T> {
+    const memory = mapMemory(this.#context, component.shape.config.blockBytes * blocks, false);
+    try {
+      const bytes = new Uint8Array(
+        toArrayBuffer(memory.address as never, 0, component.shape.config.blockBytes * blocks),
+      );
+      return await work({ memory, bytes, record: stageRecord(component, blocks, memory.address) });
+    } finally {
+      unmapMemory(this.#context, memory);
+    }
+  }
+}
+
+interface Stage {
+  readonly memory: MappedMemory;
+  /** Only inside the work that was given the stage. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly record: LayoutRecord;
+}
+
+const ZERO: Uint32Array = new Uint32Array(1);
+
+function firstIds(count: number): Uint32Array {
+  return Uint32Array.from({ length: count }, (_unused, index) => index);
+}
+
+/** A layout over host memory that holds blocks of a component in logical order. Never registered. */
+function stageRecord(component: ComponentRecord, blocks: number, address: number): LayoutRecord {
+  const { config, name, group } = component.shape;
+  const staged = { ...config, numBlocks: blocks, alignment: 1, totalBytes: config.blockBytes * blocks };
+  const shape: ComponentShape = {
+    name,
+    config: staged,
+    arrangement: "fully-contiguous",
+    order: ["layer", "outer", "page", "head"],
+    view: arrangementView(staged, "fully-contiguous", "nhd"),
+    group,
+    wholeBlocks: component.shape.wholeBlocks,
+    alias: false,
+  };
+  const bases = Float64Array.of(address);
+  return {
+    // A handle that no registry gives out: layout id 65,535.
+    handle: (65_535n << 64n) as LayoutRecord["handle"],
+    layoutId: 65_535,
+    generation: 0,
+    owner: null,
+    name: "stage",
+    tier: "G2",
+    access: "read-write",
+    fingerprint: null,
+    stagedOnly: false,
+    components: [
+      {
+        shape,
+        storage: { kind: "system" },
+        regionAddresses: bases,
+        regionSizes: Float64Array.of(staged.totalBytes),
+        attachment: { kind: "addresses", bases, origin: "own" },
+        nixlDevice: 0,
+      },
+    ],
+  };
+}
+
+function oneComponent(layout: LayoutRecord, component: ComponentRecord): LayoutRecord {
+  return layout.components.length === 1
+    ? { ...layout, fingerprint: null }
+    : { ...layout, fingerprint: null, components: [component] };
+}
+
+function layerRange(
+  component: ComponentRecord,
+  range: BlockRange,
+  operation: string,
+): { start: number; end: number } {
+  const { numLayers } = component.shape.config;
+  const { start, end } = range.layers ?? { start: 0, end: numLayers };
+  if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || end > numLayers || start >= end) {
+    throw new KvferryError(
+      "LAYER_RANGE",
+      operation,
+      `layers ${start} to ${end} are not within ${numLayers}`,
+      "Give start < end, end excluded.",
+      { start, end, numLayers },
+    );
+  }
+  return { start, end };
+}
+
+function blockId(component: ComponentRecord, block: number, operation: string): Uint32Array {
+  return blockIds(component, [block], operation);
+}
+
+function blockIds(
+  component: ComponentRecord,
+  blocks: readonly number[] | Uint32Array | undefined,
+  operation: string,
+): Uint32Array {
+  const { numBlocks } = component.shape.config;
+  if (blocks === undefined) return firstIds(numBlocks);
+  const bad = Array.prototype.find.call(
+    blocks,
+    (block: unknown) =>
+      !(typeof block === "number" && Number.isInteger(block) && block >= 0 && block < numBlocks),
+  ) as unknown;
+  if (bad !== undefined) {
+    throw new KvferryError(
+      "BLOCK_OUT_OF_RANGE",
+      operation,
+      `block ${String(bad)} is not one of ${numBlocks}`,
+      "Block ids are whole numbers from 0.",
+      {
+        block: bad,
+        numBlocks,
+      },
+    );
+  }
+  return Uint32Array.from(blocks);
+}
+
+function resolvePattern(pattern: FillPattern): { readonly kind: number; readonly seed: number } {
+  if (pattern === "sequential" || (typeof pattern === "object" && "sequential" in pattern))
+    return { kind: KVF_FILL_SEQUENTIAL, seed: 0 };
+  if (
+    typeof pattern === "object" &&
+    "random" in pattern &&
+    Number.isSafeInteger(pattern.random) &&
+    pattern.random >= 0
+  ) {
+    return { kind: KVF_FILL_RANDOM, seed: pattern.random };
+  }
+  const constant =
+    typeof pattern === "number" ? pattern : "constant" in pattern ? pattern.constant : Number.NaN;
+  if (Number.isInteger(constant) && constant >= 0 && constant <= 255)
+    return { kind: KVF_FILL_CONSTANT, seed: constant };
+  throw new KvferryError(
+    "INVALID_CONFIG",
+    "fill",
+    'the pattern is not a byte, "sequential" or { random: seed }',
+    'Give a byte from 0 to 255, "sequential", or { random: seed }.',
+    {
+      pattern,
+    },
+  );
+}

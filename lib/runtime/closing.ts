@@ -1,0 +1,90 @@
+import { KvferryError } from "../core/errors.ts";
+import type { Arrivals } from "./arrival.ts";
+import type { Engine } from "./engine.ts";
+import type { Messenger } from "./messenger.ts";
+import type { NotificationQueue } from "./notifications.ts";
+import type { PeerBook } from "./peer-book.ts";
+import type { Registrar } from "./registrar.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+
+/** What `close` had to leave. */
+export interface CloseReport {
+  /** Names of layouts whose memory may still be touched: it stays allocated. */
+  readonly layouts: readonly string[];
+  /** Native calls that never returned and were left to themselves. */
+  readonly stuck: number;
+  /** Transfers that were settled in doubt because they did not end in time. */
+  readonly inDoubt: number;
+}
+
+/** Everything that closes, in the order in which it must. */
+export interface Closable {
+  readonly session: Session;
+  readonly state: TransportState;
+  readonly engine: Engine;
+  readonly registrar: Registrar;
+  readonly peers: PeerBook;
+  readonly arrivals: Arrivals;
+  readonly messenger: Messenger;
+  readonly queue: NotificationQueue;
+}
+
+/** How long running transfers get to end by themselves, and then to stop. Milliseconds. */
+const DRAIN_MILLIS = 2_000;
+const STOP_MILLIS = 500;
+const NATIVE_MILLIS = 2_000;
+
+/** See `Transport.close`. */
+export async function closeTransport(parts: Closable): Promise<CloseReport> {
+  const { session, state, engine, registrar, peers, arrivals, messenger, queue } = parts;
+  state.close();
+  queue.close();
+  arrivals.close();
+  messenger.close();
+  const closed = new KvferryError(
+    "CLOSED",
+    "close",
+    "the transport was closed",
+    "Await transfers before closing.",
+  );
+  await within(DRAIN_MILLIS, engine.idle());
+  if (engine.runningCount > 0) {
+    engine.cancelAll(closed);
+    await within(STOP_MILLIS, engine.idle());
+    engine.giveUpAll(closed);
+  }
+  await within(NATIVE_MILLIS, peers.forgetAll());
+  // An agent that is gone touches nothing: what only waited for that proof is free.
+  let stuck = 0;
+  if (session.agent !== null) {
+    const left = await within(NATIVE_MILLIS, session.agent.close());
+    stuck = left ?? 1;
+    if (stuck === 0) {
+      engine.proveQuiet(() => true, "agent-closed");
+      arrivals.proveQuiet(() => true, "agent-closed");
+    }
+  }
+  const inDoubt = engine.doubtfulCount;
+  const layouts = await registrar.releaseAll();
+  engine.stop();
+  stuck += session.context.close(NATIVE_MILLIS);
+  return { layouts, stuck, inDoubt };
+}
+
+/** The promise's value, or undefined when it takes longer. Failures count as done. */
+function within<T>(millis: number, promise: Promise<T>): Promise<T | undefined> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(undefined), millis);
+    promise.then(
+      (value) => {
+        clearTimeout(timer);
+        resolve(value);
+      },
+      () => {
+        clearTimeout(timer);
+        resolve(undefined);
+      },
+    );
+  });
+}

@@ -1,0 +1,81 @@
+import { formatHandle } from "../core/handle.ts";
+import { localLayouts } from "../core/registry-queries.ts";
+import type { Leases } from "./leases.ts";
+import type { TransportMetrics } from "./metrics.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+
+/** A transport in plain data, for bug reports: no keys, no metadata blobs, no block contents. */
+export interface TransportDump {
+  readonly workerId: string;
+  readonly agentName: string;
+  readonly open: boolean;
+  readonly nixl: string | null;
+  readonly nixlProblem: string | null;
+  readonly secretConfigured: boolean;
+  readonly jobsRunning: number;
+  readonly layouts: readonly {
+    readonly handle: string;
+    readonly name: string;
+    readonly tier: string;
+    readonly components: readonly {
+      readonly name: string;
+      readonly storage: string;
+      readonly bytes: number;
+      readonly blocks: number;
+    }[];
+    readonly uses: number;
+    readonly quarantined: number;
+  }[];
+  readonly peers: readonly {
+    readonly workerId: string;
+    readonly agentName: string;
+    readonly incarnation: number;
+    readonly layouts: number;
+  }[];
+  readonly metrics: TransportMetrics;
+}
+
+/** At most this many layouts stand in a dump. */
+const MAX_LAYOUTS = 1_000;
+
+/** See `Transport.dump`. */
+export function dumpTransport(
+  session: Session,
+  state: TransportState,
+  leases: Leases,
+  metrics: TransportMetrics,
+): TransportDump {
+  const { snapshot } = state;
+  return {
+    workerId: session.options.workerId.toString(),
+    agentName: session.options.agentName,
+    open: state.isOpen,
+    nixl: session.agent?.library ?? null,
+    nixlProblem: session.noNixl?.message ?? null,
+    secretConfigured: session.options.secrets.length > 0,
+    jobsRunning: session.context.running,
+    layouts: localLayouts(snapshot)
+      .slice(0, MAX_LAYOUTS)
+      .map((layout) => ({
+        handle: formatHandle(layout.handle),
+        name: layout.name,
+        tier: layout.tier,
+        components: layout.components.map(({ shape, storage }) => ({
+          name: shape.name,
+          storage: storage.kind,
+          bytes: shape.config.totalBytes,
+          blocks: shape.config.numBlocks,
+        })),
+        uses: leases.uses(layout.handle),
+        quarantined: leases.quarantined(layout.handle).length,
+      })),
+    peers: [...snapshot.peers.values()].map((peer) => ({
+      workerId: peer.workerId.toString(),
+      agentName: peer.agentName,
+      incarnation: peer.incarnation,
+      layouts: peer.layouts.length,
+    })),
+    metrics,
+  };
+}

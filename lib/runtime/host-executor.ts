@@ -1,0 +1,55 @@
+import { encodeHop } from "../core/encode.ts";
+import type { KvferryError } from "../core/errors.ts";
+import type { Hop } from "../core/plan.ts";
+import { nativeError, type NativeContext } from "../native/context.ts";
+import { KVF_COPY_NONTEMPORAL } from "../native/symbols.ts";
+import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
+import { outcomeOf, runningJob } from "./job-hop.ts";
+
+/** A hop that ended before `start` returned. */
+const ENDED: RunningHop = {
+  cancel: () => undefined,
+  abandon: () => undefined,
+  programsDone: () => 0,
+  bytesDone: () => 0,
+};
+
+/**
+ * Runs hops between host addresses: small ones on the calling thread, where handing over costs more than the copy,
+ * large ones on the copy pool.
+ */
+export function hostExecutor(context: NativeContext): Executor {
+  const out = new Float64Array(new ArrayBuffer(16));
+  return {
+    start(hop: Hop, { watch }, done): RunningHop {
+      const encoded = encodeHop(hop.programs);
+      const flags = hop.method === "host/nontemporal" ? KVF_COPY_NONTEMPORAL : 0;
+      if (hop.inline && !watch) {
+        const status = context.library.kvf_copy_run(encoded, encoded.length, flags, out);
+        done(
+          status < 0
+            ? refused(nativeError(context.library, status, "transfer", "the host copy was refused"))
+            : finished(hop.bytes),
+        );
+        return ENDED;
+      }
+      const slot = context.submit(
+        "transfer",
+        (free) =>
+          context.library.kvf_copy_job(context.address, free, encoded, encoded.length, flags, hop.width),
+        (completion, ended) => done(outcomeOf(context, completion, ended)),
+      );
+      if (watch) context.watch(slot);
+      return runningJob(context, slot);
+    },
+  };
+}
+
+function finished(bytes: number): HopOutcome {
+  return { ok: true, cancelled: false, touched: true, inDoubt: false, bytes, error: null };
+}
+
+// The library checks a whole program before it copies the first byte.
+function refused(error: KvferryError): HopOutcome {
+  return { ok: false, cancelled: false, touched: false, inDoubt: false, bytes: 0, error };
+}

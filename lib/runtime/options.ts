@@ -1,0 +1,246 @@
+import * as v from "valibot";
+import { KvferryError } from "../core/errors.ts";
+import { U64_MAX } from "../core/integers.ts";
+import type { MachineProfile } from "../core/profile.ts";
+
+/** A shared secret by which packages and control messages are authenticated, with the id it is known by. */
+export interface SecretKey {
+  readonly keyId: string;
+  readonly key: Uint8Array;
+}
+
+/** Options of `Transport.open`. What is omitted is probed and may be absent; what is named must succeed. */
+export interface OpenOptions {
+  /** Unique in the deployment: an unsigned 64-bit number. */
+  readonly workerId: bigint | number;
+  /** What users see; default `worker-<id>`. */
+  readonly agentName?: string;
+  /** `false` for none; backends by name with their parameters; the library's path. */
+  readonly nixl?:
+    | false
+    | {
+        readonly backends?: Readonly<Record<string, Readonly<Record<string, string>>>>;
+        readonly library?: string;
+      };
+  readonly cuda?: false | { readonly device?: number };
+  readonly capabilities?: { readonly gds?: boolean; readonly gpuRdma?: boolean };
+  readonly prefer?: "automatic" | "native" | "nixl";
+  readonly staging?: {
+    readonly sendBytes: number;
+    readonly receiveBytes: number;
+    readonly chunkBytes?: number;
+  };
+  readonly profile?: MachineProfile;
+  /** `false` reaches processes of this host through NIXL only. */
+  readonly neighbours?: boolean;
+  readonly secret?: Uint8Array | readonly SecretKey[];
+  readonly acceptUnauthenticated?: boolean;
+  readonly trustedNetwork?: boolean;
+  /** Milliseconds between heartbeats to peers; 0 is off. */
+  readonly heartbeatMs?: number;
+  /** Deadline of every transfer that has none of its own; default 30,000. */
+  readonly deadlineMs?: number;
+  /** Jobs that may run at once; default 4,096. */
+  readonly maxInFlight?: number;
+}
+
+/** Checked {@link OpenOptions} with defaults filled in. */
+export interface ResolvedOptions {
+  readonly workerId: bigint;
+  readonly agentName: string;
+  readonly nixl: {
+    readonly demanded: boolean;
+    readonly backends: ReadonlyMap<string, Readonly<Record<string, string>>>;
+    readonly library: string | null;
+  } | null;
+  readonly cuda: { readonly demanded: boolean; readonly device: number } | null;
+  readonly capabilities: { readonly gds: boolean; readonly gpuRdma: boolean };
+  readonly prefer: "automatic" | "native" | "nixl";
+  readonly staging: {
+    readonly sendBytes: number;
+    readonly receiveBytes: number;
+    readonly chunkBytes: number;
+  };
+  readonly profile: MachineProfile | null;
+  readonly neighbours: boolean;
+  readonly secrets: readonly SecretKey[];
+  readonly acceptUnauthenticated: boolean;
+  readonly trustedNetwork: boolean;
+  readonly heartbeatMillis: number;
+  readonly deadlineMillis: number;
+  readonly slots: number;
+}
+
+/** Milliseconds a transfer may take when nobody says otherwise. */
+export const DEFAULT_DEADLINE_MILLIS = 30_000;
+
+const DEFAULT_STAGING_BYTES = 64 * 2 ** 20;
+const DEFAULT_CHUNK_BYTES = 4 * 2 ** 20;
+
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
+const schema = v.strictObject({
+  workerId: v.union([
+    v.pipe(v.bigint(), v.minValue(0n), v.maxValue(U64_MAX)),
+    v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
+  ]),
+  agentName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(256))),
+  nixl: v.optional(
+    v.union([
+      v.literal(false),
+      v.strictObject({
+        backends: v.optional(v.record(v.string(), v.record(v.string(), v.string()))),
+        library: v.optional(v.pipe(v.string(), v.minLength(1))),
+      }),
+    ]),
+  ),
+  cuda: v.optional(
+    v.union([
+      v.literal(false),
+      v.strictObject({ device: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))) }),
+    ]),
+  ),
+  capabilities: v.optional(
+    v.strictObject({ gds: v.optional(v.boolean()), gpuRdma: v.optional(v.boolean()) }),
+  ),
+  prefer: v.optional(v.picklist(["automatic", "native", "nixl"])),
+  staging: v.optional(
+    v.strictObject({ sendBytes: count, receiveBytes: count, chunkBytes: v.optional(count) }),
+  ),
+  profile: v.optional(v.custom<MachineProfile>((value) => typeof value === "object" && value !== null)),
+  neighbours: v.optional(v.boolean()),
+  secret: v.optional(
+    v.union([
+      v.pipe(v.instance(Uint8Array), v.minLength(16)),
+      v.pipe(
+        v.array(
+          v.strictObject({
+            keyId: v.pipe(v.string(), v.minLength(1), v.maxLength(64)),
+            key: v.pipe(v.instance(Uint8Array), v.minLength(16)),
+          }),
+        ),
+        v.minLength(1),
+      ),
+    ]),
+  ),
+  acceptUnauthenticated: v.optional(v.boolean()),
+  trustedNetwork: v.optional(v.boolean()),
+  heartbeatMs: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))),
+  deadlineMs: v.optional(v.pipe(v.number(), v.minValue(1), v.maxValue(2 ** 31 - 1))),
+  maxInFlight: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(65_536))),
+});
+
+/**
+ * Checks the options of `Transport.open` and fills in what is omitted, from the environment where it says so.
+ *
+ * @throws KvferryError `INVALID_CONFIG` that names the option and what was found.
+ */
+export function resolveOptions(
+  options: OpenOptions,
+  environment: Readonly<Record<string, string | undefined>>,
+): ResolvedOptions {
+  const parsed = v.safeParse(schema, options, { abortEarly: true });
+  if (!parsed.success) throw invalidOption(parsed.issues[0]);
+  const given = parsed.output;
+  const workerId = BigInt(given.workerId);
+  const { secret } = given;
+  return {
+    workerId,
+    agentName: given.agentName ?? `worker-${workerId}`,
+    nixl: given.nixl === false ? null : nixlOptions(given.nixl, environment),
+    cuda:
+      given.cuda === false ? null : { demanded: given.cuda !== undefined, device: given.cuda?.device ?? 0 },
+    capabilities: { gds: given.capabilities?.gds ?? false, gpuRdma: given.capabilities?.gpuRdma ?? false },
+    prefer: given.prefer ?? "automatic",
+    staging: {
+      sendBytes: given.staging?.sendBytes ?? DEFAULT_STAGING_BYTES,
+      receiveBytes: given.staging?.receiveBytes ?? DEFAULT_STAGING_BYTES,
+      chunkBytes: given.staging?.chunkBytes ?? DEFAULT_CHUNK_BYTES,
+    },
+    profile: given.profile ?? null,
+    neighbours: given.neighbours ?? true,
+    secrets:
+      secret === undefined
+        ? []
+        : secret instanceof Uint8Array
+          ? [{ keyId: "default", key: secret.slice() }]
+          : secret.map(({ keyId, key }) => ({ keyId, key: key.slice() })),
+    acceptUnauthenticated: given.acceptUnauthenticated ?? false,
+    trustedNetwork: given.trustedNetwork ?? false,
+    heartbeatMillis: given.heartbeatMs ?? 0,
+    deadlineMillis: given.deadlineMs ?? DEFAULT_DEADLINE_MILLIS,
+    slots: Math.max(64, 2 ** Math.ceil(Math.log2(given.maxInFlight ?? 4096))),
+  };
+}
+
+type GivenNixl =
+  | {
+      readonly backends?: Record<string, Record<string, string>> | undefined;
+      readonly library?: string | undefined;
+    }
+  | undefined;
+
+function nixlOptions(
+  given: GivenNixl,
+  environment: Readonly<Record<string, string | undefined>>,
+): NonNullable<ResolvedOptions["nixl"]> {
+  const library = given?.library ?? null;
+  if (given?.backends !== undefined) {
+    return {
+      demanded: true,
+      library,
+      backends: new Map(
+        Object.entries(given.backends).map(([name, parameters]) => [name.toUpperCase(), parameters]),
+      ),
+    };
+  }
+  const named = backendsFromEnvironment(environment);
+  return {
+    demanded: given !== undefined || named.length > 0,
+    library,
+    backends: new Map((named.length > 0 ? named : ["UCX"]).map((name) => [name, {}])),
+  };
+}
+
+const BACKEND_VARIABLE = /^(?:KVFERRY|DYN_KVBM)_NIXL_BACKEND_(.+)$/;
+const TRUE_WORDS: ReadonlySet<string> = new Set(["1", "true", "on", "yes"]);
+const FALSE_WORDS: ReadonlySet<string> = new Set(["0", "false", "off", "no"]);
+
+/**
+ * Backends that the environment switches on: `KVFERRY_NIXL_BACKEND_<NAME>` and Dynamo's `DYN_KVBM_NIXL_BACKEND_<NAME>`.
+ *
+ * @throws KvferryError `INVALID_CONFIG` that names a variable whose value is no yes or no.
+ */
+export function backendsFromEnvironment(environment: Readonly<Record<string, string | undefined>>): string[] {
+  const switches = new Map<string, boolean>();
+  for (const [variable, value] of Object.entries(environment)) {
+    const name = BACKEND_VARIABLE.exec(variable)?.[1]?.toUpperCase();
+    if (name === undefined || value === undefined) continue;
+    const word = value.trim().toLowerCase();
+    if (!TRUE_WORDS.has(word) && !FALSE_WORDS.has(word)) {
+      throw new KvferryError(
+        "INVALID_CONFIG",
+        "open",
+        `${variable} must be a yes or a no, found ${JSON.stringify(value)}`,
+        "Set it to 1 or 0.",
+        { variable, found: value },
+      );
+    }
+    // Our own variable wins over Dynamo's for the same backend.
+    if (variable.startsWith("KVFERRY_") || !switches.has(name)) switches.set(name, TRUE_WORDS.has(word));
+  }
+  return [...switches].filter(([, on]) => on).map(([name]) => name);
+}
+
+function invalidOption(issue: {
+  readonly message: string;
+  readonly path?: readonly { readonly key: unknown }[] | undefined;
+}): KvferryError {
+  const path = (issue.path ?? []).map((item) => String(item.key)).join(".");
+  return new KvferryError(
+    "INVALID_CONFIG",
+    "open",
+    `option ${path === "" ? "(all)" : path} is not valid: ${issue.message}`,
+    "See OpenOptions for what each option takes.",
+    { option: path },
+  );
+}

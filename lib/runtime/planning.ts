@@ -1,0 +1,104 @@
+import { explainPlan, type Explanation } from "../core/explain.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { LayoutRecord } from "../core/layout.ts";
+import type { ExecutorName, TransferPlan } from "../core/plan.ts";
+import { planPrepared, planTransfer } from "../core/planner.ts";
+import { preparePair, type PreparedPair } from "../core/prepare.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
+import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
+import type { BlockSelection, PlanRequest } from "../core/request.ts";
+import type { PlanEnvironment } from "../core/route.ts";
+import type { Leases } from "./leases.ts";
+import type { LayoutIdentity, LayoutNames } from "./prepared.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+import { planRequest, type TransferRequest } from "./submit.ts";
+
+/** Plans requests on the current snapshot, with what this process has. */
+export class Planning {
+  readonly #session: Session;
+  readonly #state: TransportState;
+  readonly #environment: PlanEnvironment;
+
+  constructor(session: Session, state: TransportState, leases: Leases) {
+    this.#session = session;
+    this.#state = state;
+    this.#environment = {
+      executors: [...session.executors.keys()],
+      missing: missingExecutors(session),
+      gpuRdma: session.options.capabilities.gpuRdma,
+      prefer: session.options.prefer,
+      processors: navigator.hardwareConcurrency,
+      quarantined: (layout, group) => (leases.anyQuarantined ? leases.quarantinedSet(layout, group) : null),
+    };
+  }
+
+  get snapshot(): RegistrySnapshot {
+    return this.#state.snapshot;
+  }
+
+  /** @throws KvferryError `UNKNOWN_HANDLE` or `STALE_HANDLE`. */
+  record(handle: LayoutHandle, operation = "layout"): LayoutRecord {
+    return getLayout(this.#state.snapshot, handle, operation);
+  }
+
+  /** How a layout is found again when its handle is out of date. */
+  identity(handle: LayoutHandle): LayoutIdentity {
+    const { owner, name } = this.record(handle, "prepare");
+    return { owner, name };
+  }
+
+  /** The request with handles that are out of date replaced by those of the same names at peers that came back. */
+  renew(request: PlanRequest, names: LayoutNames): PlanRequest {
+    return {
+      ...request,
+      source: this.#renewed(request.source, names.source),
+      destination: this.#renewed(request.destination, names.destination),
+    };
+  }
+
+  plan(request: PlanRequest): TransferPlan {
+    this.#state.demandOpen("transfer");
+    return planTransfer(this.#state.snapshot, request, this.#session.profile, this.#environment);
+  }
+
+  prepare(request: PlanRequest): PreparedPair {
+    this.#state.demandOpen("prepare");
+    return preparePair(this.#state.snapshot, request, this.#session.profile, this.#environment);
+  }
+
+  planPrepared(
+    prepared: PreparedPair,
+    sourceBlocks: BlockSelection,
+    destinationBlocks: BlockSelection,
+  ): TransferPlan {
+    this.#state.demandOpen("transfer");
+    return planPrepared(prepared, sourceBlocks, destinationBlocks);
+  }
+
+  explain(request: TransferRequest): Explanation {
+    return explainPlan(this.plan(planRequest(request)));
+  }
+
+  get environment(): PlanEnvironment {
+    return this.#environment;
+  }
+
+  #renewed(handle: LayoutHandle, { owner, name }: LayoutIdentity): LayoutHandle {
+    if (owner === null || isRemote(this.#state.snapshot, handle)) return handle;
+    return (
+      getPeer(this.#state.snapshot, owner)?.layouts.find((layout) => layout.name === name)?.handle ?? handle
+    );
+  }
+}
+
+function missingExecutors(session: Session): NonNullable<PlanEnvironment["missing"]> {
+  const missing: Partial<Record<ExecutorName, { readonly reason: string; readonly remedy: string }>> = {};
+  if (session.agent === null) {
+    missing.nixl = {
+      reason: session.noNixl?.message ?? "this transport was opened with nixl: false",
+      remedy: session.noNixl?.remedy ?? "Open the transport without `nixl: false`.",
+    };
+  }
+  return missing;
+}

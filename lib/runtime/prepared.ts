@@ -1,0 +1,73 @@
+import type { TransferPlan } from "../core/plan.ts";
+import type { PreparedPair } from "../core/prepare.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
+import type { BlockSelection, PlanRequest } from "../core/request.ts";
+import type { Planning } from "./planning.ts";
+import { copyBlocks, planRequest, type TransferOptions } from "./submit.ts";
+import type { Submitter } from "./submitter.ts";
+import type { Transfer } from "./transfer.ts";
+import type { PrepareRequest } from "./transport.ts";
+
+/** Options of one run of a prepared transfer. */
+export type RunOptions = Pick<TransferOptions, "notify" | "after" | "signal" | "deadlineMs">;
+
+/**
+ * A transfer between two layouts that was checked and planned once; only block ids change from run to run.
+ *
+ * It rebuilds itself when a layout's registry entry changed (a peer came back), and holds nothing.
+ */
+export class PreparedTransfer {
+  readonly #planning: Planning;
+  readonly #submitter: Submitter;
+  readonly #request: PlanRequest;
+  readonly #options: TransferOptions;
+  readonly #names: LayoutNames;
+  #prepared: PreparedPair;
+  #snapshot: RegistrySnapshot;
+
+  /** @internal */
+  constructor(planning: Planning, submitter: Submitter, request: PrepareRequest) {
+    this.#planning = planning;
+    this.#submitter = submitter;
+    this.#options = request;
+    const asked = planRequest({ ...request, sourceBlocks: [], destinationBlocks: [] });
+    this.#names = {
+      source: planning.identity(asked.source),
+      destination: planning.identity(asked.destination),
+    };
+    this.#request = asked;
+    this.#snapshot = planning.snapshot;
+    this.#prepared = planning.prepare(asked);
+  }
+
+  /** Moves blocks; what `Transport.transfer` says holds here too. */
+  run(sourceBlocks: BlockSelection, destinationBlocks: BlockSelection, options: RunOptions = {}): Transfer {
+    const source = copyBlocks(sourceBlocks);
+    const destination = copyBlocks(destinationBlocks);
+    return this.#submitter.planned({ ...this.#options, ...options }, destination, () =>
+      this.#plan(source, destination),
+    );
+  }
+
+  #plan(source: BlockSelection, destination: BlockSelection): TransferPlan {
+    const now = this.#planning.snapshot;
+    if (now !== this.#snapshot) {
+      this.#prepared = this.#planning.prepare(this.#planning.renew(this.#request, this.#names));
+      this.#snapshot = now;
+    }
+    return this.#planning.planPrepared(this.#prepared, source, destination);
+  }
+}
+
+/** How a prepared transfer finds its layouts again after a peer came back: by owner and name. */
+export interface LayoutNames {
+  readonly source: LayoutIdentity;
+  readonly destination: LayoutIdentity;
+}
+
+/** Who owns a layout and what it is called. */
+export interface LayoutIdentity {
+  /** Worker id of the peer that owns it; null for this transport's own. */
+  readonly owner: bigint | null;
+  readonly name: string;
+}

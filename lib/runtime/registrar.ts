@@ -1,0 +1,198 @@
+import { ownAddresses } from "../core/attachment.ts";
+import { resolveLayout, type ResolvedLayout } from "../core/bundle.ts";
+import { KvferryError } from "../core/errors.ts";
+import { formatHandle, type LayoutHandle } from "../core/handle.ts";
+import type { ComponentRecord, LayoutSpec, Tier } from "../core/layout.ts";
+import { registerLayout, unregisterLayout } from "../core/registry.ts";
+import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
+import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
+import type { Leases } from "./leases.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+
+/**
+ * Registers and unregisters the layouts of this process.
+ *
+ * Ids follow the order of the calls, also when NIXL is slower with one layout than with the next.
+ */
+export class Registrar {
+  readonly #session: Session;
+  readonly #state: TransportState;
+  readonly #leases: Leases;
+  readonly #host: LayoutHost;
+  /** Live layouts by id. */
+  readonly #layouts: (LocalLayout | undefined)[] = [];
+  #last: Promise<unknown> | undefined;
+  #lastPending = 0;
+
+  constructor(session: Session, state: TransportState, leases: Leases, host: LayoutHost) {
+    this.#session = session;
+    this.#state = state;
+    this.#leases = leases;
+    this.#host = host;
+  }
+
+  /** Live layouts in id order. */
+  get layouts(): LocalLayout[] {
+    return this.#layouts.filter((layout) => layout !== undefined);
+  }
+
+  /** The live layout of a record's id, if it is the one of that handle. */
+  find(layoutId: number, handle: LayoutHandle): LocalLayout | undefined {
+    const layout = this.#layouts[layoutId];
+    return layout?.record.handle === handle ? layout : undefined;
+  }
+
+  register(spec: LayoutSpec): Promise<LocalLayout> {
+    let resolved: ResolvedLayout;
+    let memory: LayoutMemory;
+    try {
+      this.#state.demandOpen("register");
+      resolved = resolveLayout(spec);
+      memory = provideMemory(this.#session.context, resolved.components);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    const { agent } = this.#session;
+    if (agent === null && this.#lastPending === 0) {
+      try {
+        return Promise.resolve(this.#enter(resolved, memory));
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
+    const before = this.#last;
+    const work = this.#registerWithNixl(resolved, memory, before);
+    this.#lastPending++;
+    const done = work.then(
+      () => this.#lastPending--,
+      () => this.#lastPending--,
+    );
+    this.#last = done;
+    return work;
+  }
+
+  async unregister(layout: LocalLayout, options: UnregisterOptions): Promise<void> {
+    const { handle } = layout.record;
+    if (this.#busy(handle)) {
+      if (options.wait !== true) throw this.#inUse(layout);
+      while (this.#busy(handle)) await this.#leases.idle(handle);
+    }
+    if (this.#layouts[layout.record.layoutId] !== layout) return;
+    this.#state.snapshot = unregisterLayout(this.#state.snapshot, handle);
+    this.#layouts[layout.record.layoutId] = undefined;
+    this.#state.changed();
+    layout.retire();
+    await this.#letGo(layout.memory);
+  }
+
+  /** Frees every layout that nothing uses; for `close`. @returns Names of those that had to be left. */
+  async releaseAll(): Promise<string[]> {
+    const left: string[] = [];
+    for (const layout of this.layouts) {
+      if (this.#busy(layout.handle)) left.push(layout.name);
+      else await this.unregister(layout, { wait: true });
+    }
+    return left;
+  }
+
+  async #registerWithNixl(
+    resolved: ResolvedLayout,
+    memory: LayoutMemory,
+    before: Promise<unknown> | undefined,
+  ): Promise<LocalLayout> {
+    const { agent } = this.#session;
+    const registered: LayoutMemory["nixl"][number][] = [];
+    try {
+      for (const part of agent === null ? [] : memory.nixl) {
+        await agent?.register(part.memory, part.regions);
+        registered.push(part);
+      }
+      await before;
+      this.#state.demandOpen("register");
+      return this.#enter(resolved, memory);
+    } catch (error) {
+      // What was not yet registered needs no taking back.
+      for (const part of registered)
+        await agent?.deregister(part.memory, part.regions).catch(() => undefined);
+      memory.release();
+      throw error;
+    }
+  }
+
+  #enter(resolved: ResolvedLayout, memory: LayoutMemory): LocalLayout {
+    const components = resolved.components.map(({ shape }, index): ComponentRecord => {
+      const part = memory.components[index];
+      if (part === undefined)
+        throw new KvferryError(
+          "INVALID_CONFIG",
+          "register",
+          `component ${shape.name} has no memory`,
+          "This is a defect: please report it.",
+        );
+      return {
+        shape,
+        storage: part.storage,
+        regionAddresses: part.addresses,
+        regionSizes: part.sizes,
+        attachment: ownAddresses(part.addresses),
+        nixlDevice: part.nixlDevice,
+      };
+    });
+    try {
+      const entered = registerLayout(this.#state.snapshot, {
+        name: resolved.name,
+        tier: resolved.tier ?? defaultTier(components[0]),
+        access: resolved.access,
+        fingerprint: resolved.fingerprint,
+        components,
+      });
+      this.#state.snapshot = entered.snapshot;
+      this.#state.changed();
+      const layout = new LocalLayout(this.#host, entered.layout, memory);
+      this.#layouts[entered.layout.layoutId] = layout;
+      return layout;
+    } catch (error) {
+      if (this.#session.agent === null) memory.release();
+      throw error;
+    }
+  }
+
+  async #letGo(memory: LayoutMemory): Promise<void> {
+    const { agent } = this.#session;
+    // An agent that was destroyed has let its registrations go by itself.
+    if (agent?.isOpen === true)
+      for (const part of memory.nixl) await agent.deregister(part.memory, part.regions);
+    memory.release();
+  }
+
+  #busy(handle: LayoutHandle): boolean {
+    return (
+      this.#leases.uses(handle) > 0 ||
+      (this.#leases.anyQuarantined && this.#leases.quarantined(handle).length > 0)
+    );
+  }
+
+  #inUse(layout: LocalLayout): KvferryError {
+    const uses = this.#leases.uses(layout.handle);
+    const quarantined = this.#leases.quarantined(layout.handle).length;
+    return new KvferryError(
+      "IN_USE",
+      "unregister",
+      `layout ${layout.name} (${formatHandle(layout.handle)}) is in use: ${uses} transfers, ${quarantined} blocks in quarantine`,
+      "Await the transfers first, or unregister with { wait: true }.",
+      { name: layout.name, uses, quarantined },
+    );
+  }
+}
+
+function defaultTier(component: ComponentRecord | undefined): Tier {
+  switch (component?.storage.kind) {
+    case "device":
+      return "G1";
+    case "disk":
+      return "G3";
+    default:
+      return "G2";
+  }
+}

@@ -1,0 +1,75 @@
+import type { Arrangement, OrderAxis } from "../core/arrangement.ts";
+import type { ResolvedConfig } from "../core/config.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { ComponentRecord, LayoutRecord, Storage, Tier } from "../core/layout.ts";
+import type { Peer } from "./peer.ts";
+
+/** What a peer's component is. */
+export interface RemoteComponent {
+  readonly name: string;
+  readonly config: ResolvedConfig;
+  readonly arrangement: Arrangement;
+  readonly order: readonly OrderAxis[];
+  readonly storage: Storage;
+}
+
+/** A peer's layout, as its metadata describes it. Valid until the peer is forgotten, lost or imported anew. */
+export class RemoteLayout {
+  readonly peer: Peer;
+  readonly record: LayoutRecord;
+  #components: Readonly<Record<string, RemoteComponent>> | undefined;
+
+  /** @internal */
+  constructor(peer: Peer, record: LayoutRecord) {
+    this.peer = peer;
+    this.record = record;
+  }
+
+  /** The exporter's own handle. */
+  get handle(): LayoutHandle {
+    return this.record.handle;
+  }
+
+  get name(): string {
+    return this.record.name;
+  }
+
+  get tier(): Tier {
+    return this.record.tier;
+  }
+
+  get fingerprint(): string | null {
+    return this.record.fingerprint;
+  }
+
+  /** Storage of the first component. */
+  get storage(): Storage {
+    return this.record.components[0]?.storage ?? { kind: "system" };
+  }
+
+  /** Only the peer itself can touch the bytes: transfers are staged with its help. */
+  get stagedOnly(): boolean {
+    return this.record.stagedOnly;
+  }
+
+  /** `neighbour` when the memory is mapped into this process, else `remote`. */
+  get distance(): "neighbour" | "remote" {
+    return this.record.components.every((component) => component.attachment.kind === "addresses")
+      ? "neighbour"
+      : "remote";
+  }
+
+  get components(): Readonly<Record<string, RemoteComponent>> {
+    this.#components ??= Object.freeze(
+      Object.fromEntries(
+        this.record.components.map((component) => [component.shape.name, describe(component)]),
+      ),
+    );
+    return this.#components;
+  }
+}
+
+function describe(component: ComponentRecord): RemoteComponent {
+  const { name, config, arrangement, order } = component.shape;
+  return Object.freeze({ name, config, arrangement, order, storage: component.storage });
+}

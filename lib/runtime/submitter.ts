@@ -1,0 +1,321 @@
+import { KvferryError } from "../core/errors.ts";
+import type { LayoutRecord } from "../core/layout.ts";
+import type { TransferPlan } from "../core/plan.ts";
+import type { BlockSelection } from "../core/request.ts";
+import { planPrepared } from "../core/planner.ts";
+import { prepareRecords } from "../core/prepare.ts";
+import type { Engine, Task } from "./engine.ts";
+import type { EventHub } from "./events.ts";
+import type { HopOutcome } from "./executor.ts";
+import { groupsOf } from "./groups.ts";
+import type { Leases } from "./leases.ts";
+import type { Messenger } from "./messenger.ts";
+import type { Planning } from "./planning.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+import {
+  agentOf,
+  blockGroups,
+  deadlineOf,
+  notificationOf,
+  planRequest,
+  type TransferOptions,
+  type TransferRequest,
+} from "./submit.ts";
+import { Transfer } from "./transfer.ts";
+
+/** Turns requests into running transfers. */
+export class Submitter {
+  readonly #session: Session;
+  readonly #state: TransportState;
+  readonly #engine: Engine;
+  readonly #leases: Leases;
+  readonly #planning: Planning;
+  readonly #messenger: Messenger;
+  readonly #events: EventHub;
+  #lastId = 0;
+
+  constructor(
+    session: Session,
+    state: TransportState,
+    engine: Engine,
+    leases: Leases,
+    planning: Planning,
+    messenger: Messenger,
+    events: EventHub,
+  ) {
+    this.#session = session;
+    this.#state = state;
+    this.#engine = engine;
+    this.#leases = leases;
+    this.#planning = planning;
+    this.#messenger = messenger;
+    this.#events = events;
+  }
+
+  /** Plans and starts a request. Never throws: what is refused rejects. */
+  transfer(request: TransferRequest): Transfer {
+    const transfer = this.#make(request);
+    try {
+      const asked = planRequest(request);
+      this.#start(transfer, request, () => this.#planning.plan(asked), asked.destinationBlocks);
+    } catch (error) {
+      this.#refuse(transfer, error);
+    }
+    return transfer;
+  }
+
+  /** Starts a transfer whose plan somebody else makes. */
+  planned(options: TransferOptions, destinationBlocks: BlockSelection, plan: () => TransferPlan): Transfer {
+    const transfer = this.#make(options);
+    try {
+      this.#start(transfer, options, plan, destinationBlocks);
+    } catch (error) {
+      this.#refuse(transfer, error);
+    }
+    return transfer;
+  }
+
+  /** Moves blocks between layouts that need not be registered, for reading and writing single blocks. */
+  async move(
+    source: LayoutRecord,
+    destination: LayoutRecord,
+    blocks: {
+      readonly source: Uint32Array;
+      readonly destination: Uint32Array;
+      readonly layers: { readonly start: number; readonly end: number } | undefined;
+    },
+  ): Promise<void> {
+    this.#state.demandOpen("read");
+    const prepared = prepareRecords(
+      source,
+      destination,
+      {
+        source: source.handle,
+        destination: destination.handle,
+        partial: true,
+        ...(blocks.layers === undefined ? undefined : { layers: blocks.layers }),
+      },
+      this.#session.profile,
+      this.#planning.environment,
+    );
+    const plan = planPrepared(prepared, blocks.source, blocks.destination);
+    this.#leases.acquire(source.handle);
+    this.#leases.acquire(destination.handle);
+    try {
+      for (const leg of plan.legs) {
+        for (const hop of leg.hops) {
+          const executor = this.#session.executors.get(hop.executor);
+          if (executor === undefined)
+            throw new KvferryError(
+              "NO_ROUTE",
+              "read",
+              `nothing here can run a ${hop.executor} hop`,
+              "Run `kvferry doctor`.",
+              { executor: hop.executor },
+            );
+          const { promise, resolve } = Promise.withResolvers<HopOutcome>();
+          executor.start(hop, { notification: null, watch: false }, resolve);
+          const outcome = await promise;
+          if (!outcome.ok)
+            throw outcome.error ?? new KvferryError("IO", "read", "the copy failed", "Try again.");
+        }
+      }
+    } finally {
+      this.#leases.release(source.handle);
+      this.#leases.release(destination.handle);
+    }
+  }
+
+  #make(options: TransferOptions): Transfer {
+    return new Transfer(++this.#lastId, options.layerwise !== undefined && options.layerwise !== false);
+  }
+
+  #start(
+    transfer: Transfer,
+    options: TransferOptions,
+    plan: () => TransferPlan,
+    destinationBlocks: BlockSelection,
+  ): void {
+    this.#state.demandOpen("transfer");
+    const deadlineMillis = deadlineOf(options, this.#session.options.deadlineMillis);
+    const { signal, after } = options;
+    if (signal?.aborted === true) {
+      this.#abort(transfer, signal.reason);
+      return;
+    }
+    if (after === undefined || after.length === 0) {
+      this.#launch(transfer, options, plan(), deadlineMillis, destinationBlocks);
+      return;
+    }
+    // Refuse what is invalid now, and plan again on the snapshot of then.
+    plan();
+    void this.#startAfter(transfer, options, plan, deadlineMillis, destinationBlocks, after);
+  }
+
+  async #startAfter(
+    transfer: Transfer,
+    options: TransferOptions,
+    plan: () => TransferPlan,
+    deadlineMillis: number,
+    destinationBlocks: BlockSelection,
+    after: readonly Transfer[],
+  ): Promise<void> {
+    const { signal } = options;
+    const { promise: stopped, reject: stop } = Promise.withResolvers<never>();
+    stopped.catch(() => undefined);
+    const onAbort = (): void => stop(signal?.reason);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    const timer = setTimeout(() => {
+      stop(
+        new KvferryError(
+          "TIMEOUT",
+          "transfer",
+          `the transfers before this one did not end within ${deadlineMillis} ms`,
+          "Give it a longer deadlineMs.",
+          { deadlineMillis },
+        ),
+      );
+    }, deadlineMillis);
+    transfer.attach({
+      cancel: (reason) => stop(reason ?? cancelled()),
+      progress: () => ({ done: 0, total: 0 }),
+    });
+    const startedAt = performance.now();
+    try {
+      await Promise.race([
+        Promise.all(after.map((before) => before.then(() => undefined, wrapPredecessor))),
+        stopped,
+      ]);
+      this.#state.demandOpen("transfer");
+      this.#launch(
+        transfer,
+        options,
+        plan(),
+        Math.max(1, deadlineMillis - (performance.now() - startedAt)),
+        destinationBlocks,
+      );
+    } catch (error) {
+      if (signal?.aborted === true && error === signal.reason) this.#abort(transfer, error);
+      else this.#refuse(transfer, error);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  #launch(
+    transfer: Transfer,
+    options: TransferOptions,
+    plan: TransferPlan,
+    deadlineMillis: number,
+    destinationBlocks: BlockSelection,
+  ): void {
+    const agent = agentOf(plan);
+    const notification = notificationOf(options);
+    const task: Task = {
+      plan,
+      destinationBlocks: () =>
+        blockGroups(destinationBlocks, groupsOf(this.#planning.snapshot, plan.destination)),
+      notification,
+      deadlineMillis,
+      agent,
+      deliver: notification === null ? null : this.#delivery(plan, agent),
+      onLayer: this.#layerNotifier(options, agent),
+    };
+    this.#engine.run(transfer, task);
+    const { signal } = options;
+    if (signal === undefined || transfer.state !== "running") return;
+    const onAbort = (): void => transfer.cancel(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+    const forget = (): void => signal.removeEventListener("abort", onAbort);
+    transfer.then(forget, forget);
+  }
+
+  /** How a notification goes out when no hop carries it: to the peer of an empty transfer, else to ourselves. */
+  #delivery(plan: TransferPlan, agent: string | null): ((payload: Uint8Array) => void) | null {
+    if (agent !== null) return null;
+    const peer = this.#messenger.peerOf(this.#planning.snapshot, plan);
+    if (peer === null) return (payload) => this.#messenger.deliverHere(payload);
+    return (payload) => {
+      this.#messenger.notify(peer, payload).catch((error: unknown) => {
+        this.#events.emit("warning", {
+          code: "NOTIFICATION",
+          message: `a notification was not delivered: ${error instanceof Error ? error.message : String(error)}`,
+        });
+      });
+    };
+  }
+
+  #layerNotifier(options: TransferOptions, agent: string | null): ((layer: number) => void) | null {
+    const { layerwise } = options;
+    if (typeof layerwise !== "object" || layerwise.notify === undefined) return null;
+    const { notify } = layerwise;
+    return (layer) => this.#messenger.sendOrDeliver(agent, notify(layer));
+  }
+
+  #refuse(transfer: Transfer, reason: unknown): void {
+    const error =
+      reason instanceof KvferryError
+        ? reason
+        : new KvferryError(
+            "INVALID_CONFIG",
+            "transfer",
+            reason instanceof Error ? reason.message : String(reason),
+            "See the cause.",
+            {},
+            reason,
+          );
+    this.#neverStarted(transfer, error, error);
+  }
+
+  #abort(transfer: Transfer, reason: unknown): void {
+    this.#neverStarted(
+      transfer,
+      reason,
+      new KvferryError(
+        "CLOSED",
+        "transfer",
+        "the transfer was aborted before it started",
+        "Start it again if it is still wanted.",
+        { id: transfer.id },
+        reason,
+      ),
+    );
+  }
+
+  #neverStarted(transfer: Transfer, reason: unknown, error: KvferryError): void {
+    error.settlement = "never-started";
+    transfer.fail(reason, { done: 0, total: 0 });
+    transfer.settle({ settlement: "never-started", proof: "never-started" });
+    this.#events.emit("transfer", {
+      id: transfer.id,
+      route: "",
+      settlement: "never-started",
+      bytes: 0,
+      descriptors: 0,
+      durationMicros: 0,
+      error,
+    });
+  }
+}
+
+function cancelled(): KvferryError {
+  return new KvferryError(
+    "CLOSED",
+    "transfer",
+    "the transfer was cancelled",
+    "Start it again if it is still wanted.",
+  );
+}
+
+function wrapPredecessor(cause: unknown): never {
+  throw new KvferryError(
+    "IN_USE",
+    "transfer",
+    "a transfer that must be done before this one failed",
+    "See the cause; start both again.",
+    {},
+    cause,
+  );
+}

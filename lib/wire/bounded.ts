@@ -1,0 +1,158 @@
+import { KvferryError } from "../core/errors.ts";
+import type { ErrorDetails } from "../core/errors.ts";
+import type { PackageFormat } from "../core/package.ts";
+
+/** Packages above this many bytes are refused unread: 65,535 layouts of 128 regions fit several times over. */
+export const MAX_PACKAGE_BYTES: number = 256 * 2 ** 20;
+
+/** At most this many layouts can stand in a package: ids 0 to 65,534. */
+export const MAX_PACKAGE_LAYOUTS = 65_535;
+
+/** At most this many regions can belong to one component: one for each layer, or each layer and outer. */
+export const MAX_COMPONENT_REGIONS: number = 2 * 65_536;
+
+/**
+ * A cursor over untrusted bytes. `position` moves; a read past `end` is refused, never answered with zeros.
+ *
+ * `word0` to `word3` hold the 32-bit words of the integer read last, lowest first, so that 64 and 128 bits are exact
+ * without a bigint for each.
+ */
+export interface ByteReader {
+  readonly bytes: Uint8Array;
+  readonly end: number;
+  readonly format: PackageFormat;
+  position: number;
+  word0: number;
+  word1: number;
+  word2: number;
+  word3: number;
+}
+
+/** Opens a cursor at byte 0. */
+export function openReader(bytes: Uint8Array, format: PackageFormat): ByteReader {
+  return { bytes, end: bytes.length, format, position: 0, word0: 0, word1: 0, word2: 0, word3: 0 };
+}
+
+/**
+ * Reads one raw byte.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` at the end of the bytes.
+ */
+export function readByte(reader: ByteReader, what: string): number {
+  const at = reader.position;
+  if (at >= reader.end) throw truncated(reader, what, 1);
+  reader.position = at + 1;
+  return reader.bytes[at] ?? 0;
+}
+
+/**
+ * Checks that `count` things of at least `each` bytes fit into what is left, before anything is reserved for them.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` with the count and the bytes left.
+ */
+export function checkCount(reader: ByteReader, count: number, each: number, what: string): void {
+  const left = reader.end - reader.position;
+  if (count * each > left)
+    throw malformed(
+      reader.format,
+      reader.position,
+      `${what}: ${count} do not fit into the ${left} bytes left`,
+      {
+        count,
+        left,
+      },
+    );
+}
+
+/**
+ * Takes `count` bytes as a view of the input.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` when fewer are left.
+ */
+export function takeBytes(reader: ByteReader, count: number, what: string): Uint8Array {
+  const at = reader.position;
+  if (count > reader.end - at) throw truncated(reader, what, count);
+  reader.position = at + count;
+  return reader.bytes.subarray(at, at + count);
+}
+
+/**
+ * Checks that nothing follows.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` with the number of bytes that do.
+ */
+export function finishReader(reader: ByteReader): void {
+  const left = reader.end - reader.position;
+  if (left !== 0)
+    throw malformed(reader.format, reader.position, `${left} bytes follow the end of the package`, { left });
+}
+
+/**
+ * The refusal of bytes that say something impossible.
+ *
+ * @param offset - Where in the bytes (or characters) the trouble begins.
+ * @param reason - A clause without a full stop.
+ */
+export function malformed(
+  format: PackageFormat,
+  offset: number,
+  reason: string,
+  details: ErrorDetails = {},
+  cause?: unknown,
+): KvferryError {
+  return new KvferryError(
+    "METADATA_MALFORMED",
+    "decodePackage",
+    `${format} metadata is refused at ${offset}: ${reason}`,
+    "Ask the exporter for a new package, and check that the bytes arrived whole and unchanged.",
+    { format, offset, reason, ...details },
+    cause,
+  );
+}
+
+/**
+ * Runs a check of the core and says its refusal as one of this package.
+ *
+ * @param offset - Where in the bytes the thing stands.
+ */
+export function refusedAs<Result>(
+  format: PackageFormat,
+  offset: number,
+  what: string,
+  run: () => Result,
+): Result {
+  try {
+    return run();
+  } catch (cause) {
+    if (!(cause instanceof KvferryError) || cause.code === "ERR_KVF_METADATA_MALFORMED") throw cause;
+    throw malformed(format, offset, `${what}: ${cause.message}`, cause.details, cause);
+  }
+}
+
+/**
+ * Decodes UTF-8 strictly: no replacement characters, no byte order mark removed.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` when the bytes are not UTF-8.
+ */
+export function decodeText(bytes: Uint8Array, format: PackageFormat, offset: number, what: string): string {
+  try {
+    return strictText.decode(bytes);
+  } catch (cause) {
+    throw malformed(format, offset, `${what} is not UTF-8`, {}, cause);
+  }
+}
+
+const strictText = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function truncated(reader: ByteReader, what: string, wanted: number): KvferryError {
+  const left = reader.end - reader.position;
+  return malformed(
+    reader.format,
+    reader.position,
+    `the bytes end inside ${what}: ${wanted} needed, ${left} left`,
+    {
+      wanted,
+      left,
+    },
+  );
+}

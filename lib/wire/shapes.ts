@@ -1,0 +1,270 @@
+import type { Arrangement, OrderAxis, RegionScheme, StridedArrangement } from "../core/arrangement.ts";
+import { resolveArrangement } from "../core/arrangement-view.ts";
+import { ENGINE_AXES, isEnginePreset, ORDER_AXES } from "../core/axes.ts";
+import { DEFAULT_GROUP, MAX_NAME_LENGTH } from "../core/bundle.ts";
+import type { LayoutConfig, ResolvedConfig } from "../core/config.ts";
+import { resolveConfig } from "../core/config-resolve.ts";
+import { DTYPE_BITS, isDTypeName } from "../core/dtype.ts";
+import { OVERLAP_BUDGET, regionSet, stridedSetOverlapsItself } from "../core/overlap.ts";
+import type { PackageComponent } from "../core/package.ts";
+import { unencodable } from "./bincode.ts";
+import { malformed, refusedAs } from "./bounded.ts";
+import { textIndex } from "./columns.ts";
+import type { TextTable } from "./columns.ts";
+
+/** What all components of one shape have in common: everything but their memory. Frozen. */
+export type PackageShape = Omit<
+  PackageComponent,
+  "storage" | "regionAddresses" | "regionSizes" | "nixlDevice"
+>;
+
+/** Numbers of a shape's row, 64-bit floats. */
+export const SHAPE_NUMBERS = 17;
+/** Words of a shape's row. */
+export const SHAPE_WORDS = 6;
+
+/** Stands for "not given" where 0 is a value. */
+const NONE = -1;
+const NO_WORD = 0xffff_ffff;
+
+const PRESETS: readonly Arrangement[] = [
+  "fully-contiguous",
+  "layer-separate/block-first",
+  "layer-separate/block-second",
+];
+const ENGINES: readonly string[] = Object.keys(ENGINE_AXES);
+const SCHEMES: readonly RegionScheme[] = ["one", "per-layer", "per-layer-and-outer"];
+const DTYPES: readonly string[] = Object.keys(DTYPE_BITS);
+const FIRST_ENGINE = 16;
+const FIRST_SCHEME = 64;
+
+/** Shapes on their way into a package, each once. */
+export interface ShapeTable {
+  readonly numbers: number[];
+  readonly words: number[];
+  readonly layers: number[];
+  readonly known: Map<object, PackageShape[]>;
+  readonly indices: Map<PackageShape, number>;
+}
+
+/** An empty table. */
+export function newShapeTable(): ShapeTable {
+  return { numbers: [], words: [], layers: [], known: new Map(), indices: new Map() };
+}
+
+/**
+ * The row of a component's shape, added when it is new. Shapes are told apart by the identity of their parts, which
+ * layouts of one spec share.
+ */
+export function shapeIndex(table: ShapeTable, component: PackageComponent, texts: TextTable): number {
+  const candidates = table.known.get(component.view);
+  if (candidates !== undefined)
+    for (const shape of candidates) if (sameShape(shape, component)) return table.indices.get(shape) ?? 0;
+  const index = table.indices.size;
+  table.indices.set(component, index);
+  if (candidates === undefined) table.known.set(component.view, [component]);
+  else candidates.push(component);
+  writeShape(table, component, texts);
+  return index;
+}
+
+function sameShape(left: PackageShape, right: PackageShape): boolean {
+  return (
+    left.config === right.config &&
+    left.arrangement === right.arrangement &&
+    left.order === right.order &&
+    left.name === right.name &&
+    left.group === right.group &&
+    left.wholeBlocks === right.wholeBlocks &&
+    left.alias === right.alias
+  );
+}
+
+function writeShape(table: ShapeTable, shape: PackageShape, texts: TextTable): void {
+  const { config, arrangement } = shape;
+  const strides = typeof arrangement === "string" ? null : arrangement.strides;
+  table.numbers.push(
+    config.numBlocks,
+    config.numLayers,
+    config.outerDim,
+    config.pageSize,
+    config.headsKnown ? config.numHeads : NONE,
+    config.headsKnown ? config.headDim : config.innerDim,
+    config.elementBits,
+    config.alignment,
+    config.headWindow?.start ?? NONE,
+    config.headWindow?.total ?? NONE,
+    config.modelLayers?.length ?? NONE,
+    config.modelLayerTotal ?? NONE,
+    strides?.block ?? NONE,
+    strides?.layer ?? NONE,
+    strides?.outer ?? NONE,
+    strides?.page ?? NONE,
+    strides?.head ?? NONE,
+  );
+  table.words.push(
+    textIndex(texts, shape.name),
+    textIndex(texts, shape.group),
+    config.dtype === null ? NO_WORD : DTYPES.indexOf(config.dtype),
+    arrangementCode(arrangement),
+    orderCode(shape.order),
+    (shape.wholeBlocks ? 1 : 0) | (shape.alias ? 2 : 0),
+  );
+  for (const layer of config.modelLayers ?? []) table.layers.push(layer);
+}
+
+function arrangementCode(arrangement: Arrangement): number {
+  if (typeof arrangement !== "string") return FIRST_SCHEME + SCHEMES.indexOf(arrangement.regions);
+  const preset = PRESETS.indexOf(arrangement);
+  if (preset >= 0) return preset;
+  const engine = ENGINES.indexOf(arrangement);
+  if (engine < 0) throw unencodable("arrangement", "a known preset or strides", arrangement);
+  return FIRST_ENGINE + engine;
+}
+
+function orderCode(order: readonly OrderAxis[]): number {
+  if (order.length !== 4) throw unencodable("order", "four axes", order);
+  let code = 0;
+  for (const [index, axis] of order.entries()) code |= ORDER_AXES.indexOf(axis) << (2 * index);
+  return code;
+}
+
+/** The shape table of a package that is read. */
+export interface ShapeColumns {
+  readonly numbers: Float64Array;
+  readonly words: Uint32Array;
+  readonly layers: Uint32Array;
+  readonly texts: readonly string[];
+  /** Offset of the table, for errors. */
+  readonly offset: number;
+}
+
+/**
+ * Rebuilds all shapes of a package. Nothing derived travels: sizes, strides of presets and totals are computed anew
+ * and checked on the way.
+ *
+ * @throws KvferryError `METADATA_MALFORMED` as configs and arrangements are refused, with the row.
+ */
+export function readShapes(columns: ShapeColumns): readonly PackageShape[] {
+  const rows = columns.words.length / SHAPE_WORDS;
+  const shapes: PackageShape[] = [];
+  let layersAt = 0;
+  // Steps of the exact overlap check, shared by all strided shapes of the package.
+  const budget = { steps: OVERLAP_BUDGET };
+  for (let row = 0; row < rows; row++) {
+    const given = columns.numbers[row * SHAPE_NUMBERS + 10] ?? NONE;
+    const listed = given === NONE ? 0 : given;
+    if (!Number.isInteger(listed) || listed < 0 || listed > columns.layers.length - layersAt)
+      throw malformed("kvferry", columns.offset, `shape ${row} lists ${given} layers, more than there are`, {
+        row,
+      });
+    const layers = given === NONE ? null : Array.from(columns.layers.subarray(layersAt, layersAt + listed));
+    layersAt += listed;
+    shapes.push(
+      refusedAs("kvferry", columns.offset, `shape ${row}`, () => readShape(columns, row, layers, budget)),
+    );
+  }
+  if (layersAt !== columns.layers.length)
+    throw malformed("kvferry", columns.offset, "layers are listed that belong to no shape", { layersAt });
+  return shapes;
+}
+
+function readShape(
+  columns: ShapeColumns,
+  row: number,
+  layers: readonly number[] | null,
+  budget: { steps: number },
+): PackageShape {
+  const word = (index: number): number => columns.words[row * SHAPE_WORDS + index] ?? NO_WORD;
+  const number = (index: number): number => columns.numbers[row * SHAPE_NUMBERS + index] ?? Number.NaN;
+  const flags = word(5);
+  if (flags > 3) throw unencodable("flags", "0 to 3", flags);
+  const config = readConfig(number, word(2), layers);
+  const alias = (flags & 2) !== 0;
+  const given = readArrangement(word(3), number);
+  // Rows that share bytes are looked for below, under a budget that the whole package shares.
+  const resolved = resolveArrangement(config, given, readOrder(word(4)), "decodePackage", true);
+  if (typeof given !== "string" && !alias) {
+    const verdict = stridedSetOverlapsItself(regionSet(resolved.view, 0), budget.steps);
+    budget.steps -= verdict.steps;
+    if (verdict.overlaps) throw unencodable("strides", "such that no two rows share bytes", verdict.reason);
+  }
+  return {
+    name: readName(columns.texts, word(0), "name"),
+    config,
+    arrangement: resolved.arrangement,
+    order: resolved.order,
+    view: resolved.view,
+    group: readName(columns.texts, word(1), "group"),
+    wholeBlocks: (flags & 1) !== 0,
+    alias,
+  };
+}
+
+function readConfig(
+  number: (index: number) => number,
+  dtype: number,
+  layers: readonly number[] | null,
+): ResolvedConfig {
+  const total = number(11);
+  const name = DTYPES[dtype];
+  if (dtype !== NO_WORD && !isDTypeName(name)) throw unencodable("dtype", "a known element type", dtype);
+  const window: Partial<LayoutConfig> =
+    layers === null ? {} : total === NONE ? { layers } : { layerWindow: { start: layers[0] ?? NONE, total } };
+  const config: LayoutConfig = {
+    numBlocks: number(0),
+    numLayers: number(1),
+    outerDim: number(2) as 1 | 2,
+    pageSize: number(3),
+    ...(number(4) === NONE ? { innerDim: number(5) } : { numHeads: number(4), headDim: number(5) }),
+    ...(isDTypeName(name) ? { dtype: name } : { dtypeBits: number(6) }),
+    alignment: number(7),
+    ...(number(8) === NONE ? {} : { headWindow: { start: number(8), total: number(9) } }),
+    ...window,
+  };
+  // A window of layers is sent as its list, so that nothing is longer in memory than it is on the wire.
+  if (layers !== null && layers.length !== config.numLayers)
+    throw unencodable("layers", `${config.numLayers} layers`, layers.length);
+  const resolved = resolveConfig(config, "decodePackage");
+  if (resolved.elementBits !== number(6)) throw unencodable("dtype", `an element of ${number(6)} bits`, name);
+  const first = layers?.[0] ?? NONE;
+  if (total !== NONE && (layers === null || layers.some((layer, index) => layer !== first + index)))
+    throw unencodable("layers", "one run of model layers where their total is given", total);
+  if ((number(8) === NONE) !== (number(9) === NONE))
+    throw unencodable("headWindow", "start and total", number(9));
+  return resolved;
+}
+
+function readArrangement(code: number, number: (index: number) => number): Arrangement {
+  const preset = PRESETS[code] ?? ENGINES[code - FIRST_ENGINE];
+  const regions = SCHEMES[code - FIRST_SCHEME];
+  const optional = (
+    key: "layer" | "outer" | "head",
+    index: number,
+  ): Partial<StridedArrangement["strides"]> => (number(index) === NONE ? {} : { [key]: number(index) });
+  if (regions !== undefined) {
+    const strides = { block: number(12), page: number(15) };
+    return {
+      strides: { ...strides, ...optional("layer", 13), ...optional("outer", 14), ...optional("head", 16) },
+      regions,
+    };
+  }
+  for (let index = 12; index <= 16; index++)
+    if (number(index) !== NONE) throw unencodable("strides", "left out beside a preset", number(index));
+  if (preset === undefined || !(PRESETS.includes(preset as Arrangement) || isEnginePreset(preset)))
+    throw unencodable("arrangement", "a known preset or strides", code);
+  return preset as Arrangement;
+}
+
+function readOrder(code: number): readonly OrderAxis[] {
+  if (code > 0xff) throw unencodable("order", "four axes", code);
+  return [0, 2, 4, 6].map((shift) => ORDER_AXES[(code >> shift) & 3] ?? "layer");
+}
+
+function readName(texts: readonly string[], index: number, what: string): string {
+  const name = texts[index];
+  if (name === undefined || name === "" || name.length > MAX_NAME_LENGTH)
+    throw unencodable(what, `a string of 1 to ${MAX_NAME_LENGTH} characters`, name ?? index);
+  // One object for the common word, whatever the number of packages.
+  return name === DEFAULT_GROUP ? DEFAULT_GROUP : name;
+}
