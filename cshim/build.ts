@@ -89,7 +89,7 @@ export async function buildShim(options: BuildOptions = {}): Promise<string> {
   writeAtomically(stubs, stubsSource(abi));
   note(`building ${relative(process.cwd(), out)} with ${compiler.join(" ")}`);
   const objects = await compileAll(compiler, flags, [...sources, stubs], work);
-  const made = `${out}.${process.pid}.tmp`;
+  const fresh = temporaryName(out);
   const kind = options.program === undefined ? ["-shared", "-Wl,-soname,libkvf.so", "-Wl,-z,defs"] : [];
   await run([
     ...compiler,
@@ -97,13 +97,13 @@ export async function buildShim(options: BuildOptions = {}): Promise<string> {
     ...(options.sanitize === undefined ? kind : kind.slice(0, 2)),
     ...objects,
     "-o",
-    made,
+    fresh,
     "-lpthread",
     "-ldl",
     "-lm",
   ]);
-  writeAtomically(`${out}.stamp`, stampOf(wanted, made));
-  renameSync(made, out);
+  writeAtomically(`${out}.stamp`, stampOf(wanted, fresh));
+  renameSync(fresh, out);
   return out;
 }
 
@@ -179,9 +179,9 @@ async function compileAll(
   const waiting = objects.filter(({ object }) => !existsSync(object));
   const worker = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      const made = `${next.object}.${process.pid}.tmp`;
-      await run([...compiler, ...flags, "-c", next.source, "-o", made]);
-      renameSync(made, next.object);
+      const fresh = temporaryName(next.object);
+      await run([...compiler, ...flags, "-c", next.source, "-o", fresh]);
+      renameSync(fresh, next.object);
     }
   };
   await Promise.all(Array.from({ length: Math.min(2, availableParallelism()) }, worker));
@@ -232,9 +232,16 @@ function readText(path: string): string {
 }
 
 function writeAtomically(path: string, text: string): void {
-  const made = `${path}.${process.pid}.tmp`;
-  writeFileSync(made, text);
-  renameSync(made, path);
+  const fresh = temporaryName(path);
+  writeFileSync(fresh, text);
+  renameSync(fresh, path);
+}
+
+let made = 0;
+
+/** A name that no other builder uses, in this process or another. */
+function temporaryName(path: string): string {
+  return `${path}.${process.pid}-${made++}.tmp`;
 }
 
 function valueOf(name: string): string | undefined {

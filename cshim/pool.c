@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -12,7 +13,6 @@
 /* A thread that ran out of work looks for more so long before it sleeps: being woken costs both sides several
  * microseconds, and a job often follows another. One thread at a time does so. */
 #define LOOK_NANOS 30000u
-#define LOOKS_PER_CLOCK 32u
 
 typedef struct pool {
     pthread_mutex_t lock;
@@ -58,15 +58,8 @@ static void look(pool *self) {
     self->looking = true;
     pthread_mutex_unlock(&self->lock);
     uint64_t until = kvf_now_nanos() + LOOK_NANOS;
-    do {
-        for (uint32_t k = 0; k < LOOKS_PER_CLOCK && __atomic_load_n(&self->submitted, __ATOMIC_RELAXED) == seen; k++) {
-#if defined(__x86_64__)
-            __builtin_ia32_pause();
-#else
-            __asm__ volatile("yield");
-#endif
-        }
-    } while (__atomic_load_n(&self->submitted, __ATOMIC_RELAXED) == seen && kvf_now_nanos() < until);
+    /* Yielding, for the thread that is to submit may wait for this very processor. */
+    while (__atomic_load_n(&self->submitted, __ATOMIC_RELAXED) == seen && kvf_now_nanos() < until) sched_yield();
     pthread_mutex_lock(&self->lock);
     self->looking = false;
 }

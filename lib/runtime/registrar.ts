@@ -1,10 +1,9 @@
-import { ownAddresses } from "../core/attachment.ts";
 import { resolveLayout, type ResolvedLayout } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { formatHandle, type LayoutHandle } from "../core/handle.ts";
-import type { ComponentRecord, LayoutSpec, Tier } from "../core/layout.ts";
+import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
 import { registerLayout, unregisterLayout } from "../core/registry.ts";
-import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
+import { provideMemory, type LayoutMemory, type NixlPart } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
 import type { Leases } from "./leases.ts";
 import type { Session } from "./session.ts";
@@ -45,30 +44,32 @@ export class Registrar {
 
   register(spec: LayoutSpec): Promise<LocalLayout> {
     let resolved: ResolvedLayout;
-    let memory: LayoutMemory;
+    let memory: LayoutMemory | Promise<LayoutMemory>;
     try {
       this.#state.demandOpen("register");
       resolved = resolveLayout(spec);
-      memory = provideMemory(this.#session.context, resolved.components);
+      memory = provideMemory(this.#session.providers, resolved.components, resolved);
     } catch (error) {
       return Promise.reject(error);
     }
-    const { agent } = this.#session;
-    if (agent === null && this.#lastPending === 0) {
+    // Plain memory without NIXL is registered at once: nothing has to be waited for.
+    if (
+      !(memory instanceof Promise) &&
+      this.#lastPending === 0 &&
+      (this.#session.agent === null || memory.nixl.length === 0)
+    ) {
       try {
         return Promise.resolve(this.#enter(resolved, memory));
       } catch (error) {
-        return Promise.reject(error);
+        return memory.release().then(() => Promise.reject(error));
       }
     }
-    const before = this.#last;
-    const work = this.#registerWithNixl(resolved, memory, before);
+    const work = this.#registerInTurn(resolved, memory, this.#last);
     this.#lastPending++;
-    const done = work.then(
-      () => this.#lastPending--,
-      () => this.#lastPending--,
-    );
-    this.#last = done;
+    const done = (): void => {
+      this.#lastPending--;
+    };
+    this.#last = work.then(done, done);
     return work;
   }
 
@@ -96,13 +97,14 @@ export class Registrar {
     return left;
   }
 
-  async #registerWithNixl(
+  async #registerInTurn(
     resolved: ResolvedLayout,
-    memory: LayoutMemory,
+    providing: LayoutMemory | Promise<LayoutMemory>,
     before: Promise<unknown> | undefined,
   ): Promise<LocalLayout> {
     const { agent } = this.#session;
-    const registered: LayoutMemory["nixl"][number][] = [];
+    const memory = await providing;
+    const registered: NixlPart[] = [];
     try {
       for (const part of agent === null ? [] : memory.nixl) {
         await agent?.register(part.memory, part.regions);
@@ -115,7 +117,7 @@ export class Registrar {
       // What was not yet registered needs no taking back.
       for (const part of registered)
         await agent?.deregister(part.memory, part.regions).catch(() => undefined);
-      memory.release();
+      await memory.release();
       throw error;
     }
   }
@@ -135,27 +137,22 @@ export class Registrar {
         storage: part.storage,
         regionAddresses: part.addresses,
         regionSizes: part.sizes,
-        attachment: ownAddresses(part.addresses),
+        attachment: part.attachment,
         nixlDevice: part.nixlDevice,
       };
     });
-    try {
-      const entered = registerLayout(this.#state.snapshot, {
-        name: resolved.name,
-        tier: resolved.tier ?? defaultTier(components[0]),
-        access: resolved.access,
-        fingerprint: resolved.fingerprint,
-        components,
-      });
-      this.#state.snapshot = entered.snapshot;
-      this.#state.changed();
-      const layout = new LocalLayout(this.#host, entered.layout, memory);
-      this.#layouts[entered.layout.layoutId] = layout;
-      return layout;
-    } catch (error) {
-      if (this.#session.agent === null) memory.release();
-      throw error;
-    }
+    const entered = registerLayout(this.#state.snapshot, {
+      name: resolved.name,
+      tier: resolved.tier,
+      access: resolved.access,
+      fingerprint: resolved.fingerprint,
+      components,
+    });
+    this.#state.snapshot = entered.snapshot;
+    this.#state.changed();
+    const layout = new LocalLayout(this.#host, entered.layout, memory);
+    this.#layouts[entered.layout.layoutId] = layout;
+    return layout;
   }
 
   async #letGo(memory: LayoutMemory): Promise<void> {
@@ -163,7 +160,7 @@ export class Registrar {
     // An agent that was destroyed has let its registrations go by itself.
     if (agent?.isOpen === true)
       for (const part of memory.nixl) await agent.deregister(part.memory, part.regions);
-    memory.release();
+    await memory.release();
   }
 
   #busy(handle: LayoutHandle): boolean {
@@ -183,16 +180,5 @@ export class Registrar {
       "Await the transfers first, or unregister with { wait: true }.",
       { name: layout.name, uses, quarantined },
     );
-  }
-}
-
-function defaultTier(component: ComponentRecord | undefined): Tier {
-  switch (component?.storage.kind) {
-    case "device":
-      return "G1";
-    case "disk":
-      return "G3";
-    default:
-      return "G2";
   }
 }

@@ -7,6 +7,8 @@ import { findNixl } from "../native/find-nixl.ts";
 import { openLibrary } from "../native/library.ts";
 import type { Executor } from "./executor.ts";
 import { hostExecutor } from "./host-executor.ts";
+import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
+import type { MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -26,6 +28,8 @@ export interface Session {
   readonly noNixl: KvferryError | null;
   readonly profile: MachineProfile;
   readonly executors: ReadonlyMap<ExecutorName, Executor>;
+  /** Where the memory of layouts comes from, by kind. */
+  readonly providers: MemoryProviders;
 }
 
 /**
@@ -42,7 +46,13 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     const { agent, reason } = await openAgent(context, options, wire);
     const executors = new Map<ExecutorName, Executor>([["host", hostExecutor(context)]]);
     if (agent !== null) executors.set("nixl", nixlExecutor(context, agent));
+    const providers: MemoryProviders = {
+      system: systemMemory(context),
+      external: externalHostMemory,
+      shared: sharedMemory,
+    };
     return {
+      providers,
       options,
       incarnation,
       wireName: wire,

@@ -2,7 +2,7 @@ import { Decoder, Encoder } from "@msgpack/msgpack";
 import * as v from "valibot";
 import { U64_MAX } from "../core/integers.ts";
 import { MAX_INCARNATION } from "../core/registry-snapshot.ts";
-import { malformed } from "./bounded.ts";
+import { decodeText, malformed } from "./bounded.ts";
 import type { Envelope } from "./envelope.ts";
 import { scanMessagePack } from "./msgpack-scan.ts";
 
@@ -53,7 +53,11 @@ export interface PackageBody {
   readonly sizes: Uint8Array;
 }
 
-const text = v.string();
+// Strings are decoded here: the decoder of the library drops a byte order mark and lets wrong bytes pass.
+const text = v.pipe(
+  v.instance(Uint8Array),
+  v.transform((bytes) => decodeText(bytes, "kvferry", bytes.byteOffset, "a string")),
+);
 const column = v.instance(Uint8Array);
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
@@ -109,7 +113,12 @@ export function decodeBody(envelope: Envelope): PackageBody {
   scanMessagePack(envelope.signed, start, start + envelope.body.length, LIMITS);
   let decoded: unknown;
   try {
-    decoded = new Decoder({ useBigInt64: true, maxArrayLength: 0, maxExtLength: 0 }).decode(envelope.body);
+    decoded = new Decoder({
+      useBigInt64: true,
+      rawStrings: true,
+      maxArrayLength: 0,
+      maxExtLength: 0,
+    }).decode(envelope.body);
   } catch (cause) {
     throw malformed("kvferry", start, "the body is no map of named values", {}, cause);
   }

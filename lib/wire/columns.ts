@@ -71,15 +71,15 @@ export function textEnds(texts: readonly string[]): Uint32Array {
 /**
  * Cuts the joined text into its strings.
  *
- * @throws KvferryError `METADATA_MALFORMED` when the ends do not rise to the text's length, or cut a character.
+ * @throws KvferryError `METADATA_MALFORMED` when a string is empty, the ends do not rise to the text's length, or cut a character.
  */
 export function splitTexts(joined: string, ends: Uint32Array): readonly string[] {
   const texts: string[] = [];
   let start = 0;
   for (let index = 0; index < ends.length; index++) {
     const end = ends[index] ?? 0;
-    if (end < start || end > joined.length)
-      throw malformed("kvferry", 0, `string ${index} ends at ${end}, outside ${start} to ${joined.length}`, {
+    if (end <= start || end > joined.length)
+      throw malformed("kvferry", 0, `string ${index} ends at ${end}, outside ${start + 1} to ${joined.length}`, {
         index,
       });
     const text = joined.substring(start, end);

@@ -33,9 +33,8 @@ export function decodeKvferryPackage(
   const envelope = readEnvelope(bytes, maxBytes);
   if (mac !== null) authenticate(envelope, mac);
   const body = decodeBody(envelope);
-  const textRows = rowCount(body.textEnds, 4, "textEnds");
-  const texts = splitTexts(body.text, wordColumn(body.textEnds, textRows, "textEnds"));
   const shapeRows = rowCount(body.shapeWords, SHAPE_WORDS * 4, "shapeWords");
+  const texts = readTexts(body, shapeRows, envelope.bodyAt);
   const shapes = readShapes({
     numbers: floatColumn(body.shapeNumbers, shapeRows * SHAPE_NUMBERS, "shapeNumbers"),
     words: wordColumn(body.shapeWords, shapeRows * SHAPE_WORDS, "shapeWords"),
@@ -59,6 +58,15 @@ export function decodeKvferryPackage(
   });
 }
 
+/** All strings: names and groups of shapes, names and fingerprints of layouts, none that nobody could name. */
+function readTexts(body: PackageBody, shapeRows: number, offset: number): readonly string[] {
+  const rows = rowCount(body.textEnds, 4, "textEnds");
+  const layoutRows = rowCount(body.layouts, LAYOUT_WORDS * 4, "layouts");
+  if (rows > 2 * (shapeRows + layoutRows))
+    throw malformed("kvferry", offset, `${rows} strings for ${layoutRows} layouts`, { rows });
+  return splitTexts(body.text, wordColumn(body.textEnds, rows, "textEnds"));
+}
+
 function readLayouts(
   body: PackageBody,
   texts: readonly string[],
@@ -70,7 +78,7 @@ function readLayouts(
     throw malformed("kvferry", offset, `${rows} layouts, more than ids`, { rows });
   const generations = floatColumn(body.generations, rows, "generations");
   const words = wordColumn(body.layouts, rows * LAYOUT_WORDS, "layouts");
-  const source = openComponents(body, texts, shapes, offset);
+  const source = openComponents(body, shapes, offset);
   const layouts: PackageLayout[] = [];
   const handles = openHandles(body.worker);
   let previous = -1;
@@ -121,17 +129,11 @@ interface ComponentSource {
 
 function openComponents(
   body: PackageBody,
-  texts: readonly string[],
   shapes: readonly PackageShape[],
   offset: number,
 ): ComponentSource {
   const rows = rowCount(body.components, COMPONENT_WORDS * 4, "components");
   const regions = rowCount(body.addresses, 8, "addresses");
-  // Every string has an owner, so a table of strings that nobody names is not carried along.
-  if (texts.length > 3 * (rows + shapes.length) + rows)
-    throw malformed("kvferry", offset, `${texts.length} strings for ${rows} components`, {
-      strings: texts.length,
-    });
   return {
     offset,
     shapes,

@@ -1,0 +1,187 @@
+import { ownAddresses } from "../core/attachment.ts";
+import { KvferryError } from "../core/errors.ts";
+import { checkedSum } from "../core/integers.ts";
+import type { ComponentShape, Region } from "../core/layout.ts";
+import type { NativeContext } from "../native/context.ts";
+import { mapMemory, unmapMemory } from "../native/memory.ts";
+import { KVF_MEM_DRAM } from "../native/symbols.ts";
+import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
+
+/** Regions that are carved from one allocation begin at multiples of this, or of the config's alignment. */
+const REGION_ALIGNMENT = 512;
+
+const NOTHING = (): void => undefined;
+
+/** Zeroed host memory of this process, page-aligned, one allocation for all regions. */
+export function systemMemory(context: NativeContext): MemoryProvider {
+  return ({ shape, regionBytes }) => {
+    const { offsets, bytes } = carve(shape, regionBytes);
+    const mapping = mapMemory(context, bytes, false);
+    const addresses = offsets.map((offset) => mapping.address + offset);
+    return {
+      storage: { kind: "system" },
+      addresses,
+      sizes: offsets.map(() => regionBytes),
+      attachment: ownAddresses(addresses),
+      nixlDevice: 0,
+      nixl: [
+        { memory: KVF_MEM_DRAM, regions: [{ address: mapping.address, bytes: mapping.bytes, device: 0 }] },
+      ],
+      release: () => unmapMemory(context, mapping),
+    };
+  };
+}
+
+/** Host memory that the caller owns and keeps alive while the layout is registered. */
+export const externalHostMemory: MemoryProvider = ({ shape, memory, regionBytes }) => {
+  if (memory.kind !== "external" || memory.storage !== "system") {
+    throw new KvferryError(
+      "NO_CUDA",
+      "register",
+      `component ${shape.name}: external GPU or pinned memory needs a CUDA driver and a GPU`,
+      "Run `kvferry doctor`.",
+      {
+        component: shape.name,
+      },
+    );
+  }
+  const { addresses, sizes } = adoptRegions(shape, memory.regions, regionBytes);
+  return {
+    storage: { kind: "system" },
+    addresses,
+    sizes,
+    attachment: ownAddresses(addresses),
+    nixlDevice: 0,
+    nixl: [
+      {
+        memory: KVF_MEM_DRAM,
+        regions: memory.regions.map(({ address, size }) => ({ address, bytes: size, device: 0 })),
+      },
+    ],
+    release: NOTHING,
+  };
+};
+
+/** A component that lies in another one's allocation. */
+export const sharedMemory: MemoryProvider = ({ shape, memory }, provided) => {
+  if (memory.kind !== "shared") throw badRegions(shape.name, "is not shared memory", {});
+  const host = provided.get(memory.with);
+  if (host === undefined) {
+    throw badRegions(
+      shape.name,
+      `shares memory with ${memory.with}, which is not there or shares memory itself`,
+      { with: memory.with },
+    );
+  }
+  return shareRegions(shape, host, memory.offset, memory.with);
+};
+
+/** Offsets of a shape's regions in one allocation, and its size in bytes. */
+export function carve(
+  shape: ComponentShape,
+  regionBytes: number,
+): { readonly offsets: Float64Array; readonly bytes: number } {
+  const { regionCount } = shape.view;
+  const alignment = Math.max(REGION_ALIGNMENT, shape.config.alignment);
+  const step = Math.ceil(regionBytes / alignment) * alignment;
+  const offsets = new Float64Array(regionCount);
+  for (let index = 0; index < regionCount; index++) offsets[index] = index * step;
+  return { offsets, bytes: checkedSum("register", "allocation", (regionCount - 1) * step, regionBytes) };
+}
+
+/**
+ * Checks regions that a caller gave against the shape.
+ *
+ * @throws KvferryError `INVALID_CONFIG` for a wrong count, size, alignment or address.
+ */
+export function adoptRegions(
+  shape: ComponentShape,
+  regions: readonly Region[],
+  regionBytes: number,
+): { readonly addresses: Float64Array; readonly sizes: Float64Array } {
+  const { regionCount } = shape.view;
+  if (!Array.isArray(regions) || regions.length !== regionCount) {
+    throw badRegions(
+      shape.name,
+      `needs ${regionCount} regions, ${Array.isArray(regions) ? regions.length : 0} were given`,
+      { needed: regionCount },
+    );
+  }
+  const addresses = new Float64Array(regionCount);
+  const sizes = new Float64Array(regionCount);
+  for (const [index, { address, size }] of regions.entries()) {
+    if (!Number.isSafeInteger(address) || address <= 0)
+      throw badRegions(shape.name, `region ${index} has no valid address`, { index, address });
+    if (!Number.isSafeInteger(size) || size < regionBytes) {
+      throw badRegions(shape.name, `region ${index} has ${size} bytes, ${regionBytes} are needed`, {
+        index,
+        size,
+        needed: regionBytes,
+      });
+    }
+    checkedSum("register", `end of region ${index}`, address, size);
+    if (address % shape.config.alignment !== 0) {
+      throw badRegions(
+        shape.name,
+        `region ${index} at ${address} is not aligned to ${shape.config.alignment}`,
+        { index, address },
+      );
+    }
+    addresses[index] = address;
+    sizes[index] = size;
+  }
+  return { addresses, sizes };
+}
+
+function shareRegions(
+  shape: ComponentShape,
+  host: ComponentMemory,
+  offset: number,
+  hostName: string,
+): ComponentMemory {
+  const { regionCount, regionBytes } = shape.view;
+  if (!Number.isSafeInteger(offset) || offset < 0)
+    throw badRegions(shape.name, `offset ${offset} is not a byte offset`, { offset });
+  if (host.addresses.length !== regionCount) {
+    throw badRegions(shape.name, `needs ${regionCount} regions, ${hostName} has ${host.addresses.length}`, {
+      needed: regionCount,
+    });
+  }
+  for (const [index, size] of host.sizes.entries()) {
+    if (offset + regionBytes > size) {
+      throw badRegions(
+        shape.name,
+        `at offset ${offset} it needs ${offset + regionBytes} bytes of region ${index} of ${hostName}, which has ${size}`,
+        { index, size },
+      );
+    }
+  }
+  const addresses = host.addresses.map((address) => address + offset);
+  const { attachment } = host;
+  return {
+    storage: host.storage,
+    addresses,
+    sizes: host.sizes.map((size) => size - offset),
+    attachment: attachment.kind === "file" ? { ...attachment, bases: addresses } : ownAddresses(addresses),
+    nixlDevice: host.nixlDevice,
+    nixl: [],
+    release: NOTHING,
+  };
+}
+
+function badRegions(
+  component: string,
+  what: string,
+  details: Readonly<Record<string, unknown>>,
+): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    "register",
+    `component ${component}: ${what}`,
+    "Give one region of at least view.regionBytes for each region of the arrangement.",
+    {
+      component,
+      ...details,
+    },
+  );
+}
