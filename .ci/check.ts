@@ -25,6 +25,7 @@ const groups: readonly (readonly Step[])[] = [
   shimSteps,
   [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 4 })],
   [coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95)],
+  [suite("tests in parallel processes", ["--parallel=2"], { minutes: 4 })],
   [sanitizedSuite],
   [
     command("proof: planner", proof("planner", 20_000), {
@@ -43,7 +44,6 @@ function long(): Step[][] {
     [command("proof at length: planner", proof("planner", 1_000_000), { minutes: 60 })],
     [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
     [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 10 })],
-    [suite("tests in parallel processes", ["--parallel=2"], { minutes: 10 })],
     [suite("tests in random order", ["--randomize", "--seed=7"], { minutes: 10 })],
   ];
 }

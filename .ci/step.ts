@@ -64,7 +64,7 @@ export async function execute(words: readonly string[], options: CommandOptions 
   const started = performance.now();
   const child = Bun.spawn([...words], {
     cwd: ROOT,
-    env: { ...process.env, ...options.environment },
+    env: { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0", ...options.environment },
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",

@@ -1,8 +1,10 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { describe, execute, failed, passed, ROOT } from "./step.ts";
 import type { CommandOptions, Ended, Outcome, Step } from "./step.ts";
+
+const COVERAGE = join(ROOT, "coverage");
 
 /** A step that runs the tests; each test counts. */
 export function suite(name: string, flags: readonly string[], options: CommandOptions = {}): Step {
@@ -10,6 +12,8 @@ export function suite(name: string, flags: readonly string[], options: CommandOp
     name,
     run: async () => {
       const words = [process.execPath, "test", ...flags];
+      // A report of an earlier run must not vouch for one that breaks off.
+      if (flags.includes("--coverage")) rmSync(COVERAGE, { recursive: true, force: true });
       return countTests(words, await execute(words, options));
     },
   };
@@ -36,7 +40,7 @@ export function coverageStep(name: string, folders: readonly string[], least: nu
   return {
     name,
     run: async () => {
-      const report = join(ROOT, "coverage/lcov.info");
+      const report = join(COVERAGE, "lcov.info");
       if (!existsSync(report)) return failed("the tests left no coverage report");
       const files = parseLcov(readFileSync(report, "utf8"));
       const rows = folders
@@ -94,5 +98,6 @@ function failures(words: readonly string[], ended: Ended): string {
   const lines = ended.output.split("\n");
   // Passing tests only hide what matters.
   const kept = lines.filter((line) => !line.startsWith("(pass)")).join("\n");
-  return describe(words, { ...ended, output: kept });
+  const named = new Set(lines.filter((line) => line.startsWith("(fail)")));
+  return [...named, describe(words, { ...ended, output: kept })].join("\n");
 }

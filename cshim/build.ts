@@ -77,7 +77,7 @@ export async function buildShim(options: BuildOptions = {}): Promise<string> {
     ...flags,
     stubsSource(abi),
     ...sources.map(readText),
-    inputsText(),
+    inputsText(options),
   );
   if (isCurrent(out, wanted)) return out;
 
@@ -135,12 +135,14 @@ function sourcesOf(options: BuildOptions): string[] {
 }
 
 /** Everything besides the sources that compiling may read: headers, and what is embedded. */
-function inputsText(): string {
-  const names = readdirSync(SHIM_FOLDER, { recursive: true, encoding: "utf8" }).sort();
+function inputsText(options: BuildOptions): string {
+  const folders = options.program === undefined ? [SHIM_FOLDER] : [SHIM_FOLDER, dirname(resolve(options.program))];
   const hash = createHash("sha256");
-  for (const name of names) {
-    if (!/\.(?:h|inc|bin)$/.test(name) || /^(?:build|prebuilt)\//.test(name)) continue;
-    hash.update(`${name}\0`).update(readFileSync(join(SHIM_FOLDER, name)));
+  for (const folder of folders) {
+    for (const name of readdirSync(folder, { recursive: true, encoding: "utf8" }).sort()) {
+      if (!/\.(?:h|inc|bin)$/.test(name) || /^(?:build|prebuilt)\//.test(name)) continue;
+      hash.update(`${name}\0`).update(readFileSync(join(folder, name)));
+    }
   }
   return hash.digest("hex");
 }
@@ -171,7 +173,7 @@ async function compileAll(
   sources: readonly string[],
   work: string,
 ): Promise<string[]> {
-  const inputs = inputsText();
+  
   const objects = sources.map((source) => {
     const key = digest(...compiler, ...flags, inputs, source, readText(source));
     return { source, object: join(work, `${basename(source, ".c")}-${key.slice(0, 16)}.o`) };

@@ -232,8 +232,13 @@ static int32_t control_publish(kvf_agent *agent) {
     pthread_mutex_unlock(&agent->mutex);
     if (status == KVF_OK && !table_add(agent)) status = kvf_refuse(KVF_E_BUSY, "%u NIXL agents are open", MAX_AGENTS);
     if (status == KVF_OK) {
+        /* Membership holds a reference, until the member was joined. */
+        atomic_fetch_add(&agent->references, 1);
         status = kvf_context_attach(agent->ctx, &agent->member);
-        if (status != KVF_OK) table_remove(agent);
+        if (status != KVF_OK) {
+            atomic_fetch_sub(&agent->references, 1);
+            table_remove(agent);
+        }
     }
     if (status != KVF_OK) member_stop(&agent->member);
     return status;
@@ -366,10 +371,9 @@ static void member_stop(kvf_member *member) {
     pthread_mutex_unlock(&agent->mutex);
 }
 
-/* Joins what ends by the deadline; returns the number of lanes left behind (1 when only the control thread is stuck). */
+/* Joins what ends by the deadline and drops the membership's reference; returns the number of lanes left behind (1 when only the control thread is stuck). */
 static uint32_t member_join(kvf_member *member, uint64_t deadline) {
     kvf_agent *agent = (kvf_agent *)member;
-    atomic_fetch_add(&agent->references, 1);
     kvf_transfers_refuse(agent, NULL, KVF_E_CLOSED, "the NIXL agent is closing");
     uint32_t left = kvf_lanes_join(agent, deadline);
     if (kvf_thread_join_by(agent->control, deadline) != KVF_OK) {
@@ -401,15 +405,16 @@ int32_t kvf_agent_stop_job(kvf_context *ctx, uint32_t slot, kvf_agent *agent) {
         free(end);
         return kvf_refuse(KVF_E_CLOSED, "the NIXL agent %s is being closed", agent->name);
     }
-    atomic_fetch_add(&agent->references, 1);
     pthread_t closer;
     status = kvf_thread_start(&closer, "kvf-nixl-close", closer_main, end);
     if (status != KVF_OK) {
         free(end);
         kvf_job_drop(ctx, slot);
         /* Back to the context, which will stop it. */
-        if (kvf_context_attach(ctx, &agent->member) != KVF_OK) member_stop(&agent->member);
-        kvf_agent_release(agent);
+        if (kvf_context_attach(ctx, &agent->member) != KVF_OK) {
+            member_stop(&agent->member);
+            kvf_agent_release(agent);
+        }
         return status;
     }
     pthread_detach(closer);
@@ -421,7 +426,6 @@ static void *closer_main(void *argument) {
     free(argument);
     member_stop(&end.agent->member);
     uint32_t left = member_join(&end.agent->member, kvf_now_nanos() + KVF_NIXL_CLOSE_BOUND);
-    kvf_agent_release(end.agent);
     kvf_job_finish(end.ctx, end.slot, KVF_OK, 0, (double)left);
     return NULL;
 }

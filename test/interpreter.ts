@@ -7,7 +7,8 @@ export type RowVisitor = (source: number, destination: number, bytes: number) =>
 /** Visits every contiguous piece of a program, with runs that fold into the row as one piece. */
 export function visitRows(program: CopyProgram, visit: RowVisitor): void {
   const { rowBytes, count, srcStride, dstStride, srcRunStride, dstRunStride } = program;
-  const folds = program.run !== null && count.length === 0 && srcRunStride === rowBytes && dstRunStride === rowBytes;
+  const folds =
+    program.run !== null && count.length === 0 && srcRunStride === rowBytes && dstRunStride === rowBytes;
   const loop = (source: number, destination: number, depth: number): void => {
     if (depth === count.length) {
       visit(source, destination, rowBytes);

@@ -43,7 +43,13 @@ export type OracleArrangement =
   | "HND"
   | "MLA"
   | {
-      readonly strides: { readonly block: number; readonly layer?: number; readonly outer?: number; readonly page: number; readonly head?: number };
+      readonly strides: {
+        readonly block: number;
+        readonly layer?: number;
+        readonly outer?: number;
+        readonly page: number;
+        readonly head?: number;
+      };
       readonly regions: "one" | "per-layer" | "per-layer-and-outer";
     };
 
@@ -55,7 +61,11 @@ export interface OracleRequest {
   readonly destinationBlocks: Readonly<Record<string, readonly number[]>>;
   readonly components?: readonly string[];
   readonly layers?: { readonly start: number; readonly end: number };
-  readonly tokens?: { readonly sourceStart: number; readonly destinationStart: number; readonly count: number };
+  readonly tokens?: {
+    readonly sourceStart: number;
+    readonly destinationStart: number;
+    readonly count: number;
+  };
 }
 
 /** Every row that must be copied, and how many bytes the destination was asked to get. */
@@ -104,15 +114,24 @@ export function addressOf(component: OracleComponent, cell: Cell): number {
   if (typeof arrangement === "object") {
     const { strides } = arrangement;
     const inside = b * strides.block + n * strides.page + h * (strides.head ?? R);
-    if (arrangement.regions === "one") return region(0) + inside + l * (strides.layer ?? 0) + o * (strides.outer ?? 0);
+    if (arrangement.regions === "one")
+      return region(0) + inside + l * (strides.layer ?? 0) + o * (strides.outer ?? 0);
     if (arrangement.regions === "per-layer") return region(l) + inside + o * (strides.outer ?? 0);
     return region(l * O + o) + inside;
   }
   switch (arrangement) {
     case "fully-contiguous":
-      return region(0) + b * (L * O * N * H * R) + inOrder(component.order, { layer: [l, L], outer: [o, O], page: [n, N], head: [h, H] }) * R;
+      return (
+        region(0) +
+        b * (L * O * N * H * R) +
+        inOrder(component.order, { layer: [l, L], outer: [o, O], page: [n, N], head: [h, H] }) * R
+      );
     case "layer-separate/block-first":
-      return region(l) + b * (O * N * H * R) + inOrder(component.order, { layer: [0, 1], outer: [o, O], page: [n, N], head: [h, H] }) * R;
+      return (
+        region(l) +
+        b * (O * N * H * R) +
+        inOrder(component.order, { layer: [0, 1], outer: [o, O], page: [n, N], head: [h, H] }) * R
+      );
     case "layer-separate/block-second":
       return (
         region(l) +
@@ -153,10 +172,14 @@ export function expectedRows(request: OracleRequest): OracleResult {
     const from = request.source.find((component) => component.name === to.name);
     const toIds = request.destinationBlocks[to.group] ?? [];
     const toLayers = modelLayers(to.config);
-    const wanted = toLayers.filter((layer) => request.layers === undefined || (layer >= request.layers.start && layer < request.layers.end));
+    const wanted = toLayers.filter(
+      (layer) =>
+        request.layers === undefined || (layer >= request.layers.start && layer < request.layers.end),
+    );
     const toTokenBytes = headCount(to.config) * headBytes(to.config);
     const whole = to.wholeBlocks || from?.wholeBlocks === true;
-    const tokens = whole || request.tokens === undefined ? toIds.length * to.config.pageSize : request.tokens.count;
+    const tokens =
+      whole || request.tokens === undefined ? toIds.length * to.config.pageSize : request.tokens.count;
     askedBytes += tokens * wanted.length * to.config.outerDim * toTokenBytes;
     if (from === undefined) continue;
     const fromIds = request.sourceBlocks[from.group] ?? [];
@@ -177,8 +200,20 @@ export function expectedRows(request: OracleRequest): OracleResult {
         const toLayer = toLayers.indexOf(layer);
         for (let outer = 0; outer < to.config.outerDim; outer++) {
           for (const row of tokenRows(from.config, to.config)) {
-            const source = addressOf(from, { block: fromBlock, layer: fromLayer, outer, page: fromPage, head: row.fromHead });
-            const destination = addressOf(to, { block: toBlock, layer: toLayer, outer, page: toPage, head: row.toHead });
+            const source = addressOf(from, {
+              block: fromBlock,
+              layer: fromLayer,
+              outer,
+              page: fromPage,
+              head: row.fromHead,
+            });
+            const destination = addressOf(to, {
+              block: toBlock,
+              layer: toLayer,
+              outer,
+              page: toPage,
+              head: row.toHead,
+            });
             rows.push(layer, source + row.fromByte, destination + row.toByte, row.bytes);
             movedBytes += row.bytes;
           }
@@ -218,13 +253,17 @@ function tokenRows(from: OracleConfig, to: OracleConfig): readonly TokenRow[] {
   const toFirst = to.headWindow?.start ?? 0;
   for (let toHead = 0; toHead < headCount(to); toHead++) {
     const fromHead = toFirst + toHead - fromFirst;
-    if (fromHead >= 0 && fromHead < headCount(from)) rows.push({ fromHead, fromByte: 0, toHead, toByte: 0, bytes });
+    if (fromHead >= 0 && fromHead < headCount(from))
+      rows.push({ fromHead, fromByte: 0, toHead, toByte: 0, bytes });
   }
   return rows;
 }
 
 /** Position among the axes, the last one of the order running fastest. */
-function inOrder(order: readonly OracleAxis[], axes: Readonly<Record<OracleAxis, readonly [number, number]>>): number {
+function inOrder(
+  order: readonly OracleAxis[],
+  axes: Readonly<Record<OracleAxis, readonly [number, number]>>,
+): number {
   let position = 0;
   for (const axis of order) position = position * axes[axis][1] + axes[axis][0];
   return position;

@@ -32,7 +32,7 @@ export interface Command {
   /** Sentences for the command's own help. */
   readonly description: string;
   readonly options: Readonly<Record<string, OptionSpec>>;
-  /** Takes the exit status that the command's own words describe, see {@link EXIT}. */
+  /** Does the work and gives the exit status, one of {@link EXIT}. */
   run(parsed: ParsedArguments, output: Output): Promise<number>;
 }
 

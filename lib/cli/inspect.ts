@@ -1,3 +1,4 @@
+import { KvferryError } from "../core/errors.ts";
 import type { MetadataPackage, PackageComponent, PackageFormat, PackageLayout } from "../core/package.ts";
 import { installPackages, restart } from "./checkout.ts";
 import { EXIT, textOption, UsageError } from "./command.ts";
@@ -33,7 +34,8 @@ export const inspectCommand: Command = {
     if (await installPackages((line) => output.note(line))) return await restart();
 
     const input = file === "-" ? Bun.stdin : Bun.file(file);
-    if (file !== "-" && !(await input.exists())) throw new UsageError(`there is no file ${file}`);
+    if (file !== "-" && !(await input.exists()))
+      throw new KvferryError("IO", "inspect", `There is no file ${file}.`, "Check the path.", { file });
     const bytes = new Uint8Array(await input.arrayBuffer());
     const wire = await import("../wire/index.ts");
     const value = wire.decodePackage(bytes);

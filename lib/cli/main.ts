@@ -1,6 +1,7 @@
 #!/usr/bin/env bun
 // Nothing here or in what it imports may need an installed package: on a fresh clone the commands install them first.
 import { KvferryError } from "../core/errors.ts";
+import type { ErrorCode } from "../core/errors.ts";
 import { benchCommand } from "./bench.ts";
 import { commandHelp, EXIT, EXIT_TEXT, parseCommandLine, UsageError } from "./command.ts";
 import type { Command } from "./command.ts";
@@ -11,6 +12,15 @@ import { errorData, processOutput } from "./output.ts";
 import { setupCommand } from "./setup.ts";
 
 const COMMANDS: readonly Command[] = [setupCommand, doctorCommand, demoCommand, benchCommand, inspectCommand];
+
+/** Refusals that mean that something is missing; any other one says that what was looked at does not hold. */
+const UNAVAILABLE: ReadonlySet<ErrorCode> = new Set([
+  "ERR_KVF_NO_NIXL",
+  "ERR_KVF_NO_CUDA",
+  "ERR_KVF_UNSUPPORTED_PLATFORM",
+  "ERR_KVF_IO",
+  "ERR_KVF_OUT_OF_MEMORY",
+]);
 
 /** Runs a command line and gives its exit status. */
 export async function main(commandLine: readonly string[]): Promise<number> {
@@ -41,7 +51,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     }
     if (!(error instanceof KvferryError)) throw error;
     output.note(`kvferry ${name}: ${error.message}\n${error.remedy} (${error.code})`);
-    return EXIT.unavailable;
+    return UNAVAILABLE.has(error.code) ? EXIT.unavailable : EXIT.failed;
   }
 }
 

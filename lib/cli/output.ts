@@ -25,6 +25,11 @@ export interface Output {
 /** An output over this process's streams. */
 export function processOutput(json: boolean): Output {
   const stream = json ? process.stderr : process.stdout;
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    // A reader who has seen enough (`| head`) is no failure: the process leaves quietly.
+    if (error.code === "EPIPE") process.exit(0);
+    throw error;
+  });
   return {
     json,
     style: styleFor(stream.isTTY === true, process.env),

@@ -18,7 +18,11 @@ export type Aliasing = "apart" | "same" | "mixed";
 export const MOST_ROWS_COMPARED = 2_097_152;
 
 /** Relates the memory of two components. Addresses are compared only within one address space. */
-export function aliasingOf(source: ComponentRecord, destination: ComponentRecord, sameLayout: boolean): Aliasing {
+export function aliasingOf(
+  source: ComponentRecord,
+  destination: ComponentRecord,
+  sameLayout: boolean,
+): Aliasing {
   if (source === destination) return "same";
   if (!shareSpace(source, destination)) return "apart";
   // Components of one bundle were checked against each other when the layout was registered.
@@ -133,8 +137,7 @@ function placeRows(program: CopyProgram, side: "src" | "dst", starts: Float64Arr
   for (const base of bases) {
     for (let pair = 0; pair < program.pairs; pair++) {
       const run = program.run?.[pair] ?? 1;
-      for (let index = 0; index < run; index++)
-        loop(base + (offsets[pair] as number) + index * runStride, 0); // in bounds
+      for (let index = 0; index < run; index++) loop(base + (offsets[pair] as number) + index * runStride, 0); // in bounds
     }
   }
   return at;

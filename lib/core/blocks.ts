@@ -47,7 +47,8 @@ export function checkedIds(list: BlockList, limit: number, side: Side, group: st
   const ids = new Uint32Array(numbers.length);
   for (let index = 0; index < numbers.length; index++) {
     const id = numbers[index];
-    if (typeof id !== "number" || id >>> 0 !== id || id >= limit) throw outOfRange(numbers, limit, side, group);
+    if (typeof id !== "number" || id >>> 0 !== id || id >= limit)
+      throw outOfRange(numbers, limit, side, group);
     ids[index] = id;
   }
   return ids;
@@ -66,7 +67,8 @@ export function checkDistinct(ids: Uint32Array, side: Side, group: string): void
         if (ids[index] === ids[before]) throw duplicates(ids, side, group);
     return;
   }
-  const marks = marksFor(largestOf(ids));
+  const largest = largestOf(ids);
+  const marks = marksFor(largest);
   if (marks === null) {
     const sorted = ids.slice().sort();
     for (let index = 1; index < sorted.length; index++)
@@ -81,7 +83,7 @@ export function checkDistinct(ids: Uint32Array, side: Side, group: string): void
       marks[id] = 1;
     }
   } finally {
-    clear(marks, ids, marked);
+    clear(marks, ids, marked, largest);
   }
 }
 
@@ -93,7 +95,8 @@ export function checkDistinct(ids: Uint32Array, side: Side, group: string): void
 export function sharedIds(source: Uint32Array, destination: Uint32Array): readonly number[] {
   if (source.length === 1 && destination.length === 1)
     return source[0] === destination[0] ? [source[0] as number] : [];
-  const marks = marksFor(Math.max(largestOf(source), largestOf(destination)));
+  const largest = Math.max(largestOf(source), largestOf(destination));
+  const marks = marksFor(largest);
   if (marks === null) {
     const known = new Set(source);
     return [...new Set(destination)].filter((id) => known.has(id));
@@ -106,7 +109,7 @@ export function sharedIds(source: Uint32Array, destination: Uint32Array): readon
       break;
     }
   }
-  clear(marks, destination, destination.length);
+  clear(marks, destination, destination.length, largest);
   if (!found) return [];
   const known = new Set(source);
   return [...new Set(destination)].filter((id) => known.has(id));
@@ -127,7 +130,8 @@ export function pairRuns(source: Uint32Array, destination: Uint32Array, group: s
   if (total < 2) return single(total);
   if (total <= FEW) return fewRuns(source, destination, group);
   // One entry past the largest id, so that looking at the next id stays in bounds.
-  const marks = marksFor(largestOf(destination) + 1);
+  const largest = largestOf(destination);
+  const marks = marksFor(largest + 1);
   if (marks === null) {
     checkDistinct(destination, "destination", group);
     return single(total);
@@ -144,7 +148,7 @@ export function pairRuns(source: Uint32Array, destination: Uint32Array, group: s
       if (marks[(destination[pair] as number) + 1] === (source[pair] as number) + 2) continued++;
     return continued === 0 ? single(total) : collect(marks, source, destination, total - continued);
   } finally {
-    clear(marks, destination, marked);
+    clear(marks, destination, marked, largest);
   }
 }
 
@@ -159,12 +163,15 @@ let scratch: Uint32Array<ArrayBuffer> = new Uint32Array(1 << 12);
 
 function marksFor(largest: number): Uint32Array | null {
   if (largest >= MOST_MARKS) return null;
-  if (largest >= scratch.length) scratch = new Uint32Array(Math.min(MOST_MARKS, Math.max(largest + 1, 2 * scratch.length)));
+  if (largest >= scratch.length)
+    scratch = new Uint32Array(Math.min(MOST_MARKS, Math.max(largest + 1, 2 * scratch.length)));
   return scratch;
 }
 
-function clear(marks: Uint32Array, ids: Uint32Array, count: number): void {
-  for (let index = 0; index < count; index++) marks[ids[index] as number] = 0;
+/** Puts zeros back where ids were marked: all at once where they lie dense, else one by one. */
+function clear(marks: Uint32Array, ids: Uint32Array, count: number, largest: number): void {
+  if (count * 8 > largest) marks.fill(0, 0, largest + 1);
+  else for (let index = 0; index < count; index++) marks[ids[index] as number] = 0; // in bounds
 }
 
 function largestOf(ids: Uint32Array): number {
@@ -210,14 +217,21 @@ function fewRuns(source: Uint32Array, destination: Uint32Array, group: string): 
       if (destination[before] === to) throw duplicates(destination, "destination", group);
     if (follower(source, destination, pair, -1) >= 0) continue;
     let count = 1;
-    for (let at = follower(source, destination, pair, 1); at >= 0; at = follower(source, destination, at, 1)) count++;
+    for (let at = follower(source, destination, pair, 1); at >= 0; at = follower(source, destination, at, 1))
+      count++;
     head.push(pair);
     length.push(count);
   }
   if (head.length === total) return single(total);
   const first = length[0] ?? 0;
   const uniform = length.every((count) => count === first) ? first : 0;
-  return { total, runs: head.length, head: Uint32Array.from(head), length: Uint32Array.from(length), uniform };
+  return {
+    total,
+    runs: head.length,
+    head: Uint32Array.from(head),
+    length: Uint32Array.from(length),
+    uniform,
+  };
 }
 
 function follower(source: Uint32Array, destination: Uint32Array, pair: number, step: number): number {

@@ -19,7 +19,12 @@ export interface PlacedPairs {
 
 /** Where pair offsets come from: block ids times a stride, or segments that were placed already. */
 export type OffsetSource =
-  | { readonly kind: "blocks"; readonly source: Uint32Array; readonly destination: Uint32Array; readonly made: MadeOffsets }
+  | {
+      readonly kind: "blocks";
+      readonly source: Uint32Array;
+      readonly destination: Uint32Array;
+      readonly made: MadeOffsets;
+    }
   | { readonly kind: "segments"; readonly group: SegmentGroup; readonly made: MadeOffsets };
 
 /** Offsets that were made already, so that programs of one hop share them. */
@@ -49,7 +54,8 @@ export function placeSegments(pair: ComponentPair, group: SegmentGroup): PlacedP
   const { tokens } = group;
   // A segment that fills its block is followed by the next block, any other one by the next pages of its block.
   const sourceStride = tokens === pair.sourcePage ? pair.sourceBlock : tokens * pair.sourceStep;
-  const destinationStride = tokens === pair.destinationPage ? pair.destinationBlock : tokens * pair.destinationStep;
+  const destinationStride =
+    tokens === pair.destinationPage ? pair.destinationBlock : tokens * pair.destinationStep;
   return {
     tokens,
     runs: segmentRuns(group, sourceStride, destinationStride),
@@ -165,7 +171,8 @@ function apartOffsets(placed: PlacedPairs): readonly [Float64Array, Float64Array
 function mergedOffsets(placed: PlacedPairs): readonly [Float64Array, Float64Array] {
   const { offsets } = placed;
   const head = placed.runs.head ?? new Uint32Array(0);
-  if (offsets.kind === "segments") return [picked(offsets.group.source, head, 1), picked(offsets.group.destination, head, 1)];
+  if (offsets.kind === "segments")
+    return [picked(offsets.group.source, head, 1), picked(offsets.group.destination, head, 1)];
   return [
     picked(offsets.source, head, placed.sourceStride),
     picked(offsets.destination, head, placed.destinationStride),
@@ -190,7 +197,8 @@ const HOST: ProgramMemory = Object.freeze({ kind: 0, device: 0 });
 function memoryOf(component: ComponentRecord): ProgramMemory {
   const { attachment, storage } = component;
   if (attachment.kind === "file") return { kind: 2, device: attachment.file };
-  const device = attachment.kind === "nixl" ? component.nixlDevice : storage.kind === "device" ? storage.device : 0;
+  const device =
+    attachment.kind === "nixl" ? component.nixlDevice : storage.kind === "device" ? storage.device : 0;
   if (storage.kind === "device") return { kind: 1, device };
   if (storage.kind === "disk") return { kind: 2, device };
   return device === 0 ? HOST : { kind: 0, device };

@@ -10,7 +10,11 @@ export interface ProgramSummary {
   readonly pairs: number;
   /** Blocks (or parts of blocks) in all runs. */
   readonly blocks: number;
-  readonly loops: readonly { readonly count: number; readonly source: number; readonly destination: number }[];
+  readonly loops: readonly {
+    readonly count: number;
+    readonly source: number;
+    readonly destination: number;
+  }[];
   readonly rowBytes: number;
   readonly bytes: number;
   /** Contiguous pieces that the executor moves. */
@@ -60,7 +64,10 @@ export function explainPlan(plan: TransferPlan): Explanation {
     destination: formatHandle(plan.destination),
     route: plan.route,
     reason: plan.reason,
-    legs: plan.legs.map((leg) => ({ destination: formatHandle(leg.destination), hops: leg.hops.map(explainHop) })),
+    legs: plan.legs.map((leg) => ({
+      destination: formatHandle(leg.destination),
+      hops: leg.hops.map(explainHop),
+    })),
     bytes: plan.bytes,
     descriptorsBefore: hops.reduce((sum, hop) => sum + hop.descriptorsBefore, 0),
     descriptorsAfter: hops.reduce((sum, hop) => sum + hop.descriptorsAfter, 0),
@@ -82,7 +89,8 @@ export function formatExplanation(explanation: Explanation): string {
     `  descriptors: ${explanation.descriptorsBefore} before merging, ${explanation.descriptorsAfter} after`,
     `  coverage of the destination blocks: ${(explanation.coverage * 100).toFixed(1)} %`,
   ];
-  if (explanation.layers !== null) lines.push(`  layers complete in the order ${explanation.layers.join(", ")}`);
+  if (explanation.layers !== null)
+    lines.push(`  layers complete in the order ${explanation.layers.join(", ")}`);
   explanation.legs.forEach((leg, legIndex) => {
     leg.hops.forEach((hop, hopIndex) => {
       lines.push(
@@ -134,8 +142,11 @@ function summarise(program: CopyProgram): ProgramSummary {
 }
 
 function formatProgram(program: ProgramSummary): string {
-  const loops = program.loops.map((loop) => `${loop.count} x (${loop.source} -> ${loop.destination})`).join(", ");
-  const layers = program.layers === null ? "" : `, completes layers ${program.layers.start} to ${program.layers.end - 1}`;
+  const loops = program.loops
+    .map((loop) => `${loop.count} x (${loop.source} -> ${loop.destination})`)
+    .join(", ");
+  const layers =
+    program.layers === null ? "" : `, completes layers ${program.layers.start} to ${program.layers.end - 1}`;
   return `${program.bases} bases, ${program.pairs} pairs of ${program.blocks} blocks, ${
     loops === "" ? "no loops" : `loops ${loops}`
   }, rows of ${formatBytes(program.rowBytes)}: ${program.descriptors} descriptors, ${formatBytes(program.bytes)}${layers}`;

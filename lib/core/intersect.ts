@@ -141,7 +141,9 @@ function intersectHeads(name: string, source: ComponentRecord, destination: Comp
   const toView = destination.shape.view;
   if (from.headsKnown !== to.headsKnown) {
     requireEqual(name, "innerDim", from.innerDim, to.innerDim, "elements of a token");
-    const [known, side] = from.headsKnown ? ([source, "source"] as const) : ([destination, "destination"] as const);
+    const [known, side] = from.headsKnown
+      ? ([source, "source"] as const)
+      : ([destination, "destination"] as const);
     const { config, view } = known.shape;
     const contiguous = view.heads === 1 || view.strideHead === view.rowBytes;
     if (!contiguous || (config.headWindow !== null && config.headWindow.total !== config.numHeads)) {
@@ -150,12 +152,29 @@ function intersectHeads(name: string, source: ComponentRecord, destination: Comp
         `one side knows its heads and the other only innerDim, and the ${side}'s heads ${
           contiguous ? "are a shard" : "do not lie side by side within a token"
         }`,
-        { field: "innerDim", side, numHeads: config.numHeads, headStride: view.strideHead, headBytes: view.rowBytes },
+        {
+          field: "innerDim",
+          side,
+          numHeads: config.numHeads,
+          headStride: view.strideHead,
+          headBytes: view.rowBytes,
+        },
       );
     }
-    return { axis: { count: 1, source: 0, destination: 0, joins: true }, rowBytes: from.tokenBytes, sourceStart: 0, destinationStart: 0 };
+    return {
+      axis: { count: 1, source: 0, destination: 0, joins: true },
+      rowBytes: from.tokenBytes,
+      sourceStart: 0,
+      destinationStart: 0,
+    };
   }
-  requireEqual(name, from.headsKnown ? "headDim" : "innerDim", from.headDim, to.headDim, "elements of a head");
+  requireEqual(
+    name,
+    from.headsKnown ? "headDim" : "innerDim",
+    from.headDim,
+    to.headDim,
+    "elements of a head",
+  );
   requireEqual(name, "numHeads", headTotal(from), headTotal(to), "heads of the model");
   const fromStart = from.headWindow?.start ?? 0;
   const toStart = to.headWindow?.start ?? 0;
@@ -184,7 +203,12 @@ interface Layers {
   readonly asked: number;
 }
 
-function intersectLayers(name: string, from: ResolvedConfig, to: ResolvedConfig, range: LayerRange | null): Layers {
+function intersectLayers(
+  name: string,
+  from: ResolvedConfig,
+  to: ResolvedConfig,
+  range: LayerRange | null,
+): Layers {
   if (from.modelLayers === null && to.modelLayers === null) {
     requireEqual(name, "numLayers", from.numLayers, to.numLayers, "layers");
     const start = range === null ? 0 : Math.min(range.start, from.numLayers);
@@ -197,7 +221,10 @@ function intersectLayers(name: string, from: ResolvedConfig, to: ResolvedConfig,
   if (fromTotal !== null && toTotal !== null)
     requireEqual(name, "layerWindow.total", fromTotal, toTotal, "layers of the model");
   const total = fromTotal ?? toTotal;
-  for (const [side, config] of [["source", from], ["destination", to]] as const) {
+  for (const [side, config] of [
+    ["source", from],
+    ["destination", to],
+  ] as const) {
     const beyond = total === null ? undefined : config.modelLayers?.find((layer) => layer >= total);
     if (beyond !== undefined) {
       throw incompatible(name, `the ${side} holds model layer ${beyond} of a model with ${total} layers`, {
@@ -209,7 +236,8 @@ function intersectLayers(name: string, from: ResolvedConfig, to: ResolvedConfig,
     }
   }
   const indexInSource = new Map<number, number>();
-  for (let index = 0; index < from.numLayers; index++) indexInSource.set(from.modelLayers?.[index] ?? index, index);
+  for (let index = 0; index < from.numLayers; index++)
+    indexInSource.set(from.modelLayers?.[index] ?? index, index);
   const met: { readonly model: number; readonly source: number; readonly destination: number }[] = [];
   let asked = 0;
   let meets = false;
@@ -237,7 +265,11 @@ function intersectLayers(name: string, from: ResolvedConfig, to: ResolvedConfig,
   };
 }
 
-function cellAddresses(component: ComponentRecord, layers: readonly number[], headOffset: number): Float64Array {
+function cellAddresses(
+  component: ComponentRecord,
+  layers: readonly number[],
+  headOffset: number,
+): Float64Array {
   const { view } = component.shape;
   const bases = basesOf(component.attachment);
   const cells = new Float64Array(layers.length * view.outers);
@@ -245,9 +277,14 @@ function cellAddresses(component: ComponentRecord, layers: readonly number[], he
   for (const layer of layers) {
     for (let outer = 0; outer < view.outers; outer++) {
       const region =
-        view.regionScheme === "one" ? 0 : view.regionScheme === "per-layer" ? layer : layer * view.outers + outer;
+        view.regionScheme === "one"
+          ? 0
+          : view.regionScheme === "per-layer"
+            ? layer
+            : layer * view.outers + outer;
       // A region axis has stride 0, so the same sum serves every scheme.
-      cells[cell++] = (bases?.[region] ?? 0) + layer * view.strideLayer + outer * view.strideOuter + headOffset;
+      cells[cell++] =
+        (bases?.[region] ?? 0) + layer * view.strideLayer + outer * view.strideOuter + headOffset;
     }
   }
   return cells;
@@ -269,7 +306,13 @@ function requireWhole(name: string, from: ResolvedConfig, to: ResolvedConfig): v
   if (from.headsKnown !== to.headsKnown) return;
   requireEqual(name, "numHeads", from.numHeads, to.numHeads, `heads ${why}`);
   requireEqual(name, "headDim", from.headDim, to.headDim, `elements of a head ${why}`);
-  requireEqual(name, "headWindow.start", from.headWindow?.start ?? 0, to.headWindow?.start ?? 0, `head windows ${why}`);
+  requireEqual(
+    name,
+    "headWindow.start",
+    from.headWindow?.start ?? 0,
+    to.headWindow?.start ?? 0,
+    `head windows ${why}`,
+  );
 }
 
 function requireEqual(name: string, field: string, source: number, destination: number, what: string): void {

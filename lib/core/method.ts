@@ -84,9 +84,8 @@ export function hostCopyMicros(
   const { host } = profile;
   if (rows === 0) return 0;
   const rowBytes = bytes / rows;
-  const measured = rateAt(method === "plain" ? host.plain : host.nontemporal, rowBytes);
   const cached = method === "plain" && bytes * 2 <= host.lastLevelCacheBytes / 2;
-  const rate = cached ? Math.max(measured, Math.min(host.cachedGigabytesPerSecond, measured * CACHE_GAIN)) : measured;
+  const rate = rateAt(cached ? host.cached : host[method], rowBytes);
   const scaling = host.threadScaling[Math.min(threads, host.threadScaling.length) - 1] ?? 1;
   return (rows * host.rowNanos) / threads / 1000 + bytes / (rate * scaling) / 1000;
 }
@@ -101,14 +100,15 @@ interface Option {
   readonly passed: string;
 }
 
-/** How much faster small copies are in cache than the out-of-cache rate of their row size, at most. */
-const CACHE_GAIN = 3;
 /** Less than this for each thread is not worth waking it. */
 const BYTES_PER_THREAD = 256 * 1024;
 const FORCED = "The request forces this method.";
 
 const OPTIONS: Readonly<
-  Record<ExecutorName, (work: Work, profile: MachineProfile, environment: PlanEnvironment) => readonly Option[]>
+  Record<
+    ExecutorName,
+    (work: Work, profile: MachineProfile, environment: PlanEnvironment) => readonly Option[]
+  >
 > = {
   host: hostOptions,
   nixl: nixlOptions,
@@ -118,7 +118,10 @@ const OPTIONS: Readonly<
 };
 
 function hostOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
-  return [hostOption("plain", work, profile, environment), hostOption("nontemporal", work, profile, environment)];
+  return [
+    hostOption("plain", work, profile, environment),
+    hostOption("nontemporal", work, profile, environment),
+  ];
 }
 
 function hostOption(
@@ -139,9 +142,10 @@ function hostOption(
     Math.max(1, work.descriptors),
   );
   // One huge row is cut between threads by the executor, so its count of rows does not bound the width.
-  const widest = work.bytes / Math.max(1, work.descriptors) >= 2 * BYTES_PER_THREAD
-    ? Math.min(environment.processors ?? 1, host.threadScaling.length)
-    : most;
+  const widest =
+    work.bytes / Math.max(1, work.descriptors) >= 2 * BYTES_PER_THREAD
+      ? Math.min(environment.processors ?? 1, host.threadScaling.length)
+      : most;
   let width = 1;
   let micros = host.handoverMicros + one;
   for (let threads = 2; threads <= widest; threads++) {
@@ -210,7 +214,10 @@ function cudaOptions(work: Work, profile: MachineProfile): readonly Option[] {
   return [
     {
       method: "cuda/dma",
-      micros: work.descriptors === 1 ? time(link) : cuda.launchMicros * work.descriptors + work.bytes / (link * 1000),
+      micros:
+        work.descriptors === 1
+          ? time(link)
+          : cuda.launchMicros * work.descriptors + work.bytes / (link * 1000),
       width: 1,
       inline: false,
       taken: "The bytes are so few runs that one DMA each is fastest.",

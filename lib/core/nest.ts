@@ -152,7 +152,12 @@ function isEven(
   return true;
 }
 
-function fuse(sourceBase: Float64Array, destinationBase: Float64Array, axes: readonly Axis[], row: number): Nest {
+function fuse(
+  sourceBase: Float64Array,
+  destinationBase: Float64Array,
+  axes: readonly Axis[],
+  row: number,
+): Nest {
   const open: Axis[] = axes.slice();
   let rowBytes = row;
   for (let index = 0; index < open.length; index++) {
@@ -169,7 +174,11 @@ function fuse(sourceBase: Float64Array, destinationBase: Float64Array, axes: rea
     for (let index = open.length - 2; index >= 0; index--) {
       const outer = open[index] as Axis; // in bounds
       const inner = open[index + 1] as Axis; // in bounds
-      if (outer.source !== inner.source * inner.count || outer.destination !== inner.destination * inner.count) continue;
+      if (
+        outer.source !== inner.source * inner.count ||
+        outer.destination !== inner.destination * inner.count
+      )
+        continue;
       open.splice(index, 2, {
         count: outer.count * inner.count,
         source: inner.source,

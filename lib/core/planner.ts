@@ -1,20 +1,18 @@
 import { requireApart } from "./aliasing.ts";
-import { type BlockRuns, checkDistinct, checkedIds, pairRuns, sharedIds } from "./blocks.ts";
-import { compileProgram, descriptorsOf, type PlacedPairs, placeBlocks, placeSegments, unmergedDescriptors } from "./compile.ts";
+import { sharedIds } from "./blocks.ts";
+import { buildHop, placeComponent } from "./hop.ts";
 import type { ComponentPair } from "./intersect.ts";
-import { chooseMethod } from "./method.ts";
-import { nestOf } from "./nest.ts";
 import type { LayoutRecord } from "./layout.ts";
+import { checkedLists, type Lists } from "./lists.ts";
 import type { Hop, TransferPlan } from "./plan.ts";
-import { type PreparedComponent, type PreparedGroup, type PreparedPair, preparePair, type PreparedRoute } from "./prepare.ts";
+import { type PreparedComponent, type PreparedPair, preparePair } from "./prepare.ts";
 import type { MachineProfile } from "./profile.ts";
 import type { CopyProgram } from "./program.ts";
 import { IDS_IN_DETAILS, PLAN_OPERATION, refusal } from "./refuse.ts";
 import { getLayout, type RegistrySnapshot } from "./registry.ts";
 import type { BlockSelection, PlanRequest } from "./request.ts";
-import { checkGroups, isList, listOf } from "./request-check.ts";
+import { isList } from "./request-check.ts";
 import type { PlanEnvironment } from "./route.ts";
-import { segmentStreams } from "./segments.ts";
 
 /**
  * Plans a transfer: checks the request, finds the way, makes the copy programs and chooses how to run them.
@@ -87,220 +85,11 @@ function preparedBefore(
   const source = getLayout(snapshot, request.source, PLAN_OPERATION);
   const destination = getLayout(snapshot, request.destination, PLAN_OPERATION);
   const known = before.get(destination);
-  if (known?.source === source && known.profile === profile && known.environment === environment) return known;
+  if (known?.source === source && known.profile === profile && known.environment === environment)
+    return known;
   const prepared = preparePair(snapshot, request, profile, environment);
   before.set(destination, prepared);
   return prepared;
-}
-
-/** The checked id lists of a call, in the order of the prepared groups. */
-interface Lists {
-  readonly source: readonly Uint32Array[];
-  readonly destination: readonly Uint32Array[];
-  /** Runs of lists that pair one to one, at `source group * destination groups + destination group`. */
-  readonly runs: (BlockRuns | undefined)[];
-}
-
-function checkedLists(prepared: PreparedPair, source: BlockSelection, destination: BlockSelection): Lists {
-  const lists: Lists = {
-    source: sideLists(source, prepared, "source"),
-    destination: sideLists(destination, prepared, "destination"),
-    runs: [],
-  };
-  for (const component of prepared.components) checkLengths(prepared, component, lists);
-  // Lists that pair one to one are checked for repeats while their runs are found.
-  const distinct = new Set<number>();
-  for (const component of prepared.components) {
-    if (!component.blocksPair) continue;
-    const key = runsKey(prepared, component);
-    lists.runs[key] ??= pairRuns(
-      lists.source[component.sourceGroup] as Uint32Array, // one list for each group
-      lists.destination[component.destinationGroup] as Uint32Array,
-      component.pair.destination.shape.group,
-    );
-    distinct.add(component.destinationGroup);
-  }
-  lists.destination.forEach((ids, index) => {
-    if (!distinct.has(index)) checkDistinct(ids, "destination", prepared.destinationGroups[index]?.name ?? "");
-  });
-  return lists;
-}
-
-function sideLists(
-  selection: BlockSelection,
-  prepared: PreparedPair,
-  side: "source" | "destination",
-): readonly Uint32Array[] {
-  const groups = side === "source" ? prepared.sourceGroups : prepared.destinationGroups;
-  const layout = side === "source" ? prepared.source : prepared.destination;
-  checkGroups(selection, layout, side);
-  const quarantined = prepared.environment.quarantined;
-  return groups.map((group) => {
-    const ids = checkedIds(listOf(selection, group.name, groups, side), group.limit, side, group.name);
-    if (quarantined !== undefined) refuseQuarantined(quarantined(layout.handle, group.name), ids, side, group);
-    return ids;
-  });
-}
-
-function refuseQuarantined(
-  set: { has(block: number): boolean } | null,
-  ids: Uint32Array,
-  side: "source" | "destination",
-  group: PreparedGroup,
-): void {
-  if (set === null) return;
-  const found = ids.filter((id) => set.has(id));
-  if (found.length === 0) return;
-  throw refusal(
-    "QUARANTINED",
-    `${found.length} ${side} blocks are in quarantine: an earlier transfer may still touch them`,
-    "Wait until the earlier transfer is settled, or choose other blocks.",
-    { side, group: group.name, ids: [...found.subarray(0, IDS_IN_DETAILS)], count: found.length },
-  );
-}
-
-function runsKey(prepared: PreparedPair, component: PreparedComponent): number {
-  return component.sourceGroup * prepared.destinationGroups.length + component.destinationGroup;
-}
-
-function checkLengths(prepared: PreparedPair, component: PreparedComponent, lists: Lists): void {
-  const { pair } = component;
-  const from = lists.source[component.sourceGroup]?.length ?? 0;
-  const to = lists.destination[component.destinationGroup]?.length ?? 0;
-  if (component.blocksPair) {
-    if (from !== to) throw lengths(pair, "blocks", from, to);
-    return;
-  }
-  const fromTokens = from * pair.sourcePage;
-  const toTokens = to * pair.destinationPage;
-  const { tokens } = prepared;
-  if (tokens === null) {
-    if (fromTokens !== toTokens) throw lengths(pair, "tokens", fromTokens, toTokens);
-    return;
-  }
-  for (const [side, start, held] of [
-    ["source", tokens.sourceStart, fromTokens],
-    ["destination", tokens.destinationStart, toTokens],
-  ] as const) {
-    if (start + tokens.count <= held) continue;
-    throw refusal(
-      "LENGTH_MISMATCH",
-      `component ${JSON.stringify(pair.name)}: tokens ${start} to ${start + tokens.count} pass the end of the ${side} blocks, which hold ${held}`,
-      `Give more ${side} blocks or fewer tokens.`,
-      { component: pair.name, side, start, count: tokens.count, held },
-    );
-  }
-}
-
-function lengths(pair: ComponentPair, unit: "blocks" | "tokens", source: number, destination: number): Error {
-  return refusal(
-    "LENGTH_MISMATCH",
-    `component ${JSON.stringify(pair.name)}: the source list names ${source} ${unit}, the destination list ${destination}`,
-    "Give lists that name equally many tokens: block count times page size must agree.",
-    {
-      component: pair.name,
-      unit,
-      source,
-      destination,
-      sourcePageSize: pair.sourcePage,
-      destinationPageSize: pair.destinationPage,
-    },
-  );
-}
-
-function placeComponent(prepared: PreparedPair, component: PreparedComponent, lists: Lists): readonly PlacedPairs[] {
-  const { pair } = component;
-  const source = lists.source[component.sourceGroup] as Uint32Array; // one list for each group
-  const destination = lists.destination[component.destinationGroup] as Uint32Array;
-  if (component.blocksPair) {
-    const runs = lists.runs[runsKey(prepared, component)];
-    return runs === undefined || runs.total === 0 ? [] : [placeBlocks(pair, source, destination, runs)];
-  }
-  const { tokens } = prepared;
-  return segmentStreams(
-    {
-      ids: source,
-      page: pair.sourcePage,
-      blockStride: pair.sourceBlock,
-      pageStride: pair.sourceStep,
-      start: tokens?.sourceStart ?? 0,
-    },
-    {
-      ids: destination,
-      page: pair.destinationPage,
-      blockStride: pair.destinationBlock,
-      pageStride: pair.destinationStep,
-      start: tokens?.destinationStart ?? 0,
-    },
-    tokens?.count ?? source.length * pair.sourcePage,
-  ).map((group) => placeSegments(pair, group));
-}
-
-/** One hop of everything that takes one way; null when there is nothing to move. */
-function buildHop(
-  prepared: PreparedPair,
-  way: PreparedRoute,
-  placed: readonly (readonly PlacedPairs[])[],
-  byComponent: readonly CopyProgram[][],
-): Hop | null {
-  const { route, members, steps } = way;
-  const programs: CopyProgram[] = [];
-  let before = 0;
-  const add = (index: number, program: CopyProgram): void => {
-    programs.push(program);
-    byComponent[index]?.push(program);
-  };
-  if (steps === null) {
-    for (const index of members) {
-      const component = prepared.components[index] as PreparedComponent; // indices into components
-      for (const places of placed[index] ?? []) {
-        const nest = component.nest ?? nestOf(component.pair, component.outside, places.tokens);
-        before += unmergedDescriptors(component.pair, places, component.pair.layers.length);
-        add(index, compileProgram(component.pair, places, nest, null));
-      }
-    }
-  } else {
-    for (const step of steps) {
-      const parts = step.parts.flatMap((part) => (placed[part.component] ?? []).map((places) => ({ part, places })));
-      parts.forEach(({ part, places }, at) => {
-        const { pair } = prepared.components[part.component] as PreparedComponent; // indices into components
-        before += unmergedDescriptors(pair, places, part.layers);
-        // Only the last program of a step completes its layers.
-        const layers = at === parts.length - 1 ? { start: step.start, end: step.end } : null;
-        add(part.component, compileProgram(pair, places, nestOf(pair, part.outside, places.tokens), layers));
-      });
-    }
-  }
-  if (programs.length === 0) return null;
-  let bytes = 0;
-  let after = 0;
-  for (const program of programs) {
-    bytes += program.bytes;
-    after += descriptorsOf(program);
-  }
-  const work = {
-    executor: route.executor,
-    op: route.op,
-    bytes,
-    descriptors: after,
-    sourceKind: programs[0]?.srcMemory.kind ?? 0,
-    destinationKind: programs[0]?.dstMemory.kind ?? 0,
-  } as const;
-  const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
-  return {
-    executor: route.executor,
-    op: route.op,
-    agent: route.agent,
-    programs,
-    bytes,
-    descriptorsBefore: before,
-    descriptorsAfter: after,
-    method: choice.method,
-    width: choice.width,
-    inline: choice.inline,
-    predictedMicros: choice.predictedMicros,
-    candidates: choice.candidates,
-  };
 }
 
 /**
@@ -323,7 +112,8 @@ function requireNoOverlap(
         lists.destination[writing.destinationGroup] as Uint32Array,
       );
       if (ids.length === 0) continue;
-      if (reader === writer && reading.blocksPair && sameCells(reading.pair)) throw overlap(reading.pair, ids);
+      if (reader === writer && reading.blocksPair && sameCells(reading.pair))
+        throw overlap(reading.pair, ids);
     }
     requireApart(reading.pair, writing.pair, programs[reader] ?? [], programs[writer] ?? []);
   }
@@ -380,7 +170,8 @@ function coverageOf(
   let asked = 0;
   for (const { pair, destinationGroup, blocksPair } of prepared.components) {
     const blocks = lists.destination[destinationGroup]?.length ?? 0;
-    const tokens = blocksPair || prepared.tokens === null ? blocks * pair.destinationPage : prepared.tokens.count;
+    const tokens =
+      blocksPair || prepared.tokens === null ? blocks * pair.destinationPage : prepared.tokens.count;
     asked += tokens * pair.askedTokenBytes;
   }
   for (const component of prepared.uncovered) {

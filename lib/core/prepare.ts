@@ -1,6 +1,14 @@
 import { type Aliasing, aliasingOf } from "./aliasing.ts";
-import { type ComponentPair, intersectComponents, layerLimit, type LayerRange, layersInRange } from "./intersect.ts";
+import {
+  type ComponentPair,
+  intersectComponents,
+  layerLimit,
+  type LayerRange,
+  layersInRange,
+} from "./intersect.ts";
+import { type PreparedStep, stepsOf, unionOfLayers } from "./layer-steps.ts";
 import type { ComponentRecord, LayoutRecord } from "./layout.ts";
+import { checkAccess, checkFingerprints, matchComponents, warnAboutTypes } from "./match.ts";
 import { type Nest, nestOf, type Outside, outsideOf } from "./nest.ts";
 import type { MachineProfile } from "./profile.ts";
 import { PLAN_OPERATION, refusal } from "./refuse.ts";
@@ -30,7 +38,11 @@ export interface PreparedPair {
   /** Destination components that nothing is moved to although they were asked for. */
   readonly uncovered: readonly Uncovered[];
   /** Components that may share memory, as indices into `components`: read by the first, written by the second. */
-  readonly shared: readonly { readonly reader: number; readonly writer: number; readonly aliasing: Aliasing }[];
+  readonly shared: readonly {
+    readonly reader: number;
+    readonly writer: number;
+    readonly aliasing: Aliasing;
+  }[];
   /** Coverage for blocks of every component alike; lists of different lengths weigh it anew. */
   readonly coverage: number;
   /** Layers in the order in which they complete; null when not layer-wise. */
@@ -79,14 +91,6 @@ export interface PreparedRoute {
   readonly steps: readonly PreparedStep[] | null;
 }
 
-/** Layers that complete together. */
-export interface PreparedStep {
-  readonly start: number;
-  /** One past the last layer. */
-  readonly end: number;
-  readonly parts: readonly { readonly component: number; readonly layers: number; readonly outside: Outside }[];
-}
-
 /**
  * Does everything of planning that does not depend on block ids.
  *
@@ -101,7 +105,9 @@ export function preparePair(
 ): PreparedPair {
   const source = getLayout(snapshot, request.source, PLAN_OPERATION);
   const destination =
-    request.destination === request.source ? source : getLayout(snapshot, request.destination, PLAN_OPERATION);
+    request.destination === request.source
+      ? source
+      : getLayout(snapshot, request.destination, PLAN_OPERATION);
   return prepareRecords(source, destination, request, profile, environment);
 }
 
@@ -123,7 +129,10 @@ export function prepareRecords(
   const warnings: string[] = [];
   checkFingerprints(source, destination, warnings);
   const chosen = matchComponents(source, destination, request.components);
-  const limit = chosen.pairs.reduce((most, [from, to]) => Math.max(most, layerLimit(from.shape.config, to.shape.config)), 0);
+  const limit = chosen.pairs.reduce(
+    (most, [from, to]) => Math.max(most, layerLimit(from.shape.config, to.shape.config)),
+    0,
+  );
   const range = checkedLayers(request.layers, limit);
 
   const pairs: ComponentPair[] = [];
@@ -137,7 +146,9 @@ export function prepareRecords(
   for (const to of chosen.unmatched) addUncovered(to, range, to.shape.wholeBlocks, uncovered);
   if (pairs.length === 0) throw nothingInRange(range);
   if (pairs.length > 1 && pairs.some((pair) => pair.destination.shape.alias))
-    warnings.push("A destination component shares bytes with another one, so some bytes may be written twice.");
+    warnings.push(
+      "A destination component shares bytes with another one, so some bytes may be written twice.",
+    );
 
   const coverage = requireCoverage(pairs, uncovered, request.partial === true, warnings);
   const { routes, members } = routesOf(pairs, environment);
@@ -175,96 +186,30 @@ export function prepareRecords(
     coverage,
     layers,
     warnings,
-    routeKey: routes.length === 1 ? (routes[0]?.key ?? "") : [...new Set(routes.map((route) => route.key))].join(", "),
-    passedOver: routes.length === 1 ? (routes[0]?.passedOver ?? []) : routes.flatMap((route) => route.passedOver),
+    routeKey:
+      routes.length === 1
+        ? (routes[0]?.key ?? "")
+        : [...new Set(routes.map((route) => route.key))].join(", "),
+    passedOver:
+      routes.length === 1 ? (routes[0]?.passedOver ?? []) : routes.flatMap((route) => route.passedOver),
   };
 }
 
-function checkAccess(destination: LayoutRecord): void {
-  if (destination.owner === null || destination.access !== "read") return;
-  throw refusal(
-    "ACCESS",
-    `layout ${JSON.stringify(destination.name)} of worker ${destination.owner} is shared for reading only`,
-    "Ask its owner to register it with access read-write, or choose another destination.",
-    { layout: destination.name, worker: destination.owner.toString(), access: destination.access },
-  );
-}
-
-function checkFingerprints(source: LayoutRecord, destination: LayoutRecord, warnings: string[]): void {
-  const from = source.fingerprint;
-  const to = destination.fingerprint;
-  if (from === to) return;
-  if (from === null || to === null) {
-    warnings.push(
-      `Only the ${from === null ? "destination" : "source"} has a fingerprint, so nobody can tell whether both hold the same model.`,
-    );
-    return;
-  }
-  throw refusal(
-    "INCOMPATIBLE_LAYOUTS",
-    `fingerprints differ: ${JSON.stringify(from)} at the source, ${JSON.stringify(to)} at the destination`,
-    "Move blocks only between layouts of one model with one configuration.",
-    { field: "fingerprint", source: from, destination: to },
-  );
-}
-
-interface Chosen {
-  readonly pairs: readonly (readonly [ComponentRecord, ComponentRecord])[];
-  /** Components of the destination that the source lacks. */
-  readonly unmatched: readonly ComponentRecord[];
-}
-
-function matchComponents(
-  source: LayoutRecord,
-  destination: LayoutRecord,
-  names: readonly string[] | undefined,
-): Chosen {
-  const find = (layout: LayoutRecord, name: string): ComponentRecord | undefined =>
-    layout.components.find((component) => component.shape.name === name);
-  const pairs: [ComponentRecord, ComponentRecord][] = [];
-  const unmatched: ComponentRecord[] = [];
-  if (names === undefined) {
-    for (const to of destination.components) {
-      const from = find(source, to.shape.name);
-      if (from === undefined) unmatched.push(to);
-      else pairs.push([from, to]);
-    }
-  } else {
-    for (const name of new Set(names)) {
-      const from = find(source, name);
-      const to = find(destination, name);
-      if (from === undefined || to === undefined) throw noComponent(source, destination, name, from === undefined);
-      pairs.push([from, to]);
-    }
-  }
-  if (pairs.length > 0) return { pairs, unmatched };
-  throw refusal(
-    "INCOMPATIBLE_LAYOUTS",
-    "the two layouts have no component of one name",
-    "Give the components of both sides the same names; they are matched by name.",
-    { field: "components", source: namesOf(source), destination: namesOf(destination) },
-  );
-}
-
-function noComponent(source: LayoutRecord, destination: LayoutRecord, name: string, atSource: boolean): Error {
-  const side = atSource ? "source" : "destination";
-  return refusal(
-    "INCOMPATIBLE_LAYOUTS",
-    `the ${side} has no component ${JSON.stringify(name)}`,
-    "Name only components that both sides have.",
-    { field: "components", component: name, side, source: namesOf(source), destination: namesOf(destination) },
-  );
-}
-
-function namesOf(layout: LayoutRecord): readonly string[] {
-  return layout.components.map((component) => component.shape.name);
-}
-
-function addUncovered(to: ComponentRecord, range: LayerRange | null, wholeBlocks: boolean, uncovered: Uncovered[]): void {
+function addUncovered(
+  to: ComponentRecord,
+  range: LayerRange | null,
+  wholeBlocks: boolean,
+  uncovered: Uncovered[],
+): void {
   const { config, group } = to.shape;
   const layers = layersInRange(config, range);
   if (layers === 0) return;
-  uncovered.push({ group, page: config.pageSize, tokenBytes: layers * config.outerDim * config.tokenBytes, wholeBlocks });
+  uncovered.push({
+    group,
+    page: config.pageSize,
+    tokenBytes: layers * config.outerDim * config.tokenBytes,
+    wholeBlocks,
+  });
 }
 
 function nothingInRange(range: LayerRange | null): Error {
@@ -274,15 +219,6 @@ function nothingInRange(range: LayerRange | null): Error {
     "Choose layers that both sides hold.",
     { start: range?.start, end: range?.end },
   );
-}
-
-function warnAboutTypes(from: ComponentRecord, to: ComponentRecord, warnings: string[]): void {
-  const source = from.shape.config.dtype;
-  const destination = to.shape.config.dtype;
-  if (source !== null && destination !== null && source !== destination)
-    warnings.push(
-      `Component ${from.shape.name} is ${source} at the source and ${destination} at the destination: bytes are moved as they are.`,
-    );
 }
 
 function requireCoverage(
@@ -316,7 +252,9 @@ function requireCoverage(
       },
     );
   }
-  warnings.push(`Only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes are covered, as \`partial\` allows.`);
+  warnings.push(
+    `Only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes are covered, as \`partial\` allows.`,
+  );
   return coverage;
 }
 
@@ -348,34 +286,6 @@ function groupsOf(pairs: readonly ComponentPair[], side: "source" | "destination
     limits.set(group, Math.min(limits.get(group) ?? Number.POSITIVE_INFINITY, config.numBlocks));
   }
   return Array.from(limits, ([name, limit]) => ({ name, limit }));
-}
-
-function unionOfLayers(pairs: readonly ComponentPair[]): readonly number[] {
-  return [...new Set(pairs.flatMap((pair) => pair.layers))].sort((left, right) => left - right);
-}
-
-function stepsOf(
-  pairs: readonly ComponentPair[],
-  members: readonly number[],
-  every: number,
-): readonly PreparedStep[] {
-  const own = members.map((index) => pairs[index] as ComponentPair); // indices into pairs
-  const layers = unionOfLayers(own);
-  const steps: PreparedStep[] = [];
-  const done = own.map(() => 0);
-  for (let first = 0; first < layers.length; first += every) {
-    const end = (layers[Math.min(first + every, layers.length) - 1] as number) + 1; // in bounds
-    const parts: { component: number; layers: number; outside: Outside }[] = [];
-    own.forEach((pair, index) => {
-      const from = done[index] as number; // in bounds
-      let to = from;
-      while (to < pair.layers.length && (pair.layers[to] as number) < end) to++;
-      done[index] = to;
-      if (to > from) parts.push({ component: members[index] as number, layers: to - from, outside: outsideOf(pair, from, to) });
-    });
-    steps.push({ start: layers[first] as number, end, parts });
-  }
-  return steps;
 }
 
 function sharedMemory(pairs: readonly ComponentPair[], sameLayout: boolean): PreparedPair["shared"] {

@@ -22,8 +22,8 @@ export interface HostProfile {
   /** One thread, out of cache, by row size, rising. */
   readonly plain: readonly RatePoint[];
   readonly nontemporal: readonly RatePoint[];
-  /** One thread, source and destination in cache. */
-  readonly cachedGigabytesPerSecond: number;
+  /** One thread and plain stores, source and destination in cache. */
+  readonly cached: readonly RatePoint[];
   /** Bandwidth of 1, 2, 3, ... threads as a multiple of one. */
   readonly threadScaling: readonly number[];
   readonly lastLevelCacheBytes: number;
@@ -86,9 +86,25 @@ const point = (bytes: number, gigabytesPerSecond: number): RatePoint => ({ bytes
 export const defaultProfile: MachineProfile = Object.freeze({
   name: "default",
   host: {
-    plain: [point(128, 1.5), point(1024, 3), point(4096, 4.5), point(65_536, 6.5), point(1_048_576, 7)],
-    nontemporal: [point(128, 0.8), point(1024, 2.4), point(4096, 5.5), point(65_536, 11), point(1_048_576, 12)],
-    cachedGigabytesPerSecond: 20,
+    plain: [
+      point(64, 1.3),
+      point(256, 2.4),
+      point(1024, 3.2),
+      point(4096, 4.5),
+      point(16_384, 6),
+      point(65_536, 10),
+      point(1_048_576, 13),
+    ],
+    nontemporal: [
+      point(64, 1.2),
+      point(128, 2.2),
+      point(256, 5),
+      point(1024, 12),
+      point(4096, 16),
+      point(65_536, 22),
+      point(1_048_576, 24),
+    ],
+    cached: [point(64, 6), point(128, 12), point(1024, 25), point(4096, 36), point(65_536, 40)],
     threadScaling: [1, 1.6, 2.1, 2.6, 2.9, 3.2, 3.4, 3.6],
     lastLevelCacheBytes: 32 * 1024 * 1024,
     rowNanos: 3,
@@ -100,10 +116,30 @@ export const defaultProfile: MachineProfile = Object.freeze({
     postMicros: 6,
     lanes: 2,
     transports: {
-      cma: { latencyMicros: 30, descriptorMicros: 1.5, writeGigabytesPerSecond: 5, readGigabytesPerSecond: 5 },
-      tcp: { latencyMicros: 100, descriptorMicros: 20, writeGigabytesPerSecond: 1.5, readGigabytesPerSecond: 0.5 },
-      rdma: { latencyMicros: 30, descriptorMicros: 0.3, writeGigabytesPerSecond: 45, readGigabytesPerSecond: 45 },
-      "cuda-ipc": { latencyMicros: 50, descriptorMicros: 7, writeGigabytesPerSecond: 360, readGigabytesPerSecond: 360 },
+      cma: {
+        latencyMicros: 30,
+        descriptorMicros: 1.5,
+        writeGigabytesPerSecond: 5,
+        readGigabytesPerSecond: 5,
+      },
+      tcp: {
+        latencyMicros: 100,
+        descriptorMicros: 20,
+        writeGigabytesPerSecond: 1.5,
+        readGigabytesPerSecond: 0.5,
+      },
+      rdma: {
+        latencyMicros: 30,
+        descriptorMicros: 0.3,
+        writeGigabytesPerSecond: 45,
+        readGigabytesPerSecond: 45,
+      },
+      "cuda-ipc": {
+        latencyMicros: 50,
+        descriptorMicros: 7,
+        writeGigabytesPerSecond: 360,
+        readGigabytesPerSecond: 360,
+      },
     },
     defaultTransport: "cma",
   },
@@ -115,8 +151,20 @@ export const defaultProfile: MachineProfile = Object.freeze({
     peerToPeer: 396,
     kernelHostToDevice: [point(2048, 50.6), point(65_536, 50.9), point(1_048_576, 51)],
     kernelDeviceToHost: [point(2048, 52.1), point(65_536, 52.3), point(1_048_576, 52.3)],
-    batchHostToDevice: [point(2048, 1.3), point(8192, 2.9), point(32_768, 22.3), point(131_072, 46.1), point(1_048_576, 53.8)],
-    batchDeviceToHost: [point(2048, 2.6), point(8192, 10.4), point(32_768, 23), point(131_072, 46.2), point(1_048_576, 53.7)],
+    batchHostToDevice: [
+      point(2048, 1.3),
+      point(8192, 2.9),
+      point(32_768, 22.3),
+      point(131_072, 46.1),
+      point(1_048_576, 53.8),
+    ],
+    batchDeviceToHost: [
+      point(2048, 2.6),
+      point(8192, 10.4),
+      point(32_768, 23),
+      point(131_072, 46.2),
+      point(1_048_576, 53.7),
+    ],
     kernelCtas: 16,
   },
   file: { latencyMicros: 100, requestMicros: 5, readGigabytesPerSecond: 2, writeGigabytesPerSecond: 2 },

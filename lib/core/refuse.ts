@@ -11,7 +11,12 @@ export const IDS_IN_DETAILS = 16;
  *
  * @returns A KvferryError whose `settlement` is `never-started`.
  */
-export function refusal(word: ErrorWord, message: string, remedy: string, details: ErrorDetails): KvferryError {
+export function refusal(
+  word: ErrorWord,
+  message: string,
+  remedy: string,
+  details: ErrorDetails,
+): KvferryError {
   const error = new KvferryError(word, PLAN_OPERATION, message, remedy, details);
   error.settlement = "never-started";
   return error;

@@ -18,7 +18,13 @@ export type TokenRange = NonNullable<PlanRequest["tokens"]>;
 export function checkedLayers(range: PlanRequest["layers"], limit: number): LayerRange | null {
   if (range === undefined) return null;
   const { start, end } = (range as LayerRange | null) ?? { start: Number.NaN, end: Number.NaN };
-  if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || start < 0 || end <= start || end > limit) {
+  if (
+    !Number.isSafeInteger(start) ||
+    !Number.isSafeInteger(end) ||
+    start < 0 ||
+    end <= start ||
+    end > limit
+  ) {
     throw refusal(
       "LAYER_RANGE",
       `layers ${String(start)} to ${String(end)} (end excluded) are not a range within 0 to ${limit}`,
@@ -98,7 +104,9 @@ export function listOf(
     );
   }
   const list =
-    typeof selection === "object" && selection !== null && Object.hasOwn(selection, group) ? selection[group] : undefined;
+    typeof selection === "object" && selection !== null && Object.hasOwn(selection, group)
+      ? selection[group]
+      : undefined;
   if (list === undefined) {
     throw refusal(
       "LENGTH_MISMATCH",
@@ -115,7 +123,11 @@ export function listOf(
  *
  * @throws KvferryError `LENGTH_MISMATCH` with the unknown name.
  */
-export function checkGroups(selection: BlockSelection, layout: LayoutRecord, side: "source" | "destination"): void {
+export function checkGroups(
+  selection: BlockSelection,
+  layout: LayoutRecord,
+  side: "source" | "destination",
+): void {
   if (isList(selection) || typeof selection !== "object" || selection === null) return;
   const known = layout.components.map((component) => component.shape.group);
   for (const group of Object.keys(selection)) {

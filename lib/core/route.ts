@@ -8,7 +8,9 @@ export interface PlanEnvironment {
   /** Executors that can run here. */
   readonly executors: readonly ExecutorName[];
   /** Why an executor is missing, as a sentence with its remedy, e.g. which library was not found. */
-  readonly missing?: Readonly<Partial<Record<ExecutorName, { readonly reason: string; readonly remedy: string }>>>;
+  readonly missing?: Readonly<
+    Partial<Record<ExecutorName, { readonly reason: string; readonly remedy: string }>>
+  >;
   /** Whether NIXL may move GPU memory to and from peers. */
   readonly gpuRdma?: boolean;
   /** Which executors to prefer where several can do the work. */
@@ -157,7 +159,11 @@ export const ROUTES: readonly RouteRule[] = [
  * @throws KvferryError `NO_ROUTE` when both sides are remote or the way is missing, `NO_NIXL` and `NO_CUDA` when what
  *   would run it is missing in this process; each names what is missing and its remedy.
  */
-export function findRoute(source: ComponentRecord, destination: ComponentRecord, environment: PlanEnvironment): Route {
+export function findRoute(
+  source: ComponentRecord,
+  destination: ComponentRecord,
+  environment: PlanEnvironment,
+): Route {
   const from = placeOf(source);
   const to = placeOf(destination);
   const key = `${placeName(from)} -> ${placeName(to)}`;
@@ -172,7 +178,8 @@ export function findRoute(source: ComponentRecord, destination: ComponentRecord,
   const rule = ROUTES.find((row) => fits(row, from, to, environment));
   if (rule === undefined) throw noWay(key, from, to);
   if (rule.executor === null) throw missingExecutor(key, "staged", rule.reason, environment);
-  if (!environment.executors.includes(rule.executor)) throw missingExecutor(key, rule.executor, rule.reason, environment);
+  if (!environment.executors.includes(rule.executor))
+    throw missingExecutor(key, rule.executor, rule.reason, environment);
   const remote = isRemote(from) ? from : to;
   return {
     key,
@@ -199,7 +206,11 @@ function isRemote(place: Place): boolean {
 }
 
 function placeName(place: Place): string {
-  return isRemote(place) ? `${place.storage} (remote)` : place.mapped ? `${place.storage} (neighbour)` : place.storage;
+  return isRemote(place)
+    ? `${place.storage} (remote)`
+    : place.mapped
+      ? `${place.storage} (neighbour)`
+      : place.storage;
 }
 
 function fits(rule: RouteRule, from: Place, to: Place, environment: PlanEnvironment): boolean {
@@ -208,7 +219,12 @@ function fits(rule: RouteRule, from: Place, to: Place, environment: PlanEnvironm
   return rule.source.storage.includes(from.storage) && rule.destination.storage.includes(to.storage);
 }
 
-function passedOver(from: Place, to: Place, rule: RouteRule, environment: PlanEnvironment): Route["passedOver"] {
+function passedOver(
+  from: Place,
+  to: Place,
+  rule: RouteRule,
+  environment: PlanEnvironment,
+): Route["passedOver"] {
   if (rule.executor === "nixl")
     return [
       {
@@ -217,11 +233,18 @@ function passedOver(from: Place, to: Place, rule: RouteRule, environment: PlanEn
       },
     ];
   if (environment.prefer === "nixl" && !isRemote(from) && !isRemote(to))
-    return [{ route: "nixl", reason: "Both sides have addresses in this process: NIXL would only add a detour." }];
+    return [
+      { route: "nixl", reason: "Both sides have addresses in this process: NIXL would only add a detour." },
+    ];
   return [];
 }
 
-function missingExecutor(key: string, executor: ExecutorName, why: string, environment: PlanEnvironment): Error {
+function missingExecutor(
+  key: string,
+  executor: ExecutorName,
+  why: string,
+  environment: PlanEnvironment,
+): Error {
   const known = environment.missing?.[executor];
   const word = executor === "nixl" ? "NO_NIXL" : executor === "cuda" ? "NO_CUDA" : "NO_ROUTE";
   return refusal(

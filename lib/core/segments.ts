@@ -66,7 +66,8 @@ export function segmentStreams(source: Stream, destination: Stream, count: numbe
     }
   }
   const tokens = lengths[0] as number; // count > 0: there is a first segment
-  if (alike === found) return [{ tokens, source: from.subarray(0, found), destination: to.subarray(0, found) }];
+  if (alike === found)
+    return [{ tokens, source: from.subarray(0, found), destination: to.subarray(0, found) }];
   return grouped(from, to, lengths.subarray(0, found));
 }
 

@@ -12,6 +12,13 @@ export function authenticationCode(
   return Uint8Array.from(createHmac("sha256", secret.key).update(bytes).digest());
 }
 
+/** {@link authenticationCode} with the keys bound. */
+export function macOf(
+  secrets: readonly SecretKey[],
+): (keyId: string, bytes: Uint8Array) => Uint8Array | null {
+  return (keyId, bytes) => authenticationCode(secrets, keyId, bytes);
+}
+
 /** Compares two codes in time that does not depend on where they differ. */
 export function codesEqual(left: Uint8Array, right: Uint8Array): boolean {
   return left.byteLength === right.byteLength && timingSafeEqual(left, right);

@@ -3,6 +3,7 @@ import type { PackageFormat } from "../core/package.ts";
 import { exportPackage } from "../core/registry-export.ts";
 import { encodePackage } from "../wire/index.ts";
 import { KvferryError } from "../core/errors.ts";
+import { macOf } from "./authentication.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -55,5 +56,12 @@ export async function exportMetadata(
     ...(options.audience === undefined ? undefined : { audience: options.audience.map(BigInt) }),
     ...(handles === undefined ? undefined : { layouts: handles }),
   });
-  return encodePackage(metadata, format);
+  const { secrets } = session.options;
+  const first = secrets[0];
+  // The first key signs; the others are for packages that were signed before the keys rotated.
+  return encodePackage(
+    metadata,
+    format,
+    first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },
+  );
 }

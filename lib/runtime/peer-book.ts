@@ -4,6 +4,7 @@ import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/p
 import type { PeerRecord } from "../core/registry.ts";
 import { forgetPeer, importPackage } from "../core/registry-peers.ts";
 import { decodePackage } from "../wire/index.ts";
+import { macOf } from "./authentication.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
 import { checkPackage } from "./package-trust.ts";
@@ -154,7 +155,12 @@ export class PeerBook implements PeerHost {
 
   #decode(bytes: Uint8Array, operation: string): MetadataPackage {
     // A copy: the caller may change its buffer while the import is under way.
-    return checkPackage(decodePackage(bytes.slice()), this.#session.options, Date.now(), operation);
+    const { options } = this.#session;
+    const decoded = decodePackage(bytes.slice(), {
+      acceptUnauthenticated: options.acceptUnauthenticated,
+      ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
+    });
+    return checkPackage(decoded, options, Date.now(), operation);
   }
 
   async #enter(metadata: MetadataPackage): Promise<Peer> {

@@ -3,6 +3,7 @@ import * as v from "valibot";
 import { U64_MAX } from "../core/integers.ts";
 import { MAX_INCARNATION } from "../core/registry-snapshot.ts";
 import { decodeText, malformed } from "./bounded.ts";
+import { BODY_AT } from "./envelope.ts";
 import type { Envelope } from "./envelope.ts";
 import { scanMessagePack } from "./msgpack-scan.ts";
 
@@ -56,7 +57,7 @@ export interface PackageBody {
 // Strings are decoded here: the decoder of the library drops a byte order mark and lets wrong bytes pass.
 const text = v.pipe(
   v.instance(Uint8Array),
-  v.transform((bytes) => decodeText(bytes, "kvferry", bytes.byteOffset, "a string")),
+  v.transform((bytes) => decodeText(bytes, "kvferry", BODY_AT, "a string")),
 );
 const column = v.instance(Uint8Array);
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));

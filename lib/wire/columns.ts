@@ -1,4 +1,7 @@
 import { malformed } from "./bounded.ts";
+import { BODY_AT } from "./envelope.ts";
+
+// Columns are told by name: where the body puts them does not matter to whoever has to look for the trouble.
 
 /**
  * Copies a column's bytes into numbers of 64 bits. Columns are little-endian, as every platform is that runs this;
@@ -30,7 +33,7 @@ export function rowCount(bytes: Uint8Array, rowBytes: number, field: string): nu
   if (!Number.isInteger(rows))
     throw malformed(
       "kvferry",
-      bytes.byteOffset,
+      BODY_AT,
       `column ${field} has ${bytes.length} bytes, not whole rows of ${rowBytes}`,
       {
         field,
@@ -79,16 +82,16 @@ export function splitTexts(joined: string, ends: Uint32Array): readonly string[]
   for (let index = 0; index < ends.length; index++) {
     const end = ends[index] ?? 0;
     if (end <= start || end > joined.length)
-      throw malformed("kvferry", 0, `string ${index} ends at ${end}, outside ${start + 1} to ${joined.length}`, {
+      throw malformed("kvferry", BODY_AT, `string ${index} ends at ${end}, outside ${start + 1} to ${joined.length}`, {
         index,
       });
     const text = joined.substring(start, end);
-    if (!text.isWellFormed()) throw malformed("kvferry", 0, `string ${index} cuts a character`, { index });
+    if (!text.isWellFormed()) throw malformed("kvferry", BODY_AT, `string ${index} cuts a character`, { index });
     texts.push(text);
     start = end;
   }
   if (start !== joined.length)
-    throw malformed("kvferry", 0, `${joined.length - start} characters follow the last string`, {
+    throw malformed("kvferry", BODY_AT, `${joined.length - start} characters follow the last string`, {
       end: start,
     });
   return texts;
@@ -98,7 +101,7 @@ function columnBuffer(bytes: Uint8Array, length: number, field: string): ArrayBu
   if (bytes.length !== length)
     throw malformed(
       "kvferry",
-      bytes.byteOffset,
+      BODY_AT,
       `column ${field} has ${bytes.length} bytes, its rows need ${length}`,
       {
         field,

@@ -53,6 +53,7 @@ function layoutFor(
   if (layout.access !== "read-write") throw unsayable(format, "access other than read-write", layout);
   const addresses = component.regionAddresses;
   const { storage } = component;
+  const details = detailsFor(component, layout, format);
   const descriptor = {
     version: 1,
     layout_config: configFor(component, layout, format),
@@ -71,7 +72,7 @@ function layoutFor(
       addr,
       size: component.regionSizes[index] ?? 0,
     })),
-    layout_type_details: detailsFor(component, layout, format),
+    layout_type_details: details,
   };
   const handle = makeHandle(value.workerId, handleLayoutId(layout.handle));
   return format === "dynamo-1.0"
@@ -141,14 +142,15 @@ function detailsFor(
   format: DynamoFormat,
 ): DynamoLayoutDetails {
   const { arrangement } = component;
-  const kv = format === "dynamo-1.0" ? {} : { kv_block_layout: blockLayout(component, layout) };
+  const kv = (): { readonly kv_block_layout?: KvBlockLayout } =>
+    format === "dynamo-1.0" ? {} : { kv_block_layout: blockLayout(component, layout) };
   switch (arrangement) {
     case "fully-contiguous":
-      return { FullyContiguous: { block_format: "Operational", ...kv } };
+      return { FullyContiguous: { block_format: "Operational", ...kv() } };
     case "layer-separate/block-first":
-      return { LayerSeparate: { block_dim: "BlockIsFirstDim", ...kv } };
+      return { LayerSeparate: { block_dim: "BlockIsFirstDim", ...kv() } };
     case "layer-separate/block-second":
-      return { LayerSeparate: { block_dim: "BlockIsSecondDim", ...kv } };
+      return { LayerSeparate: { block_dim: "BlockIsSecondDim", ...kv() } };
     default:
       throw unsayable(
         format,

@@ -17,7 +17,8 @@ import { crc32c } from "./crc32c.ts";
 // damaged envelope is never taken for a Dynamo package.
 const OPENING: readonly number[] = [0x95, 0xc4, 0x08, 0xff, 0x4b, 0xff, 0x56, 0x46, 0x0d, 0xff, 0x0a];
 const VERSION_AT: number = OPENING.length;
-const BODY_AT: number = VERSION_AT + 6;
+/** Where the body of a package begins. */
+export const BODY_AT: number = VERSION_AT + 6;
 const CHECKSUM_BYTES = 5;
 const KEY_ID_TAG: readonly number[] = [0x82, 0xa5, 0x6b, 0x65, 0x79, 0x49, 0x64, 0xd9];
 const MAC_TAG: readonly number[] = [0xa3, 0x6d, 0x61, 0x63, 0xc4];

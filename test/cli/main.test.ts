@@ -107,4 +107,13 @@ describe("the command line", () => {
       required: true,
     });
   });
+
+  test("a reader that has seen enough ends it quietly", () => {
+    const run = Bun.spawnSync(["sh", "-c", `"${process.execPath}" "${PROGRAM}" doctor | head -n 1`], {
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    expect(run.stdout.toString().split("\n")).toHaveLength(2);
+    expect(run.stderr.toString()).toBe("");
+  });
 });

@@ -10,7 +10,12 @@ function pairOf(source = {}, destination = {}): { readonly world: World; readonl
   const world = new World();
   const from = world.add(source);
   const to = world.add(destination);
-  const request = { source: from.handle, destination: to.handle, sourceBlocks: [1, 2], destinationBlocks: [3, 4] };
+  const request = {
+    source: from.handle,
+    destination: to.handle,
+    sourceBlocks: [1, 2],
+    destinationBlocks: [3, 4],
+  };
   return { world, request };
 }
 
@@ -52,7 +57,10 @@ describe("block lists that would move the wrong bytes are refused with the ids",
 
   test("typed arrays are checked against the block count as well", () => {
     const { world, request } = pairOf();
-    const error = world.refusal("BLOCK_OUT_OF_RANGE", { ...request, sourceBlocks: Uint32Array.of(4, 4_294_967_295) });
+    const error = world.refusal("BLOCK_OUT_OF_RANGE", {
+      ...request,
+      sourceBlocks: Uint32Array.of(4, 4_294_967_295),
+    });
     expect(error.details["ids"]).toEqual([4_294_967_295]);
   });
 
@@ -65,8 +73,14 @@ describe("block lists that would move the wrong bytes are refused with the ids",
   });
 
   test.each([
-    [[3, 3, 4, 4, 3], [3, 4]],
-    [[0, 1, 2, 3, 4, 5, 6, 7, 7, 0], [7, 0]],
+    [
+      [3, 3, 4, 4, 3],
+      [3, 4],
+    ],
+    [
+      [0, 1, 2, 3, 4, 5, 6, 7, 7, 0],
+      [7, 0],
+    ],
   ])("destination ids that repeat, each named once in order of its first repeat: %p", (ids, repeated) => {
     const { world, request } = pairOf();
     const sourceBlocks = ids.map(() => 1);
@@ -79,7 +93,10 @@ describe("block lists that would move the wrong bytes are refused with the ids",
   });
 
   test("destination ids that repeat where page sizes differ", () => {
-    const { world, request } = pairOf({ config: { numBlocks: 40 } }, { config: { pageSize: 8, numBlocks: 30 } });
+    const { world, request } = pairOf(
+      { config: { numBlocks: 40 } },
+      { config: { pageSize: 8, numBlocks: 30 } },
+    );
     const sourceBlocks = Array.from({ length: 24 }, (_, index) => index);
     for (const ids of [[1, 2, 1], Array.from({ length: 12 }, (_, index) => (index === 11 ? 0 : index))]) {
       const error = world.refusal("DUPLICATE_BLOCK", {
@@ -92,7 +109,9 @@ describe("block lists that would move the wrong bytes are refused with the ids",
   });
 
   test("ids beyond the size of any table are still checked for repeats", () => {
-    const far = { config: { numBlocks: 40_000_000, numLayers: 1, outerDim: 1, pageSize: 1, numHeads: 1, headDim: 1 } } as const;
+    const far = {
+      config: { numBlocks: 40_000_000, numLayers: 1, outerDim: 1, pageSize: 1, numHeads: 1, headDim: 1 },
+    } as const;
     const { world, request } = pairOf(far, far);
     const ids = Array.from({ length: 12 }, (_, index) => 39_999_999 - index);
     expect(world.plan({ ...request, sourceBlocks: ids, destinationBlocks: ids }).bytes).toBe(24);
@@ -121,7 +140,8 @@ describe("block lists that would move the wrong bytes are refused with the ids",
   test("blocks in quarantine, on the side where they are", () => {
     const { world, request } = pairOf();
     const held = new Set([4]);
-    const quarantined = (layout: bigint): ReadonlySet<number> | null => (layout === request.destination ? held : null);
+    const quarantined = (layout: bigint): ReadonlySet<number> | null =>
+      layout === request.destination ? held : null;
     const error = world.refusal("QUARANTINED", request, { ...HOST, quarantined });
     expect(error.details).toMatchObject({ side: "destination", ids: [4], count: 1 });
     expect(world.plan({ ...request, destinationBlocks: [3, 5] }, { ...HOST, quarantined }).bytes).toBe(1024);
@@ -132,7 +152,11 @@ describe("memory that is read and written at once is refused", () => {
   test("one layout: shared ids", () => {
     const { world, request } = pairOf();
     const inside = { ...request, destination: request.source };
-    const error = world.refusal("OVERLAP", { ...inside, sourceBlocks: [1, 2, 3], destinationBlocks: [4, 3, 2] });
+    const error = world.refusal("OVERLAP", {
+      ...inside,
+      sourceBlocks: [1, 2, 3],
+      destinationBlocks: [4, 3, 2],
+    });
     expect(error.details["ids"]).toEqual([3, 2]);
     expect(world.plan({ ...inside, sourceBlocks: [1, 2], destinationBlocks: [4, 3] }).bytes).toBe(1024);
   });
@@ -182,7 +206,10 @@ describe("memory that is read and written at once is refused", () => {
 
   test("components of one bundle that interleave in one allocation are apart", () => {
     const world = new World();
-    const strides = (block: number): object => ({ strides: { block, layer: 128, outer: 64, page: 16 }, regions: "one" });
+    const strides = (block: number): object => ({
+      strides: { block, layer: 128, outer: 64, page: 16 },
+      regions: "one",
+    });
     const first = world.add({ arrangement: strides(1024) as never });
     const base = first.components[0]?.regionAddresses[0] ?? 0;
     const both = world.add({
@@ -191,7 +218,12 @@ describe("memory that is read and written at once is refused", () => {
         idx: { arrangement: strides(1024) as never, at: [base + 512] },
       },
     });
-    const request = { source: both.handle, destination: both.handle, sourceBlocks: [0, 1], destinationBlocks: [2, 3] };
+    const request = {
+      source: both.handle,
+      destination: both.handle,
+      sourceBlocks: [0, 1],
+      destinationBlocks: [2, 3],
+    };
     expect(world.plan(request).bytes).toBe(2048);
     world.refusal("OVERLAP", { ...request, destinationBlocks: [1, 2] });
   });
@@ -203,7 +235,12 @@ describe("memory that is read and written at once is refused", () => {
     const both = world.add({
       components: { kv: { at, alias: true }, raw: { at, alias: true, config: { numHeads: 1, headDim: 8 } } },
     });
-    const request = { source: both.handle, destination: both.handle, sourceBlocks: [0, 1], destinationBlocks: [2, 3] };
+    const request = {
+      source: both.handle,
+      destination: both.handle,
+      sourceBlocks: [0, 1],
+      destinationBlocks: [2, 3],
+    };
     const plan = world.plan(request);
     expect(plan.bytes).toBe(2048);
     expect(plan.warnings.join()).toContain("written twice");
@@ -227,7 +264,12 @@ describe("memory that is read and written at once is refused", () => {
     const memory = world.add();
     const at = [memory.components[0]?.regionAddresses[0] ?? 0];
     const file = world.add({ at, reach: "file", storage: { kind: "disk" } });
-    const request = { source: memory.handle, destination: file.handle, sourceBlocks: [1], destinationBlocks: [1] };
+    const request = {
+      source: memory.handle,
+      destination: file.handle,
+      sourceBlocks: [1],
+      destinationBlocks: [1],
+    };
     expect(world.plan(request, { executors: ["file"] }).bytes).toBe(512);
     const other = { ...request, source: file.handle };
     world.refusal("OVERLAP", other, { executors: ["file", "staged"] });
@@ -242,7 +284,12 @@ describe("layouts that do not fit each other are refused with both values", () =
     ["head sizes", {}, { config: { headDim: 8 } }, "headDim"],
     ["layer counts", {}, { config: { numLayers: 3 } }, "numLayers"],
     ["fingerprints", { fingerprint: "a" }, { fingerprint: "b" }, "fingerprint"],
-    ["layers of the model", {}, { config: { numLayers: 2, layerWindow: { start: 0, total: 6 } } }, "layerWindow.total"],
+    [
+      "layers of the model",
+      {},
+      { config: { numLayers: 2, layerWindow: { start: 0, total: 6 } } },
+      "layerWindow.total",
+    ],
     ["layers past the model's end", {}, { config: { numLayers: 2, layers: [1, 9] } }, "layers"],
   ] as const)("%s", (_, source, destination, field) => {
     const { world, request } = pairOf(source, destination);
@@ -276,9 +323,14 @@ describe("layouts that do not fit each other are refused with both values", () =
     const fits = pairOf(flat, {});
     expect(fits.world.plan(fits.request).bytes).toBe(1024);
     const apart = pairOf(flat, { order: "hnd" });
-    expect(apart.world.refusal("INCOMPATIBLE_LAYOUTS", apart.request).details).toMatchObject({ field: "innerDim", side: "destination" });
+    expect(apart.world.refusal("INCOMPATIBLE_LAYOUTS", apart.request).details).toMatchObject({
+      field: "innerDim",
+      side: "destination",
+    });
     const shard = pairOf({ config: { headWindow: { start: 0, total: 4 } } }, flat);
-    expect(shard.world.refusal("INCOMPATIBLE_LAYOUTS", shard.request).details).toMatchObject({ side: "source" });
+    expect(shard.world.refusal("INCOMPATIBLE_LAYOUTS", shard.request).details).toMatchObject({
+      side: "source",
+    });
     const other = pairOf({ config: { numHeads: undefined, headDim: undefined, innerDim: 9 } as never }, {});
     other.world.refusal("INCOMPATIBLE_LAYOUTS", other.request);
   });
@@ -290,11 +342,16 @@ describe("layouts that do not fit each other are refused with both values", () =
 
   test("no component of one name, and components that a side lacks", () => {
     const { world, request } = pairOf({ components: { a: {} } }, { components: { b: {} } });
-    expect(world.refusal("INCOMPATIBLE_LAYOUTS", request).details).toMatchObject({ source: ["a"], destination: ["b"] });
+    expect(world.refusal("INCOMPATIBLE_LAYOUTS", request).details).toMatchObject({
+      source: ["a"],
+      destination: ["b"],
+    });
     world.refusal("INCOMPATIBLE_LAYOUTS", { ...request, components: [] });
     const error = world.refusal("INCOMPATIBLE_LAYOUTS", { ...request, components: ["b"] });
     expect(error.details).toMatchObject({ component: "b", side: "source" });
-    expect(world.refusal("INCOMPATIBLE_LAYOUTS", { ...request, components: ["a"] }).details["side"]).toBe("destination");
+    expect(world.refusal("INCOMPATIBLE_LAYOUTS", { ...request, components: ["a"] }).details["side"]).toBe(
+      "destination",
+    );
   });
 
   test("one side without a fingerprint, or other element types of one width, is a warning", () => {
@@ -325,7 +382,10 @@ describe("ranges that would half fill a destination in silence are refused", () 
     const { world, request } = pairOf({ config: { numLayers: 2, layerWindow: { start: 0, total: 4 } } });
     world.refusal("LAYER_RANGE", { ...request, layers: { start: 2, end: 4 } });
     world.refusal("PARTIAL", { ...request, layers: { start: 1, end: 3 } });
-    expect(world.plan({ ...request, layers: { start: 0, end: 2 } })).toMatchObject({ bytes: 512, coverage: 1 });
+    expect(world.plan({ ...request, layers: { start: 0, end: 2 } })).toMatchObject({
+      bytes: 512,
+      coverage: 1,
+    });
   });
 
   test.each([[{ every: 0 }], [{ every: 1.5 }], [{ every: -1 }], [null as unknown as { every: number }]])(
@@ -351,30 +411,38 @@ describe("ranges that would half fill a destination in silence are refused", () 
   test("coverage below 1 needs partial, and is told with the components that fall short", () => {
     const { world, request } = pairOf({ config: { numHeads: 1, headWindow: { start: 0, total: 2 } } });
     const error = world.refusal("PARTIAL", request);
-    expect(error.details).toMatchObject({ coverage: 0.5, components: [{ name: "kv", coverage: 0.5 }], missing: 0 });
+    expect(error.details).toMatchObject({
+      coverage: 0.5,
+      components: [{ name: "kv", coverage: 0.5 }],
+      missing: 0,
+    });
     const plan = world.plan({ ...request, partial: true });
     expect(plan).toMatchObject({ coverage: 0.5, bytes: 512 });
     expect(plan.warnings.at(-1)).toContain("50.0 %");
   });
 
   test("a component that the source lacks counts, unless it was not asked for", () => {
-    const { world, request } = pairOf({}, { components: { kv: {}, scales: { config: { numHeads: 6 }, group: "s" } } });
+    const { world, request } = pairOf(
+      {},
+      { components: { kv: {}, scales: { config: { numHeads: 6 }, group: "s" } } },
+    );
     expect(world.refusal("PARTIAL", request).details).toMatchObject({ coverage: 0.25, missing: 1 });
     expect(world.plan({ ...request, components: ["kv"] })).toMatchObject({ coverage: 1, bytes: 1024 });
     const lists = { default: [3, 4], s: [1] };
     // 2 blocks of 512 bytes moved; 1 block of 1,536 bytes asked for and missing.
-    expect(world.plan({ ...request, partial: true, destinationBlocks: lists }).coverage).toBe(1024 / (1024 + 1536));
-    expect(world.plan({ ...request, partial: true, destinationBlocks: { default: [3, 4] } }).coverage).toBe(1);
+    expect(world.plan({ ...request, partial: true, destinationBlocks: lists }).coverage).toBe(
+      1024 / (1024 + 1536),
+    );
+    expect(world.plan({ ...request, partial: true, destinationBlocks: { default: [3, 4] } }).coverage).toBe(
+      1,
+    );
     const nothing = { ...request, partial: true, sourceBlocks: [], destinationBlocks: [] };
     expect(world.plan(nothing).coverage).toBe(0.25);
   });
 
   test("a component without any of the asked layers takes no part", () => {
     const early = { config: { numLayers: 1, layers: [0] } };
-    const { world, request } = pairOf(
-      { components: { kv: {}, early } },
-      { components: { kv: {}, early } },
-    );
+    const { world, request } = pairOf({ components: { kv: {}, early } }, { components: { kv: {}, early } });
     expect(world.plan(request).bytes).toBe(2 * (512 + 128));
     const late = world.plan({ ...request, layers: { start: 1, end: 3 } });
     expect(late).toMatchObject({ bytes: 512, coverage: 1 });
@@ -386,7 +454,11 @@ describe("block-id spaces are never mixed up", () => {
 
   test("each space has its own list, checked on its own", () => {
     const { world, request } = pairOf(bundle, bundle);
-    const lists = { ...request, sourceBlocks: { a: [1, 2, 3], b: [7] }, destinationBlocks: { a: [4, 5, 6], b: [0] } };
+    const lists = {
+      ...request,
+      sourceBlocks: { a: [1, 2, 3], b: [7] },
+      destinationBlocks: { a: [4, 5, 6], b: [0] },
+    };
     expect(world.plan(lists).bytes).toBe(4 * 512);
     const error = world.refusal("DUPLICATE_BLOCK", { ...lists, destinationBlocks: { a: [4, 5, 4], b: [0] } });
     expect(error.details["group"]).toBe("a");
@@ -397,7 +469,9 @@ describe("block-id spaces are never mixed up", () => {
     const { world, request } = pairOf(bundle, bundle);
     expect(world.refusal("LENGTH_MISMATCH", request).details["groups"]).toEqual(["a", "b"]);
     const lists = { ...request, destinationBlocks: { a: [4], b: [0] } };
-    expect(world.refusal("LENGTH_MISMATCH", { ...lists, sourceBlocks: { a: [1] } }).details["group"]).toBe("b");
+    expect(world.refusal("LENGTH_MISMATCH", { ...lists, sourceBlocks: { a: [1] } }).details["group"]).toBe(
+      "b",
+    );
     const odd = { ...lists, sourceBlocks: { a: [1], b: [1], c: [1] } };
     expect(world.refusal("LENGTH_MISMATCH", odd).details["group"]).toBe("c");
   });
@@ -410,36 +484,65 @@ describe("block-id spaces are never mixed up", () => {
   test("whole blocks keep to their own lists when tokens move", () => {
     const { world, request } = pairOf(bundle, bundle);
     const tokens = { sourceStart: 1, destinationStart: 2, count: 3 };
-    const lists = { ...request, tokens, sourceBlocks: { a: [1], b: [7] }, destinationBlocks: { a: [4, 5], b: [0] } };
+    const lists = {
+      ...request,
+      tokens,
+      sourceBlocks: { a: [1], b: [7] },
+      destinationBlocks: { a: [4, 5], b: [0] },
+    };
     expect(world.plan(lists)).toMatchObject({ bytes: 3 * 128 + 512, coverage: 1 });
   });
 
   test("a space is as long as its shortest component", () => {
     const short = { components: { kv: {}, idx: { config: { numBlocks: 4 } } } };
     const { world, request } = pairOf(short, short);
-    expect(world.refusal("BLOCK_OUT_OF_RANGE", request).details).toMatchObject({ side: "destination", limit: 4 });
+    expect(world.refusal("BLOCK_OUT_OF_RANGE", request).details).toMatchObject({
+      side: "destination",
+      limit: 4,
+    });
   });
 });
 
 describe("who may be touched, and how", () => {
   test("a peer's layout that is shared for reading is no destination", () => {
     const { world, request } = pairOf({}, { owner: 2n, reach: "nixl", access: "read" });
-    expect(world.refusal("ACCESS", request, HOST_AND_NIXL).details).toMatchObject({ worker: "2", access: "read" });
+    expect(world.refusal("ACCESS", request, HOST_AND_NIXL).details).toMatchObject({
+      worker: "2",
+      access: "read",
+    });
     const pull = { ...request, source: request.destination, destination: request.source };
-    expect(world.plan(pull, HOST_AND_NIXL).legs[0]?.hops[0]).toMatchObject({ executor: "nixl", op: "read", agent: "peer" });
+    expect(world.plan(pull, HOST_AND_NIXL).legs[0]?.hops[0]).toMatchObject({
+      executor: "nixl",
+      op: "read",
+      agent: "peer",
+    });
   });
 
   test("handles that name nothing", () => {
     const { world, request } = pairOf();
     world.refusal("UNKNOWN_HANDLE", { ...request, source: 99n as never });
-    world.refusal("UNKNOWN_HANDLE", { ...request, destination: (request.destination + (5n << 64n)) as never });
+    world.refusal("UNKNOWN_HANDLE", {
+      ...request,
+      destination: (request.destination + (5n << 64n)) as never,
+    });
   });
 });
 
 test("a prepared pair plans as the planner does, list after list", () => {
   const { world, request } = pairOf({ arrangement: "layer-separate/block-second" }, {});
   const prepared = preparePair(world.snapshot, request, defaultProfile, HOST);
-  for (const lists of [[[1, 2], [3, 4]], [[7], [0]], [[0, 1, 2, 3], [4, 5, 6, 7]], [[], []]] as const) {
+  for (const lists of [
+    [
+      [1, 2],
+      [3, 4],
+    ],
+    [[7], [0]],
+    [
+      [0, 1, 2, 3],
+      [4, 5, 6, 7],
+    ],
+    [[], []],
+  ] as const) {
     const [sourceBlocks, destinationBlocks] = lists;
     const plan = planPrepared(prepared, sourceBlocks, destinationBlocks);
     expect(plan).toEqual(world.plan({ ...request, sourceBlocks, destinationBlocks }));

@@ -54,7 +54,12 @@ export const HOST_AND_NIXL: PlanEnvironment = { executors: ["host", "nixl"], pro
 
 /** A registry that grows, and the memory that its layouts lie in. */
 export class World {
-  snapshot: RegistrySnapshot = emptyRegistry({ workerId: 1n, agentName: "test", wireName: "test", incarnation: 1 });
+  snapshot: RegistrySnapshot = emptyRegistry({
+    workerId: 1n,
+    agentName: "test",
+    wireName: "test",
+    incarnation: 1,
+  });
   #next: number = ORIGIN;
 
   /** Registers a layout and gives its record. */
@@ -112,7 +117,8 @@ export class World {
   /** Memory with a different byte at every address, near enough, in which all layouts lie. */
   memory(): Uint8Array {
     const memory = new Uint8Array(this.#next - ORIGIN);
-    for (let index = 0; index < memory.length; index++) memory[index] = (Math.imul(index, 2_654_435_761) >>> 24) ^ index;
+    for (let index = 0; index < memory.length; index++)
+      memory[index] = (Math.imul(index, 2_654_435_761) >>> 24) ^ index;
     return memory;
   }
 

@@ -308,7 +308,9 @@ static void order_and_events(uint64_t sleep_micros) {
     EXPECT(!over[1]);
     EXPECT(wait_slot(1, 20000) && done[1].status == KVF_OK);
     printf("event: awaited %.0f us of a sleep of %llu us\n", done[1].micros, (unsigned long long)sleep_micros);
+    cu->context_push(own_context);
     EXPECT(cu->event_query((cu_event)(uintptr_t)event[0]) == CU_OK);
+    cu->context_pop(&(cu_context){0});
     EXPECT(JOB(kvf_cuda_event_close_job(context, 0, 0, (kvf_word)event[0])).status == KVF_OK);
 
     /* After the caller's stream: what the stream writes late is what is copied. */

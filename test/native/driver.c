@@ -159,8 +159,11 @@ int main(int count, char **arguments) {
     many_programs();
     many_runs();
     held("split rows, many programs, many runs");
+    programs_in_order(percent / 2);
+    held("programs in order");
     cursor_walks_all_rows(percent / 3);
     held("cursor");
+    consistent_mistakes();
     bad_hops_are_refused(percent / 2);
     held("bad hops");
     cancelled_copies(percent);

@@ -16,6 +16,7 @@ const PARTS = [
   "patterns",
   "random hops",
   "split rows, many programs, many runs",
+  "programs in order",
   "cursor",
   "bad hops",
   "cancelled copies",

@@ -170,7 +170,9 @@ static uint32_t join_guest(kvf_member *member, uint64_t deadline) {
 
 static void *finish_late(void *argument) {
     kvf_context *ctx = argument;
-    usleep(100000);
+    while (!kvf_context_closing(ctx)) usleep(1000);
+    CHECK(kvf_job_cancelled(ctx, 1)); /* closing asks every job to stop */
+    usleep(50000);
     kvf_job_progress(ctx, 1, 3, 4);
     kvf_context_notify(ctx);
     kvf_job_finish(ctx, 1, KVF_OK, 0, 0);

@@ -115,6 +115,43 @@ static void large_rows(void) {
     seal_draft(&hop);
     every_way(&js, &hop);
     end_draft(&hop);
+    /* Items of 256 KiB: the last piece of each row is shorter than the way to the next cache line. */
+    begin_draft(&hop, 1, 3 << 20, 3 << 20);
+    flat_program(&hop, 0, 3, (3 << 18) + 4);
+    seal_draft(&hop);
+    every_way(&js, &hop);
+    end_draft(&hop);
+    CHECK(close_client(&js, 1000) == 0);
+}
+
+/* Whoever sees that k programs are done reads the right bytes of all of them, while others still run. */
+static void programs_in_order(uint32_t cases) {
+    static draft hop;
+    client js = open_client(64);
+    const uint32_t programs = 24;
+    uint64_t end[24];
+    begin_draft(&hop, programs, 1 << 20, 12 << 20);
+    for (uint32_t p = 0; p < programs; p++) {
+        flat_program(&hop, p, 1 + p % 3, p % 5 ? 90000 : 300000);
+        end[p] = hop.dst_used;
+    }
+    seal_draft(&hop);
+    uint8_t *expected = expected_of(&hop, NULL);
+    for (uint32_t at = 0; at < cases; at++) {
+        memset(hop.dst, GUARD, hop.dst_bytes);
+        uint32_t seen = 0;
+        CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, at % 2, 3) == KVF_OK);
+        while (seen < programs) {
+            uint32_t done = __atomic_load_n(slot_record(&js, 7), __ATOMIC_SEQ_CST);
+            CHECK(done >= seen && done <= programs);
+            uint64_t from = seen ? end[seen - 1] : 0;
+            if (done > seen) CHECK(memcmp(hop.dst + from, expected + from, end[done - 1] - from) == 0);
+            seen = done;
+        }
+        CHECK(await(&js).status == KVF_OK);
+    }
+    free(expected);
+    end_draft(&hop);
     CHECK(close_client(&js, 1000) == 0);
 }
 
@@ -198,6 +235,42 @@ static void cursor_walks_all_rows(uint32_t cases) {
 static void in_range(void *to, uint64_t src, uint64_t dst, uint64_t bytes, uint32_t program) {
     (void)to, (void)program;
     CHECK(src >= 1 && dst >= 1 && src + bytes <= (uint64_t)1 << 53 && dst + bytes <= (uint64_t)1 << 53);
+}
+
+/* Mistakes that agree with each other, so that only the check of the mistake itself can find them. */
+static void consistent_mistakes(void) {
+    static draft hop;
+    double out[2];
+    begin_draft(&hop, 1, 1 << 16, 1 << 16);
+    flat_program(&hop, 0, 4, 100);
+    double *head = hop.words + KVF_HOP_HEADER_WORDS, *runs = new_array(&hop, 2);
+    uint32_t few[4] = {1, 0, 1, 2};
+    memcpy(runs, few, sizeof few);
+    head[32] = (double)(runs - hop.words);
+    seal_draft(&hop);
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID); /* a run of 0 */
+    few[1] = 1;
+    memcpy(runs, few, sizeof few);
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID); /* 500 bytes, not 400 */
+    head[33] = 500;
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID); /* the header says 400 */
+    seal_draft(&hop);
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_OK && out[0] == 5 && out[1] == 500);
+    head[28] = (double)hop.used; /* an array that begins where the block ends */
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID);
+    head[28] = 8; /* one inside the headers */
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID);
+    head[28] = head[29] - 1;
+    head[5] = -(double)(uintptr_t)hop.dst - 1000; /* below address 1 at the second step of a run */
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID);
+    head[5] = 0;
+    head[25] = 1; /* a device number is fine */
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_OK);
+    head[24] = 1; /* device memory is not for the host's copies */
+    CHECK(kvf_copy_run(hop.words, hop.used, 0, out) == KVF_E_INVALID);
+    head[24] = 3;
+    CHECK(kvf_hop_check(hop.words, hop.used, out) == KVF_E_INVALID);
+    end_draft(&hop);
 }
 
 static void bad_hops_are_refused(uint32_t cases) {

@@ -30,17 +30,17 @@ static kvf_word context;
 static _Atomic uint32_t *block;
 static outcome outcomes[SLOTS];
 
-static double seconds(void) {
+static inline double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static void nap(double s) {
+static inline void nap(double s) {
     nanosleep(&(struct timespec){(time_t)s, (long)((s - (double)(time_t)s) * 1e9)}, NULL);
 }
 
-static void open_context(void) {
+static inline void open_context(void) {
     double out[3];
     if (kvf_context_open(SLOTS, out) != KVF_OK) abort();
     context = (kvf_word)out[0];
@@ -48,7 +48,7 @@ static void open_context(void) {
 }
 
 /* Takes what is on the ring. */
-static void drain(void) {
+static inline void drain(void) {
     uint32_t head = atomic_load(&block[0]), tail = atomic_load(&block[1]);
     for (; tail != head; tail++) {
         uint32_t words[8];
@@ -67,7 +67,7 @@ static void drain(void) {
 }
 
 /* Waits for the job that `started` begot in `slot`; a refused start counts as its outcome. */
-static outcome await_for(int32_t started, uint32_t slot, double bound) {
+static inline outcome await_for(int32_t started, uint32_t slot, double bound) {
     outcome o;
     memset(&o, 0, sizeof o);
     if (started != KVF_OK) {
@@ -93,11 +93,11 @@ static outcome await_for(int32_t started, uint32_t slot, double bound) {
     }
 }
 
-static outcome await(int32_t started, uint32_t slot) {
+static inline outcome await(int32_t started, uint32_t slot) {
     return await_for(started, slot, 20);
 }
 
-static double progress_bytes(uint32_t slot) {
+static inline double progress_bytes(uint32_t slot) {
     uint32_t words[2];
     uint32_t at = 16 + SLOTS * 8 + slot * 8 + 4;
     words[0] = atomic_load(&block[at]);
@@ -107,12 +107,12 @@ static double progress_bytes(uint32_t slot) {
     return value;
 }
 
-static uint32_t progress_programs(uint32_t slot) {
+static inline uint32_t progress_programs(uint32_t slot) {
     return atomic_load(&block[16 + SLOTS * 8 + slot * 8]);
 }
 
 /* A hop of one program: `pairs` rows of `row` bytes from src + a[i] to dst + b[i] (NULL: i * row). Freed by the caller. */
-static double *rows_hop(uint64_t src, uint64_t dst, const uint32_t *a, const uint32_t *b, uint32_t pairs, double row,
+static inline double *rows_hop(uint64_t src, uint64_t dst, const uint32_t *a, const uint32_t *b, uint32_t pairs, double row,
                         kvf_word *words) {
     size_t count = KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2 + 2 * (size_t)pairs;
     double *hop = calloc(count, sizeof *hop);
@@ -147,7 +147,7 @@ static double *rows_hop(uint64_t src, uint64_t dst, const uint32_t *a, const uin
     return hop;
 }
 
-static uint64_t mix(uint64_t x) {
+static inline uint64_t mix(uint64_t x) {
     x += 0x9e3779b97f4a7c15ull;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
@@ -155,14 +155,14 @@ static uint64_t mix(uint64_t x) {
 }
 
 /* Every 8 bytes tell their seed and their place. */
-static void paint(unsigned char *memory, size_t bytes, uint64_t seed) {
+static inline void paint(unsigned char *memory, size_t bytes, uint64_t seed) {
     for (size_t i = 0; i + 8 <= bytes; i += 8) {
         uint64_t word = mix(seed * 0x100000001b3ull + i);
         memcpy(memory + i, &word, 8);
     }
 }
 
-static uint32_t *permutation(uint32_t count, uint64_t seed) {
+static inline uint32_t *permutation(uint32_t count, uint64_t seed) {
     uint32_t *order = malloc(count * sizeof *order);
     if (!order) abort();
     for (uint32_t i = 0; i < count; i++) order[i] = i;
@@ -176,7 +176,7 @@ static uint32_t *permutation(uint32_t count, uint64_t seed) {
 
 /* ---- agents ---------------------------------------------------------------------------------------------------- */
 
-static kvf_word make_agent(const char *name, uint32_t lanes, const char *parameters) {
+static inline kvf_word make_agent(const char *name, uint32_t lanes, const char *parameters) {
     outcome o = await(kvf_nixl_agent_job(context, 0, name, 10000, lanes), 0);
     if (o.status != KVF_OK) {
         fprintf(stderr, "agent %s: %d %s\n", name, o.status, o.text);
@@ -191,13 +191,13 @@ static kvf_word make_agent(const char *name, uint32_t lanes, const char *paramet
     return agent;
 }
 
-static outcome register_memory(kvf_word agent, const void *memory, double bytes) {
+static inline outcome register_memory(kvf_word agent, const void *memory, double bytes) {
     double region[3] = {(double)(uintptr_t)memory, bytes, 0};
     return await(kvf_nixl_register_job(context, 0, agent, KVF_MEM_DRAM, region, 1), 0);
 }
 
 /* The agent's metadata; freed by the caller. */
-static uint8_t *export_of(kvf_word agent, size_t *length) {
+static inline uint8_t *export_of(kvf_word agent, size_t *length) {
     outcome o = await(kvf_nixl_metadata_job(context, 0, agent, 0, 0, NULL, 0), 0);
     double out[1];
     uint8_t *bytes = malloc(1 << 20);
@@ -210,7 +210,7 @@ static uint8_t *export_of(kvf_word agent, size_t *length) {
 }
 
 /* Takes the next notification within `bound` seconds: its length, or -1. Keeps what came with it for later. */
-static long next_notification(kvf_word agent, char *name, char *payload, size_t capacity, double bound) {
+static inline long next_notification(kvf_word agent, char *name, char *payload, size_t capacity, double bound) {
     static uint8_t buffer[1 << 20];
     static size_t at, end;
     double begin = seconds();
@@ -241,7 +241,7 @@ static long next_notification(kvf_word agent, char *name, char *payload, size_t 
 static int failures;
 
 /* One line for each named case: `ok NAME`, or `not ok NAME: why`. */
-static void __attribute__((format(printf, 3, 4))) verdict(const char *name, bool good, const char *format, ...) {
+static inline void __attribute__((format(printf, 3, 4))) verdict(const char *name, bool good, const char *format, ...) {
     char why[512];
     va_list args;
     va_start(args, format);

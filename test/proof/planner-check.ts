@@ -83,7 +83,8 @@ export function tryCase(bench: Bench, seed: number, index: number): Outcome {
     if (word !== null && isKvferryError(error, word)) return { kind: word, problem: null };
     return { kind: "threw", problem: `expected ${word ?? "a plan"}, got ${String(error)}` };
   }
-  if (word !== null || oracle === null) return { kind: "not refused", problem: `expected ${word}, got a plan` };
+  if (word !== null || oracle === null)
+    return { kind: "not refused", problem: `expected ${word}, got a plan` };
   const problem = checkPlan(bench, given, plan, oracle, used);
   return { kind: plan.bytes === 0 ? "empty" : "moved", problem };
 }
@@ -131,7 +132,8 @@ function recordOf(component: OracleComponent, remote: boolean): ComponentRecord 
   const config = resolveConfig(component.config, "proof");
   // Engine presets and strides already say their order.
   const order =
-    arrangement === "fully-contiguous" || (typeof arrangement === "string" && arrangement.startsWith("layer-separate"))
+    arrangement === "fully-contiguous" ||
+    (typeof arrangement === "string" && arrangement.startsWith("layer-separate"))
       ? (component.order as ComponentRecord["shape"]["order"])
       : undefined;
   const shape = resolveShape({ name, config, arrangement, order, group, wholeBlocks, alias: false }, "proof");
@@ -147,7 +149,9 @@ function recordOf(component: OracleComponent, remote: boolean): ComponentRecord 
 }
 
 function selectionOf(given: PlannerCase, lists: Readonly<Record<string, readonly number[]>>): BlockSelection {
-  const made = Object.entries(lists).map(([group, ids]) => [group, given.typed ? Uint32Array.from(ids) : ids] as const);
+  const made = Object.entries(lists).map(
+    ([group, ids]) => [group, given.typed ? Uint32Array.from(ids) : ids] as const,
+  );
   const [only] = made;
   // A typed array would wrap ids that are out of range, so those stay numbers.
   if (made.length === 1 && only !== undefined && given.plain) return only[1];
@@ -216,7 +220,8 @@ function checkPlan(
 }
 
 function checkNumbers(given: PlannerCase, plan: TransferPlan, oracle: OracleResult): string | null {
-  if (plan.bytes !== oracle.movedBytes) return `plan moves ${plan.bytes} bytes, ${oracle.movedBytes} are meant`;
+  if (plan.bytes !== oracle.movedBytes)
+    return `plan moves ${plan.bytes} bytes, ${oracle.movedBytes} are meant`;
   if (oracle.askedBytes > 0) {
     const coverage = oracle.movedBytes / oracle.askedBytes;
     if (Math.abs(plan.coverage - coverage) > 1e-9) return `coverage ${plan.coverage}, ${coverage} is meant`;
@@ -244,10 +249,12 @@ function checkProgram(program: CopyProgram, components: readonly OracleComponent
   visitRows(program, (source, destination, length) => {
     bytes += length;
     pieces++;
-    if (!inside(source, length) || !inside(destination, length)) odd ??= `a row of ${length} bytes leaves its region`;
+    if (!inside(source, length) || !inside(destination, length))
+      odd ??= `a row of ${length} bytes leaves its region`;
   });
   if (bytes !== program.bytes) return `a program says ${program.bytes} bytes and moves ${bytes}`;
-  if (pieces !== descriptorsOf(program)) return `a program says ${descriptorsOf(program)} descriptors and has ${pieces}`;
+  if (pieces !== descriptorsOf(program))
+    return `a program says ${descriptorsOf(program)} descriptors and has ${pieces}`;
   return odd;
 }
 
@@ -276,7 +283,8 @@ function checkLayers(
     const to = (rows[row + 2] as number) - first;
     const end = to + (rows[row + 3] as number);
     for (let at = to; at < end; at++)
-      if (bench.memory[at] !== bench.expected[at]) return `layer ${rows[row]} is not complete when it is said to be`;
+      if (bench.memory[at] !== bench.expected[at])
+        return `layer ${rows[row]} is not complete when it is said to be`;
   }
   return null;
 }

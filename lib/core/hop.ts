@@ -1,0 +1,121 @@
+import {
+  compileProgram,
+  descriptorsOf,
+  type PlacedPairs,
+  placeBlocks,
+  placeSegments,
+  unmergedDescriptors,
+} from "./compile.ts";
+import { type Lists, runsKey } from "./lists.ts";
+import { chooseMethod } from "./method.ts";
+import { nestOf } from "./nest.ts";
+import type { Hop } from "./plan.ts";
+import type { PreparedComponent, PreparedPair, PreparedRoute } from "./prepare.ts";
+import type { CopyProgram } from "./program.ts";
+import { segmentStreams } from "./segments.ts";
+
+/** Places a component's blocks: whole ones where they pair, else the segments that both sides' blocks have in common. */
+export function placeComponent(
+  prepared: PreparedPair,
+  component: PreparedComponent,
+  lists: Lists,
+): readonly PlacedPairs[] {
+  const { pair } = component;
+  const source = lists.source[component.sourceGroup] as Uint32Array; // one list for each group
+  const destination = lists.destination[component.destinationGroup] as Uint32Array;
+  if (component.blocksPair) {
+    const runs = lists.runs[runsKey(prepared, component)];
+    return runs === undefined || runs.total === 0 ? [] : [placeBlocks(pair, source, destination, runs)];
+  }
+  const { tokens } = prepared;
+  return segmentStreams(
+    {
+      ids: source,
+      page: pair.sourcePage,
+      blockStride: pair.sourceBlock,
+      pageStride: pair.sourceStep,
+      start: tokens?.sourceStart ?? 0,
+    },
+    {
+      ids: destination,
+      page: pair.destinationPage,
+      blockStride: pair.destinationBlock,
+      pageStride: pair.destinationStep,
+      start: tokens?.destinationStart ?? 0,
+    },
+    tokens?.count ?? source.length * pair.sourcePage,
+  ).map((group) => placeSegments(pair, group));
+}
+
+/**
+ * One hop of everything that takes one way; null when there is nothing to move.
+ *
+ * @param byComponent - Gets each component's programs, to compare what they read and write.
+ */
+export function buildHop(
+  prepared: PreparedPair,
+  way: PreparedRoute,
+  placed: readonly (readonly PlacedPairs[])[],
+  byComponent: readonly CopyProgram[][],
+): Hop | null {
+  const { route, members, steps } = way;
+  const programs: CopyProgram[] = [];
+  let before = 0;
+  const add = (index: number, program: CopyProgram): void => {
+    programs.push(program);
+    byComponent[index]?.push(program);
+  };
+  if (steps === null) {
+    for (const index of members) {
+      const component = prepared.components[index] as PreparedComponent; // indices into components
+      for (const places of placed[index] ?? []) {
+        const nest = component.nest ?? nestOf(component.pair, component.outside, places.tokens);
+        before += unmergedDescriptors(component.pair, places, component.pair.layers.length);
+        add(index, compileProgram(component.pair, places, nest, null));
+      }
+    }
+  } else {
+    for (const step of steps) {
+      const parts = step.parts.flatMap((part) =>
+        (placed[part.component] ?? []).map((places) => ({ part, places })),
+      );
+      parts.forEach(({ part, places }, at) => {
+        const { pair } = prepared.components[part.component] as PreparedComponent; // indices into components
+        before += unmergedDescriptors(pair, places, part.layers);
+        // Only the last program of a step completes its layers.
+        const layers = at === parts.length - 1 ? { start: step.start, end: step.end } : null;
+        add(part.component, compileProgram(pair, places, nestOf(pair, part.outside, places.tokens), layers));
+      });
+    }
+  }
+  if (programs.length === 0) return null;
+  let bytes = 0;
+  let after = 0;
+  for (const program of programs) {
+    bytes += program.bytes;
+    after += descriptorsOf(program);
+  }
+  const work = {
+    executor: route.executor,
+    op: route.op,
+    bytes,
+    descriptors: after,
+    sourceKind: programs[0]?.srcMemory.kind ?? 0,
+    destinationKind: programs[0]?.dstMemory.kind ?? 0,
+  } as const;
+  const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
+  return {
+    executor: route.executor,
+    op: route.op,
+    agent: route.agent,
+    programs,
+    bytes,
+    descriptorsBefore: before,
+    descriptorsAfter: after,
+    method: choice.method,
+    width: choice.width,
+    inline: choice.inline,
+    predictedMicros: choice.predictedMicros,
+    candidates: choice.candidates,
+  };
+}

@@ -1,0 +1,145 @@
+import { expect, test } from "bun:test";
+import { encodeHop, HOP_HEADER_WORDS, HOP_MAGIC, HOP_VERSION, PROGRAM_WORDS } from "../../lib/core/encode.ts";
+import type { CopyProgram } from "../../lib/core/program.ts";
+
+function program(change: Partial<CopyProgram> = {}): CopyProgram {
+  return {
+    srcBase: Float64Array.of(10),
+    dstBase: Float64Array.of(20),
+    srcOffset: Float64Array.of(1, 2, 3),
+    dstOffset: Float64Array.of(4, 5, 6),
+    run: null,
+    pairs: 3,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: [2, 3],
+    srcStride: [-7, 8],
+    dstStride: [9, 11],
+    rowBytes: 16,
+    bytes: 288,
+    rows: 18,
+    srcMemory: { kind: 0, device: 0 },
+    dstMemory: { kind: 1, device: 3 },
+    layers: null,
+    ...change,
+  };
+}
+
+/** Reads one program of a block as `cshim/kvf.h` describes it. */
+function decode(block: Float64Array, index: number): object {
+  const at = HOP_HEADER_WORDS + index * PROGRAM_WORDS;
+  const word = (offset: number): number => block[at + offset] ?? Number.NaN;
+  const array = (offset: number, length: number): number[] =>
+    Array.from(block.slice(word(offset), word(offset) + length));
+  const runs =
+    word(32) === 0 ? null : [...new Uint32Array(block.buffer, block.byteOffset + word(32) * 8, word(1))];
+  return {
+    rowBytes: word(3),
+    runStrides: [word(4), word(5)],
+    counts: Array.from(block.slice(at + 6, at + 6 + word(2))),
+    sourceStrides: Array.from(block.slice(at + 12, at + 12 + word(2))),
+    destinationStrides: Array.from(block.slice(at + 18, at + 18 + word(2))),
+    source: [word(24), word(25)],
+    destination: [word(26), word(27)],
+    srcBase: array(28, word(0)),
+    dstBase: array(29, word(0)),
+    srcOffset: array(30, word(1)),
+    dstOffset: array(31, word(1)),
+    runs,
+    bytes: word(33),
+    rest: Array.from(block.slice(at + 34, at + PROGRAM_WORDS)).every((value) => value === 0),
+  };
+}
+
+const DECODED = {
+  rowBytes: 16,
+  runStrides: [0, 0],
+  counts: [2, 3],
+  sourceStrides: [-7, 8],
+  destinationStrides: [9, 11],
+  source: [0, 0],
+  destination: [1, 3],
+  srcBase: [10],
+  dstBase: [20],
+  srcOffset: [1, 2, 3],
+  dstOffset: [4, 5, 6],
+  runs: null,
+  bytes: 288,
+  rest: true,
+};
+
+test("one program is written as the native side reads it", () => {
+  const block = encodeHop([program()]);
+  expect(Array.from(block.slice(0, HOP_HEADER_WORDS))).toEqual([
+    HOP_MAGIC,
+    HOP_VERSION,
+    1,
+    8 + 40 + 8,
+    288,
+    0,
+    0,
+    0,
+  ]);
+  expect(block.length).toBe(56);
+  expect(decode(block, 0)).toEqual(DECODED);
+});
+
+test.each([[1], [2], [3], [40]])("%d runs are packed two to a word, the odd one padded", (pairs) => {
+  const run = Uint32Array.from({ length: pairs }, (_, index) => index * 1000 + 4_000_000_000);
+  const offsets = Float64Array.from(run, (_, index) => index);
+  const given = program({
+    run,
+    pairs,
+    srcOffset: offsets,
+    dstOffset: offsets.slice(),
+    srcRunStride: -64,
+    dstRunStride: 32,
+  });
+  const scratch = new Float64Array(400).fill(Number.NaN);
+  const block = encodeHop([given], scratch.subarray(3));
+  expect(block.length).toBe(50 + 2 * pairs + Math.ceil(pairs / 2));
+  expect(decode(block, 0)).toMatchObject({ runs: [...run], runStrides: [-64, 32], srcOffset: [...offsets] });
+  if (pairs % 2 === 1) expect(new Uint32Array(block.buffer, block.byteOffset)[2 * block.length - 1]).toBe(0);
+});
+
+test("programs share what is one array, and nothing else", () => {
+  const first = program();
+  const run = Uint32Array.of(1, 2, 3);
+  const second = program({
+    srcBase: Float64Array.of(30),
+    srcOffset: first.srcOffset,
+    dstOffset: first.dstOffset,
+    run,
+    bytes: 12,
+  });
+  const third = program({ srcOffset: first.srcOffset, dstOffset: first.srcOffset, run, bytes: 30 });
+  const block = encodeHop([first, second, third]);
+  expect(block[4]).toBe(330);
+  expect(block.length).toBe(8 + 3 * 40 + 6 + 2 * 3 + 2);
+  expect(decode(block, 0)).toEqual(DECODED);
+  expect(decode(block, 1)).toEqual({ ...DECODED, srcBase: [30], runs: [1, 2, 3], bytes: 12 });
+  expect(decode(block, 2)).toEqual({ ...DECODED, dstOffset: [1, 2, 3], runs: [1, 2, 3], bytes: 30 });
+});
+
+test("large arrays are written in full", () => {
+  const srcOffset = Float64Array.from({ length: 5000 }, (_, index) => index * 3);
+  const dstOffset = srcOffset.map((value) => value + 1);
+  const block = encodeHop([program({ srcOffset, dstOffset, pairs: 5000 })]);
+  expect(decode(block, 0)).toMatchObject({ srcOffset: [...srcOffset], dstOffset: [...dstOffset] });
+});
+
+test("scratch that is too small is left alone, one that fits leaves no trace of its earlier content", () => {
+  const small = new Float64Array(55).fill(7);
+  expect(decode(encodeHop([program()], small), 0)).toEqual(DECODED);
+  expect(small.every((value) => value === 7)).toBe(true);
+  const large = new Float64Array(100).fill(Number.NaN);
+  const block = encodeHop([program()], large);
+  expect(block.buffer).toBe(large.buffer);
+  expect(block.length).toBe(56);
+  expect(decode(block, 0)).toEqual(DECODED);
+  expect(block.every((value) => !Number.isNaN(value))).toBe(true);
+});
+
+test("a hop without programs is a header", () => {
+  expect([...encodeHop([])]).toEqual([HOP_MAGIC, HOP_VERSION, 0, 8, 0, 0, 0, 0]);
+});

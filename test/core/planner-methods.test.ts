@@ -1,0 +1,377 @@
+import { describe, expect, test } from "bun:test";
+import { chooseMethod, hostCopyMicros, type Work } from "../../lib/core/method.ts";
+import { explainPlan, formatExplanation } from "../../lib/core/explain.ts";
+import { defaultProfile, rateAt } from "../../lib/core/profile.ts";
+import type { PlanRequest } from "../../lib/core/request.ts";
+import { findRoute, type PlanEnvironment } from "../../lib/core/route.ts";
+import { HOST, HOST_AND_NIXL, type TestLayout, World } from "./planner-fixture.ts";
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+function work(change: Partial<Work>): Work {
+  return {
+    executor: "host",
+    op: "copy",
+    bytes: MIB,
+    descriptors: 1,
+    sourceKind: 0,
+    destinationKind: 0,
+    ...change,
+  };
+}
+
+describe("host copies", () => {
+  test("short ones run on the caller's thread, long ones do not block it", () => {
+    const short = chooseMethod(work({ bytes: 4 * KIB }), defaultProfile, HOST, undefined);
+    expect(short).toMatchObject({ method: "host/plain", inline: true, width: 1 });
+    expect(short.predictedMicros).toBeLessThan(defaultProfile.host.inlineLimitMicros);
+    const long = chooseMethod(work({ bytes: 256 * MIB }), defaultProfile, HOST, undefined);
+    expect(long).toMatchObject({ method: "host/nontemporal", inline: false, width: 2 });
+  });
+
+  test("many tiny rows are long even when they are few bytes", () => {
+    const choice = chooseMethod(
+      work({ bytes: 64 * KIB, descriptors: 64 * KIB }),
+      defaultProfile,
+      HOST,
+      undefined,
+    );
+    expect(choice.inline).toBe(false);
+    expect(choice.method).toBe("host/plain");
+  });
+
+  test("no more threads than the process may use", () => {
+    const one = chooseMethod(work({ bytes: 256 * MIB }), defaultProfile, { executors: ["host"] }, undefined);
+    expect(one.width).toBe(1);
+    const many = chooseMethod(
+      work({ bytes: 4096 * MIB, descriptors: 4096 }),
+      defaultProfile,
+      { ...HOST, processors: 64 },
+      undefined,
+    );
+    expect(many.width).toBeGreaterThan(2);
+    expect(many.width).toBeLessThanOrEqual(defaultProfile.host.threadScaling.length);
+  });
+
+  test("the prediction grows with bytes and with rows, and shrinks with threads", () => {
+    const time = (bytes: number, rows: number, threads: number): number =>
+      hostCopyMicros("nontemporal", bytes, rows, threads, defaultProfile);
+    expect(time(64 * MIB, 64, 1)).toBeLessThan(time(128 * MIB, 128, 1));
+    expect(time(64 * MIB, 64, 1)).toBeLessThan(time(64 * MIB, 16_384, 1));
+    expect(time(64 * MIB, 64, 2)).toBeLessThan(time(64 * MIB, 64, 1));
+    expect(time(0, 0, 1)).toBe(0);
+  });
+
+  test("every candidate has its time and a sentence; exactly one was taken, the fastest", () => {
+    const choice = chooseMethod(
+      work({ bytes: 64 * MIB, descriptors: 1000 }),
+      defaultProfile,
+      HOST,
+      undefined,
+    );
+    const fastest = Math.min(...choice.candidates.map((candidate) => candidate.micros));
+    expect(choice.predictedMicros).toBe(fastest);
+    for (const candidate of choice.candidates) expect(candidate.reason).toMatch(/^[A-Z].*\.$/);
+    expect(choice.candidates.map((candidate) => candidate.method)).toEqual([
+      "host/plain",
+      "host/nontemporal",
+    ]);
+  });
+
+  test("a forced method is taken, an unknown one is refused with those that exist", () => {
+    const forced = chooseMethod(work({ bytes: KIB }), defaultProfile, HOST, "host/nontemporal");
+    expect(forced.method).toBe("host/nontemporal");
+    expect(forced.candidates[1]?.reason).toContain("forces");
+    try {
+      chooseMethod(work({}), defaultProfile, HOST, "host/magic");
+      expect.unreachable();
+    } catch (error) {
+      expect(error).toMatchObject({
+        code: "ERR_KVF_NO_ROUTE",
+        details: { method: "host/magic", methods: ["host/plain", "host/nontemporal"] },
+      });
+    }
+  });
+});
+
+describe("other executors", () => {
+  test("NIXL: descriptors cost, so merged ones are predicted faster", () => {
+    const many = chooseMethod(
+      work({ executor: "nixl", op: "write", descriptors: 10_000 }),
+      defaultProfile,
+      HOST,
+      undefined,
+    );
+    const few = chooseMethod(
+      work({ executor: "nixl", op: "write", descriptors: 10 }),
+      defaultProfile,
+      HOST,
+      undefined,
+    );
+    expect(many).toMatchObject({ method: "nixl/write", inline: false });
+    expect(many.width).toBeGreaterThan(few.width);
+    expect(many.predictedMicros).toBeGreaterThan(few.predictedMicros * 10);
+    const tcp = { ...HOST, nixlTransport: "tcp" };
+    const read = chooseMethod(work({ executor: "nixl", op: "read" }), defaultProfile, tcp, undefined);
+    const write = chooseMethod(work({ executor: "nixl", op: "write" }), defaultProfile, tcp, undefined);
+    expect(read.method).toBe("nixl/read");
+    expect(read.predictedMicros).toBeGreaterThan(write.predictedMicros);
+    const unknown = chooseMethod(
+      work({ executor: "nixl", op: "write" }),
+      defaultProfile,
+      { ...HOST, nixlTransport: "pigeon" },
+      undefined,
+    );
+    expect(unknown.predictedMicros).toBeLessThan(write.predictedMicros);
+  });
+
+  test.each([
+    ["one large run", { bytes: 64 * MIB, descriptors: 1, destinationKind: 1 }, "cuda/dma"],
+    ["small runs inward", { bytes: 64 * MIB, descriptors: 8192, destinationKind: 1 }, "cuda/kernel"],
+    ["small runs outward", { bytes: 64 * MIB, descriptors: 8192, sourceKind: 1 }, "cuda/kernel"],
+    [
+      "small runs on the device",
+      { bytes: 64 * MIB, descriptors: 8192, sourceKind: 1, destinationKind: 1 },
+      "cuda/kernel",
+    ],
+  ] as const)("CUDA: %s", (_, change, method) => {
+    const choice = chooseMethod(work({ executor: "cuda", ...change }), defaultProfile, HOST, undefined);
+    expect(choice.method).toBe(method);
+    expect(choice.candidates.length).toBeGreaterThanOrEqual(3);
+  });
+
+  test("files and bounce pools have one way each", () => {
+    const file = chooseMethod(
+      work({ executor: "file", destinationKind: 2 }),
+      defaultProfile,
+      HOST,
+      undefined,
+    );
+    expect(file.method).toBe("file/direct");
+    const staged = chooseMethod(work({ executor: "staged" }), defaultProfile, HOST, undefined);
+    expect(staged.method).toBe("staged/pipeline");
+  });
+});
+
+test("rates are measured at the ends and in between follow the size", () => {
+  const points = [
+    { bytes: 100, gigabytesPerSecond: 1 },
+    { bytes: 10_000, gigabytesPerSecond: 3 },
+  ];
+  expect(rateAt(points, 1)).toBe(1);
+  expect(rateAt(points, 1000)).toBeCloseTo(2, 10);
+  expect(rateAt(points, 1e9)).toBe(3);
+  expect(rateAt([], 5)).toBe(1);
+});
+
+describe("the route table names the way or what is missing", () => {
+  const system: TestLayout = {};
+  const device: TestLayout = { storage: { kind: "device", device: 1 } };
+  const pinned: TestLayout = { storage: { kind: "pinned" } };
+  const file: TestLayout = { storage: { kind: "disk" }, reach: "file" };
+  const peer: TestLayout = { reach: "nixl" };
+  const peerDevice: TestLayout = { reach: "nixl", storage: { kind: "device", device: 0 } };
+  const staged: TestLayout = { reach: "staged", storage: { kind: "disk" } };
+  const neighbour: TestLayout = { reach: "mapped" };
+  const everything: PlanEnvironment = {
+    executors: ["host", "nixl", "cuda", "file", "staged"],
+    gpuRdma: true,
+    processors: 2,
+  };
+
+  function route(
+    from: TestLayout,
+    to: TestLayout,
+    environment: PlanEnvironment,
+  ): ReturnType<typeof findRoute> {
+    const world = new World();
+    const source = world.add(from).components[0];
+    const destination = world.add(to).components[0];
+    if (source === undefined || destination === undefined) throw new Error("no component");
+    return findRoute(source, destination, environment);
+  }
+
+  test.each([
+    ["system -> system", system, system, "host", "copy"],
+    ["pinned -> system", pinned, system, "host", "copy"],
+    ["system (neighbour) -> system", neighbour, system, "host", "copy"],
+    ["system (neighbour) -> system (neighbour)", neighbour, neighbour, "host", "copy"],
+    ["device -> pinned", device, pinned, "cuda", "copy"],
+    ["system -> device", system, device, "cuda", "copy"],
+    ["device -> device", device, device, "cuda", "copy"],
+    ["system -> system (remote)", system, peer, "nixl", "write"],
+    ["system (remote) -> pinned", peer, pinned, "nixl", "read"],
+    ["device -> system (remote)", device, peer, "nixl", "write"],
+    ["device (remote) -> device", peerDevice, device, "nixl", "read"],
+    ["system -> disk", system, file, "file", "copy"],
+    ["disk -> pinned", file, pinned, "file", "copy"],
+    ["device -> disk", device, file, "staged", "copy"],
+    ["disk -> device", file, device, "staged", "copy"],
+    ["disk -> disk", file, file, "staged", "copy"],
+  ] as const)("%s", (key, from, to, executor, op) => {
+    const found = route(from, to, everything);
+    expect(found).toMatchObject({ key, executor, op, agent: executor === "nixl" ? "peer" : null });
+    expect(found.reason).toMatch(/\.$/);
+  });
+
+  test.each([
+    ["both sides remote", peer, peer, everything, "NO_ROUTE"],
+    ["NIXL missing", system, peer, HOST, "NO_NIXL"],
+    ["CUDA missing", device, system, HOST, "NO_CUDA"],
+    ["files missing", system, file, HOST, "NO_ROUTE"],
+    ["no bounce pool", device, file, HOST, "NO_ROUTE"],
+    ["a peer's GPU without RDMA", system, peerDevice, HOST_AND_NIXL, "NO_ROUTE"],
+    ["a peer's disk", system, staged, everything, "NO_ROUTE"],
+    ["a file to a peer", file, peer, everything, "NO_ROUTE"],
+    ["not even a host executor", system, system, { executors: [] }, "NO_ROUTE"],
+  ] as const)("%s", (_, from, to, environment, word) => {
+    try {
+      route(from, to, environment);
+      expect.unreachable();
+    } catch (error) {
+      expect(error).toMatchObject({ code: `ERR_KVF_${word}`, settlement: "never-started" });
+      expect((error as { remedy: string }).remedy).toMatch(/\.$/);
+      expect((error as { details: { route: string } }).details.route).toContain("->");
+    }
+  });
+
+  test("the caller's own reason for a missing executor is passed on", () => {
+    const missing = { nixl: { reason: "libnixl_capi.so was not found", remedy: "Install it." } };
+    expect(() => route(system, peer, { ...HOST, missing })).toThrow("libnixl_capi.so was not found");
+  });
+
+  test("faster ways that were not taken are named", () => {
+    expect(route(system, peer, HOST_AND_NIXL).passedOver[0]?.route).toBe("neighbour");
+    expect(route(system, system, { ...HOST_AND_NIXL, prefer: "nixl" }).passedOver[0]?.route).toBe("nixl");
+    expect(route(system, system, HOST).passedOver).toEqual([]);
+  });
+
+  test("components that go different ways are hops of their own", () => {
+    const world = new World();
+    const from = world.add({ components: { kv: {}, idx: {} } });
+    const to = world.add({ components: { kv: {}, idx: { reach: "nixl" } } });
+    const request = {
+      source: from.handle,
+      destination: to.handle,
+      sourceBlocks: [1],
+      destinationBlocks: [2],
+    };
+    const plan = world.plan(request, HOST_AND_NIXL);
+    expect(plan.route).toBe("system -> system, system -> system (remote)");
+    expect(plan.legs[0]?.hops.map((hop) => [hop.executor, hop.bytes])).toEqual([
+      ["host", 512],
+      ["nixl", 512],
+    ]);
+  });
+
+  test("programs carry the kind and number of each side's memory", () => {
+    const world = new World();
+    const from = world.add(device);
+    const request = (to: TestLayout): PlanRequest => ({
+      source: from.handle,
+      destination: world.add(to).handle,
+      sourceBlocks: [1],
+      destinationBlocks: [2],
+    });
+    const kinds = (to: TestLayout): unknown => {
+      const [program] = world.plan(request(to), everything).legs[0]?.hops[0]?.programs ?? [];
+      return [program?.srcMemory, program?.dstMemory];
+    };
+    expect(kinds(pinned)).toEqual([
+      { kind: 1, device: 1 },
+      { kind: 0, device: 0 },
+    ]);
+    expect(kinds(peerDevice)).toEqual([
+      { kind: 1, device: 1 },
+      { kind: 1, device: 0 },
+    ]);
+    expect(kinds(file)).toEqual([
+      { kind: 1, device: 1 },
+      { kind: 2, device: 7 },
+    ]);
+  });
+});
+
+describe("explain is a view of the plan that would run", () => {
+  test("the numbers are the plan's, and survive JSON", () => {
+    const world = new World();
+    const from = world.add({ arrangement: "layer-separate/block-first", fingerprint: "x" });
+    const to = world.add({ order: "hnd" });
+    const plan = world.plan({
+      source: from.handle,
+      destination: to.handle,
+      sourceBlocks: [0, 1, 2, 6],
+      destinationBlocks: [1, 2, 3, 0],
+      layerwise: true,
+    });
+    const explanation = explainPlan(plan);
+    const [hop] = plan.legs[0]?.hops ?? [];
+    expect(explanation).toMatchObject({
+      route: plan.route,
+      bytes: plan.bytes,
+      coverage: 1,
+      predictedMicros: plan.predictedMicros,
+      descriptorsBefore: hop?.descriptorsBefore,
+      descriptorsAfter: hop?.descriptorsAfter,
+    });
+    expect(explanation.legs[0]?.hops[0]?.candidates).toEqual(hop?.candidates ?? []);
+    expect(explanation.legs[0]?.hops[0]?.programs[0]).toMatchObject({
+      bases: 1,
+      pairs: 2,
+      blocks: 4,
+      rowBytes: 8,
+      layers: { start: 0, end: 1 },
+    });
+    expect(JSON.parse(JSON.stringify(explanation))).toEqual(explanation);
+  });
+
+  test("the text names route, method, descriptors, candidates, warnings", () => {
+    const world = new World();
+    const from = world.add({ fingerprint: "x" });
+    const to = world.add({ reach: "nixl", config: { layers: [0, 1, 3], numLayers: 3 } });
+    const request = {
+      source: from.handle,
+      destination: to.handle,
+      sourceBlocks: [0, 5],
+      destinationBlocks: [1, 3],
+    };
+    const text = formatExplanation(explainPlan(world.plan(request, HOST_AND_NIXL)));
+    for (const part of [
+      "system -> system (remote): 768 B in ",
+      "descriptors: 12 before merging, 6 after",
+      "write by nixl/write, width 1, peer peer",
+      "* nixl/write",
+      "passed over neighbour",
+      "warning: Only the source has a fingerprint",
+    ])
+      expect(text).toContain(part);
+    const steps = formatExplanation(
+      explainPlan(world.plan({ ...request, destination: from.handle, layerwise: true })),
+    );
+    expect(steps).toContain("layers complete in the order 0, 1, 2, 3");
+    expect(steps).toContain("completes layers 3 to 3");
+    expect(steps).toContain("on the caller's thread");
+  });
+
+  test("sizes and times of every magnitude, and long lists of programs cut short", () => {
+    const world = new World();
+    const config = { numLayers: 12, numBlocks: 100_000, pageSize: 256, numHeads: 32, headDim: 128 };
+    const from = world.add({ config, arrangement: "layer-separate/block-first" });
+    const to = world.add({ config });
+    const ids = Uint32Array.from({ length: 5000 }, (_, index) => index * 3);
+    const request = {
+      source: from.handle,
+      destination: to.handle,
+      sourceBlocks: ids,
+      destinationBlocks: ids,
+      layerwise: true,
+    } as const;
+    const text = formatExplanation(explainPlan(world.plan(request)));
+    expect(text).toMatch(/GiB in \d+\.\d\d s/);
+    expect(text).toContain("and 4 more programs");
+    expect(text).toContain("MiB");
+    const some = { ...request, sourceBlocks: [1], destinationBlocks: [2] };
+    expect(formatExplanation(explainPlan(world.plan(some)))).toMatch(/MiB in \d+\.\d\d ms/);
+  });
+});

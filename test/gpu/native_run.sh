@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds and runs all native GPU tests and benches on a machine with a GPU; needs only a C compiler. Results go to the
+# folder that is named (default: a new temporary one).
+#
+#   test/gpu/native_run.sh [FOLDER] [tests] [sanitize] [bench SUITE...]
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:-$(mktemp -d)}; shift || true
+mkdir -p "$out"; work=$(mktemp -d)
+flags='-std=c17 -D_GNU_SOURCE= -DKVF_ABI_HASH="0123456789abcdef" -Wall -Wextra -O3 -g -pthread -Icshim -Itest/native'
+parts="cshim/cuda*.c cshim/hop.c cshim/status.c cshim/context.c cshim/ring.c cshim/pool.c cshim/thread.c cshim/memory.c"
+# shellcheck disable=SC2086
+{ gcc $flags test/native/cuda_jobs.c $parts -o "$work/jobs" -lm -ldl && gcc $flags test/gpu/native_bench.c $parts -o "$work/bench" -lm -ldl; } || exit 1
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,pcie.link.gen.current,pcie.link.width.current --format=csv > "$out/gpu.csv" 2>&1
+result=0
+while [ $# -gt 0 ]; do
+  case $1 in
+    tests)
+      for seed in 1 2 3; do "$work/jobs" "" 400 $seed > "$out/jobs-$seed.txt" 2>&1 || result=1; tail -n 12 "$out/jobs-$seed.txt"; done
+      "$work/jobs" "" 20 9 fault > "$out/jobs-fault.txt" 2>&1 || result=1; tail -n 6 "$out/jobs-fault.txt"; shift ;;
+    sanitize)
+      # Refusals are part of the tests: only findings inside of kernels and copies count.
+      for tool in memcheck racecheck initcheck synccheck; do
+        timeout 150 compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9 "$work/jobs" "" 12 5 > "$out/sanitize-$tool.txt" 2>&1
+        echo "$tool: exit $?"; grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|failures' "$out/sanitize-$tool.txt"
+      done; shift ;;
+    bench) shift; "$work/bench" "$@" 2>&1 | tee "$out/native.csv" || result=1; break ;;
+    *) echo "what is $1?"; exit 2 ;;
+  esac
+done
+exit $result

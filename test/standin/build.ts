@@ -1,0 +1,61 @@
+// Builds the stand-in for libnixl_capi.so, and a library without any function, for tests.
+
+import { mkdirSync, renameSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { SHIM_FOLDER } from "../../cshim/generate.ts";
+import { zigCommand } from "../../cshim/zig.ts";
+
+const SOURCE: string = join(import.meta.dir, "nixl_capi.c");
+
+/** How {@link buildStandin} compiles. */
+export interface StandinOptions {
+  /** Sanitizers as the compiler names them; the program that loads the library must have them too. */
+  readonly sanitize?: string;
+  /** The compiler's command; default `cc`, else Zig's. */
+  readonly compiler?: readonly string[];
+}
+
+/**
+ * Compiles `nixl_capi.c` to a shared library unless it is there and newer than its sources. Several builders at once
+ * are safe.
+ *
+ * @param out - Path of the result.
+ * @returns `out`.
+ * @throws Error with the compiler's words.
+ */
+export async function buildStandin(out: string, options: StandinOptions = {}): Promise<string> {
+  if (newerThan(out, [SOURCE, join(SHIM_FOLDER, "nixl_api.h")])) return out;
+  const sanitize = options.sanitize === undefined ? ["-O2"] : ["-O1", "-g", `-fsanitize=${options.sanitize}`];
+  await compile(out, options.compiler, ["-I", SHIM_FOLDER, ...sanitize, SOURCE, "-lpthread"]);
+  return out;
+}
+
+/** Compiles a shared library that has no function at all. */
+export async function buildEmptyLibrary(out: string): Promise<string> {
+  if (!newerThan(out, [])) await compile(out, undefined, ["-x", "c", "/dev/null"]);
+  return out;
+}
+
+function newerThan(out: string, sources: readonly string[]): boolean {
+  const made = statSync(out, { throwIfNoEntry: false })?.mtimeMs;
+  return made !== undefined && sources.every((source) => statSync(source).mtimeMs < made);
+}
+
+async function compile(
+  out: string,
+  compiler: readonly string[] | undefined,
+  args: readonly string[],
+): Promise<void> {
+  const command = compiler ?? (Bun.which("cc") === null ? [...(await zigCommand(() => undefined)), "cc"] : ["cc"]);
+  mkdirSync(dirname(out), { recursive: true });
+  const made = `${out}.${process.pid}.tmp`;
+  const flags = ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"];
+  const child = Bun.spawn([...command, ...flags, ...args, "-o", made], {
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "pipe",
+  });
+  const [words, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  if (code !== 0) throw new Error(`the stand-in could not be compiled:\n${words}`);
+  renameSync(made, out);
+}

@@ -1,0 +1,757 @@
+/*
+ * cuda.c - a stand-in libcuda.so.1 for machines without a GPU. "Device" memory is host memory; every stream is a thread
+ * that runs its copies, events, callbacks and kernels in order; the kernels are the library's own, compiled as C. It
+ * proves how the library drives a driver, its order and its failures, and nothing about a GPU.
+ *
+ * Told by the environment, or while running through standin_tell with the same words:
+ *   KVF_STANDIN_DEVICES=n  KVF_STANDIN_VERSION=12080  KVF_STANDIN_ARCH=90  KVF_STANDIN_MEMORY=bytes
+ *   KVF_STANDIN_DELAY=micros           every operation of a stream takes that much longer
+ *   KVF_STANDIN_FAIL=name:n:code       the n-th call of that entry (cuMemcpyAsync, ...) from now on answers the code
+ *   KVF_STANDIN_HANG=n                 the n-th stream operation from now on does not end until standin_tell("RELEASE", "")
+ *
+ * It checks what a driver would not forgive: descriptors of zero bytes, addresses outside of known memory, misaligned
+ * accesses of kernels, driver calls from inside callbacks, calls without a current context.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cuda_driver.h"
+#include "kernels/body.h"
+
+#define API __attribute__((visibility("default")))
+#define MOST_DEVICES 8
+#define ILLEGAL_ADDRESS 700
+#define MISALIGNED 716
+#define INVALID_CONTEXT 201
+#define INVALID_HANDLE 400
+#define NOT_PERMITTED 800
+
+API int standin_tell(const char *what, const char *value);
+API uint64_t standin_calls(const char *name);
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int device_count = 1, version = 13000, arch = 90;
+static uint64_t memory_bytes = UINT64_C(64) << 30, delay_micros, hang_at, operations;
+static bool hanging;
+static char fail_name[64];
+static uint64_t fail_at, fail_code;
+
+struct cu_context_s {
+    int device;
+    uint64_t used;
+    cu_result sticky;
+};
+static struct cu_context_s contexts[MOST_DEVICES];
+static _Thread_local struct cu_context_s *stack[32];
+static _Thread_local int depth;
+static _Thread_local bool in_callback;
+
+/* ---- being told ---------------------------------------------------------------------------------------------------- */
+
+static void tell_locked(const char *what, const char *value) {
+    if (!strcmp(what, "DEVICES")) device_count = atoi(value);
+    else if (!strcmp(what, "VERSION")) version = atoi(value);
+    else if (!strcmp(what, "ARCH")) arch = atoi(value);
+    else if (!strcmp(what, "MEMORY")) memory_bytes = strtoull(value, NULL, 10);
+    else if (!strcmp(what, "DELAY")) delay_micros = strtoull(value, NULL, 10);
+    else if (!strcmp(what, "HANG")) hang_at = operations + strtoull(value, NULL, 10);
+    else if (!strcmp(what, "RELEASE")) hanging = false, hang_at = 0;
+    else if (!strcmp(what, "FAIL")) {
+        unsigned long long at = 0, code = 0;
+        fail_at = 0;
+        if (sscanf(value, "%63[^:]:%llu:%llu", fail_name, &at, &code) == 3) fail_at = at, fail_code = code;
+    }
+    pthread_cond_broadcast(&changed);
+}
+
+API int standin_tell(const char *what, const char *value) {
+    pthread_mutex_lock(&lock);
+    tell_locked(what, value);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+__attribute__((constructor)) static void read_environment(void) {
+    static const char *const words[] = {"DEVICES", "VERSION", "ARCH", "MEMORY", "DELAY", "FAIL", "HANG"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "KVF_STANDIN_%s", words[i]);
+        const char *value = getenv(name);
+        if (value && *value) tell_locked(words[i], value);
+    }
+}
+
+/* Counted calls by name, and the failure that was asked for. Called with the lock held. */
+#define MOST_NAMES 96
+static struct {
+    const char *name;
+    uint64_t calls;
+} counted[MOST_NAMES];
+
+static cu_result count_locked(const char *name) {
+    for (int i = 0; i < MOST_NAMES; i++) {
+        if (!counted[i].name) counted[i].name = name;
+        if (strcmp(counted[i].name, name) == 0) {
+            counted[i].calls++;
+            break;
+        }
+    }
+    if (fail_at && strcmp(name, fail_name) == 0 && --fail_at == 0) return (cu_result)fail_code;
+    return CU_OK;
+}
+
+API uint64_t standin_calls(const char *name) {
+    uint64_t calls = 0;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < MOST_NAMES && counted[i].name; i++) {
+        if (strcmp(counted[i].name, name) == 0) calls = counted[i].calls;
+    }
+    pthread_mutex_unlock(&lock);
+    return calls;
+}
+
+/* The beginning of an entry: counts, fails when told to, and refuses what the driver refuses. */
+#define BEGIN(NAME)                                                 \
+    if (in_callback) return NOT_PERMITTED;                          \
+    pthread_mutex_lock(&lock);                                      \
+    cu_result begun = count_locked(NAME);                           \
+    if (begun != CU_OK) {                                           \
+        if (kvf_sticky(begun) && depth) stack[depth - 1]->sticky = begun; \
+        pthread_mutex_unlock(&lock);                                \
+        return begun;                                               \
+    }
+#define BEGIN_IN_CONTEXT(NAME)                                      \
+    BEGIN(NAME)                                                     \
+    struct cu_context_s *own = depth ? stack[depth - 1] : NULL;     \
+    if (!own || own->sticky) {                                      \
+        cu_result why = own ? own->sticky : INVALID_CONTEXT;        \
+        pthread_mutex_unlock(&lock);                                \
+        return why;                                                 \
+    }
+#define END(RESULT)                     \
+    do {                                \
+        cu_result ending = (RESULT);    \
+        pthread_mutex_unlock(&lock);    \
+        return ending;                  \
+    } while (0)
+
+static bool kvf_sticky(cu_result result) { return result == ILLEGAL_ADDRESS || result == MISALIGNED || result == 719; }
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct range {
+    uint64_t start, bytes;
+    int kind; /* CU_MEMORY_* */
+    int device;
+    bool registered;
+    struct range *next;
+} range;
+static range *ranges;
+
+static range *range_of(uint64_t at) {
+    for (range *r = ranges; r; r = r->next)
+        if (at >= r->start && at < r->start + r->bytes) return r;
+    return NULL;
+}
+
+/* Whether the device side of a copy may touch [at, at + bytes): known memory whole, or memory the driver never heard of. */
+static bool touchable(uint64_t at, uint64_t bytes) {
+    range *r = range_of(at);
+    return r ? at + bytes <= r->start + r->bytes : range_of(at + bytes - 1) == NULL;
+}
+
+static bool add_range(uint64_t start, uint64_t bytes, int kind, int device, bool registered) {
+    range *r = malloc(sizeof *r);
+    if (!r) return false;
+    *r = (range){start, bytes, kind, device, registered, ranges};
+    ranges = r;
+    return true;
+}
+
+static range remove_range(uint64_t start) {
+    for (range **at = &ranges; *at; at = &(*at)->next) {
+        if ((*at)->start != start) continue;
+        range *r = *at, copy = *r;
+        *at = r->next;
+        free(r);
+        return copy;
+    }
+    return (range){0};
+}
+
+static cu_result get_pages(size_t bytes, uint64_t *out) {
+    void *got = mmap(NULL, (bytes + 4095) & ~(size_t)4095, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) return CU_OUT_OF_MEMORY;
+    *out = (uint64_t)(uintptr_t)got;
+    return CU_OK;
+}
+
+static void give_pages(uint64_t at, size_t bytes) { munmap((void *)(uintptr_t)at, (bytes + 4095) & ~(size_t)4095); }
+
+static cu_result mem_alloc(cu_pointer *out, size_t bytes) {
+    BEGIN_IN_CONTEXT("cuMemAlloc")
+    if (bytes == 0) END(CU_INVALID_VALUE);
+    if (own->used + bytes > memory_bytes) END(CU_OUT_OF_MEMORY);
+    cu_result result = get_pages(bytes, out);
+    if (result == CU_OK) {
+        own->used += bytes;
+        add_range(*out, bytes, CU_MEMORY_DEVICE, own->device, false);
+    }
+    END(result);
+}
+
+static cu_result mem_free(cu_pointer at) {
+    BEGIN_IN_CONTEXT("cuMemFree")
+    range *r = range_of(at);
+    if (!r || r->start != at || r->kind != CU_MEMORY_DEVICE) END(CU_INVALID_VALUE);
+    range gone = remove_range(at);
+    own->used -= gone.bytes;
+    give_pages(gone.start, gone.bytes);
+    END(CU_OK);
+}
+
+static cu_result mem_host_alloc(void **out, size_t bytes, unsigned flags) {
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuMemHostAlloc")
+    uint64_t at = 0;
+    cu_result result = bytes ? get_pages(bytes, &at) : CU_INVALID_VALUE;
+    if (result == CU_OK) add_range(at, bytes, CU_MEMORY_HOST, own->device, false);
+    *out = (void *)(uintptr_t)at;
+    END(result);
+}
+
+static cu_result mem_host_free(void *at) {
+    BEGIN_IN_CONTEXT("cuMemFreeHost")
+    range *r = range_of((uint64_t)(uintptr_t)at);
+    if (!r || r->kind != CU_MEMORY_HOST || r->registered) END(CU_INVALID_VALUE);
+    range gone = remove_range((uint64_t)(uintptr_t)at);
+    give_pages(gone.start, gone.bytes);
+    END(CU_OK);
+}
+
+static cu_result mem_register(void *at, size_t bytes, unsigned flags) {
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuMemHostRegister")
+    if (range_of((uint64_t)(uintptr_t)at)) END(CU_ALREADY_REGISTERED);
+    END(add_range((uint64_t)(uintptr_t)at, bytes, CU_MEMORY_HOST, own->device, true) ? CU_OK : CU_OUT_OF_MEMORY);
+}
+
+static cu_result mem_unregister(void *at) {
+    BEGIN_IN_CONTEXT("cuMemHostUnregister")
+    range *r = range_of((uint64_t)(uintptr_t)at);
+    if (!r || !r->registered) END(713);
+    remove_range((uint64_t)(uintptr_t)at);
+    END(CU_OK);
+}
+
+static cu_result mem_info(size_t *available, size_t *total) {
+    BEGIN_IN_CONTEXT("cuMemGetInfo")
+    *total = memory_bytes;
+    *available = memory_bytes - own->used;
+    END(CU_OK);
+}
+
+static cu_result pointer_attribute(void *out, int attribute, cu_pointer at) {
+    BEGIN("cuPointerGetAttribute")
+    range *r = range_of(at);
+    if (!r) END(CU_INVALID_VALUE);
+    switch (attribute) {
+        case CU_POINTER_TYPE: *(unsigned *)out = (unsigned)r->kind; break;
+        case CU_POINTER_MANAGED: *(unsigned *)out = 0; break;
+        case CU_POINTER_ORDINAL: *(int *)out = r->device; break;
+        case CU_POINTER_START: *(cu_pointer *)out = r->start; break;
+        case CU_POINTER_SIZE: *(size_t *)out = r->bytes; break;
+        default: END(CU_INVALID_VALUE);
+    }
+    END(CU_OK);
+}
+
+/* ---- streams and events -------------------------------------------------------------------------------------------------- */
+
+struct cu_event_s {
+    uint64_t recorded, fired;
+    struct cu_event_s *next; /* all of them, so that a leak checker sees them */
+};
+static struct cu_event_s *events;
+
+typedef enum { COPY, SET, BOX, KERNEL, RECORD, WAIT, CALL } kind_of;
+typedef struct work {
+    kind_of kind;
+    uint64_t dst, src, bytes, number;
+    cu_copy3d box;
+    struct cu_event_s *event;
+    void (*call)(void *);
+    void *argument;
+    int kernel;
+    unsigned ctas, threads;
+    kvf_kernel_program *program;
+    struct work *next;
+} work;
+
+struct cu_stream_s {
+    struct cu_context_s *context;
+    work *first, **last;
+    bool busy, closing;
+};
+
+static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16"};
+struct cu_function_s {
+    int kernel;
+};
+static struct cu_function_s functions[] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}};
+
+static _Thread_local cu_result kernel_fault;
+void kvf_kernel_misaligned(kvf_u64 at, kvf_u32 width) {
+    (void)at;
+    (void)width;
+    kernel_fault = MISALIGNED;
+}
+
+static void run_kernel(work *w) {
+    for (unsigned cta = 0; cta < w->ctas; cta++) {
+        for (unsigned thread = 0; thread < w->threads; thread++) {
+            switch (w->kernel) {
+                case 0: kvf_rows16(w->program, cta, w->ctas, thread, w->threads); break;
+                case 1: kvf_rowsn(w->program, cta, w->ctas, thread, w->threads); break;
+                case 2: kvf_pieces16(w->program, cta, w->ctas, thread, w->threads); break;
+                case 3: kvf_piecesn(w->program, cta, w->ctas, thread, w->threads); break;
+                case 4: usleep((useconds_t)(w->number / 1000)); break;
+                case 5: kernel_fault = ILLEGAL_ADDRESS; break;
+                case 6: kvf_bulk(w->program, cta, w->ctas, thread, w->threads); break;
+                default: break;
+            }
+        }
+    }
+}
+
+static void run_box(const cu_copy3d *box) {
+    for (size_t z = 0; z < box->depth; z++)
+        for (size_t y = 0; y < box->height; y++)
+            memcpy((void *)(uintptr_t)(box->dst_device + (z * box->dst_height + y) * box->dst_pitch),
+                   (void *)(uintptr_t)(box->src_device + (z * box->src_height + y) * box->src_pitch), box->width);
+}
+
+static void *stream_thread(void *argument) {
+    struct cu_stream_s *stream = argument;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!stream->first && !stream->closing) pthread_cond_wait(&changed, &lock);
+        work *w = stream->first;
+        if (!w) break;
+        stream->busy = true;
+        if (++operations == hang_at) hanging = true;
+        while (hanging && operations >= hang_at) pthread_cond_wait(&changed, &lock);
+        if (w->kind == WAIT) {
+            while (w->event->fired < w->number && !stream->context->sticky) pthread_cond_wait(&changed, &lock);
+        }
+        cu_result fault = CU_OK;
+        if (!stream->context->sticky) { /* a dead context runs nothing and calls nobody */
+            uint64_t wait = delay_micros;
+            pthread_mutex_unlock(&lock);
+            if (wait && w->kind != WAIT && w->kind != RECORD) usleep((useconds_t)wait);
+            kernel_fault = CU_OK;
+            switch (w->kind) {
+                case COPY: memcpy((void *)(uintptr_t)w->dst, (const void *)(uintptr_t)w->src, w->bytes); break;
+                case SET: memset((void *)(uintptr_t)w->dst, (int)w->number, w->bytes); break;
+                case BOX: run_box(&w->box); break;
+                case KERNEL: run_kernel(w); break;
+                case CALL:
+                    in_callback = true;
+                    w->call(w->argument);
+                    in_callback = false;
+                    break;
+                default: break;
+            }
+            fault = kernel_fault;
+            pthread_mutex_lock(&lock);
+            if (w->kind == RECORD && w->number > w->event->fired) w->event->fired = w->number;
+        }
+        if (fault != CU_OK) stream->context->sticky = fault;
+        stream->first = w->next;
+        if (!stream->first) stream->last = &stream->first;
+        stream->busy = stream->first != NULL;
+        free(w->program);
+        free(w);
+        pthread_cond_broadcast(&changed);
+    }
+    pthread_mutex_unlock(&lock);
+    free(stream);
+    return NULL;
+}
+
+static cu_result add_work(struct cu_stream_s *stream, work given) {
+    if (!stream) return INVALID_HANDLE; /* the legacy stream is never used */
+    work *w = malloc(sizeof *w);
+    if (!w) return CU_OUT_OF_MEMORY;
+    *w = given;
+    w->next = NULL;
+    *stream->last = w;
+    stream->last = &w->next;
+    stream->busy = true;
+    pthread_cond_broadcast(&changed);
+    return CU_OK;
+}
+
+static cu_result stream_create(cu_stream *out, unsigned flags, int priority) {
+    (void)flags;
+    (void)priority;
+    BEGIN_IN_CONTEXT("cuStreamCreateWithPriority")
+    struct cu_stream_s *stream = calloc(1, sizeof *stream);
+    if (!stream) END(CU_OUT_OF_MEMORY);
+    stream->context = own;
+    stream->last = &stream->first;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, stream_thread, stream) != 0) {
+        free(stream);
+        END(CU_OUT_OF_MEMORY);
+    }
+    pthread_detach(thread);
+    *out = stream;
+    END(CU_OK);
+}
+
+static cu_result stream_destroy(cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuStreamDestroy")
+    stream->closing = true;
+    pthread_cond_broadcast(&changed);
+    END(CU_OK);
+}
+
+static cu_result stream_synchronize(cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuStreamSynchronize")
+    while (stream->busy && !own->sticky) pthread_cond_wait(&changed, &lock);
+    END(own->sticky);
+}
+
+static cu_result stream_query(cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuStreamQuery")
+    END(stream->busy ? CU_NOT_READY : CU_OK);
+}
+
+static cu_result stream_wait(cu_stream stream, cu_event event, unsigned flags) {
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuStreamWaitEvent")
+    END(event->recorded ? add_work(stream, (work){.kind = WAIT, .event = event, .number = event->recorded}) : CU_OK);
+}
+
+static cu_result stream_call(cu_stream stream, void (*call)(void *), void *argument) {
+    BEGIN_IN_CONTEXT("cuLaunchHostFunc")
+    END(add_work(stream, (work){.kind = CALL, .call = call, .argument = argument}));
+}
+
+static cu_result event_create(cu_event *out, unsigned flags) {
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuEventCreate")
+    struct cu_event_s *event = calloc(1, sizeof *event);
+    if (!event) END(CU_OUT_OF_MEMORY);
+    event->next = events;
+    events = event;
+    *out = event;
+    END(CU_OK);
+}
+
+static cu_result event_destroy(cu_event event) {
+    (void)event; /* kept: streams may still wait for it */
+    BEGIN_IN_CONTEXT("cuEventDestroy")
+    END(CU_OK);
+}
+
+static cu_result event_record(cu_event event, cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuEventRecord")
+    END(add_work(stream, (work){.kind = RECORD, .event = event, .number = ++event->recorded}));
+}
+
+static cu_result event_query(cu_event event) {
+    BEGIN_IN_CONTEXT("cuEventQuery")
+    END(event->fired >= event->recorded ? CU_OK : CU_NOT_READY);
+}
+
+static cu_result event_synchronize(cu_event event) {
+    BEGIN_IN_CONTEXT("cuEventSynchronize")
+    while (event->fired < event->recorded && !own->sticky) pthread_cond_wait(&changed, &lock);
+    END(own->sticky);
+}
+
+/* ---- copies and kernels ----------------------------------------------------------------------------------------------------- */
+
+static cu_result copy_locked(cu_pointer dst, cu_pointer src, size_t bytes, cu_stream stream) {
+    if (bytes == 0 || !dst || !src || !touchable(dst, bytes) || !touchable(src, bytes)) return CU_INVALID_VALUE;
+    return add_work(stream, (work){.kind = COPY, .dst = dst, .src = src, .bytes = bytes});
+}
+
+static cu_result mem_copy(cu_pointer dst, cu_pointer src, size_t bytes, cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuMemcpyAsync")
+    END(copy_locked(dst, src, bytes, stream));
+}
+
+static cu_result mem_copy3d(const cu_copy3d *box, cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuMemcpy3DAsync")
+    if (!box->width || !box->height || !box->depth || box->src_pitch < box->width || box->dst_pitch < box->width || box->src_height < box->height ||
+        box->dst_height < box->height || box->src_type != CU_MEMORY_UNIFIED || box->dst_type != CU_MEMORY_UNIFIED)
+        END(CU_INVALID_VALUE);
+    END(add_work(stream, (work){.kind = BOX, .box = *box}));
+}
+
+static cu_result mem_batch(cu_pointer *dst, cu_pointer *src, size_t *bytes, size_t count, cu_copy_attributes *attributes, size_t *at, size_t sets,
+                           cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuMemcpyBatchAsync")
+    if (count == 0 || count > 4096 || sets != 1 || at[0] != 0 || attributes->order < 1 || attributes->order > 3) END(CU_INVALID_VALUE);
+    for (size_t i = 0; i < count; i++) {
+        cu_result result = copy_locked(dst[i], src[i], bytes[i], stream);
+        if (result != CU_OK) END(result);
+    }
+    END(CU_OK);
+}
+
+static cu_result mem_batch_old(cu_pointer *dst, cu_pointer *src, size_t *bytes, size_t count, cu_copy_attributes *attributes, size_t *at, size_t sets,
+                               size_t *failed, cu_stream stream) {
+    *failed = SIZE_MAX;
+    return mem_batch(dst, src, bytes, count, attributes, at, sets, stream);
+}
+
+static cu_result mem_set(cu_pointer dst, unsigned char value, size_t bytes, cu_stream stream) {
+    BEGIN_IN_CONTEXT("cuMemsetD8Async")
+    if (!touchable(dst, bytes)) END(CU_INVALID_VALUE);
+    END(add_work(stream, (work){.kind = SET, .dst = dst, .number = value, .bytes = bytes}));
+}
+
+static cu_result launch(cu_function function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,
+                        void **parameters, void **extra) {
+    (void)extra;
+    BEGIN_IN_CONTEXT("cuLaunchKernel")
+    if (gy != 1 || gz != 1 || by != 1 || bz != 1 || gx == 0 || bx == 0 || bx > 1024 || shared > 227u << 10) END(CU_INVALID_VALUE);
+    work w = {.kind = KERNEL, .kernel = function->kernel, .ctas = gx, .threads = bx};
+    if (function->kernel == 4 || function->kernel == 5) w.number = *(uint64_t *)parameters[0];
+    else {
+        w.program = malloc(sizeof *w.program);
+        if (!w.program) END(CU_OUT_OF_MEMORY);
+        memcpy(w.program, parameters[0], sizeof *w.program);
+    }
+    cu_result result = add_work(stream, w);
+    if (result != CU_OK) free(w.program);
+    END(result);
+}
+
+/* ---- devices, contexts, modules ------------------------------------------------------------------------------------------------ */
+
+static cu_result init(unsigned flags) {
+    (void)flags;
+    BEGIN("cuInit")
+    END(device_count > 0 ? CU_OK : 100);
+}
+static cu_result get_count(int *count) {
+    BEGIN("cuDeviceGetCount")
+    *count = device_count;
+    END(CU_OK);
+}
+static cu_result device_get(cu_device *out, int ordinal) {
+    BEGIN("cuDeviceGet")
+    *out = ordinal;
+    END(ordinal >= 0 && ordinal < device_count && ordinal < MOST_DEVICES ? CU_OK : 101);
+}
+static cu_result device_name(char *out, int capacity, cu_device device) {
+    BEGIN("cuDeviceGetName")
+    snprintf(out, (size_t)capacity, "Stand-in %d", device);
+    END(CU_OK);
+}
+static cu_result device_attribute(int *out, int attribute, cu_device device) {
+    (void)device;
+    BEGIN("cuDeviceGetAttribute")
+    switch (attribute) {
+        case CU_ATTR_SMS: *out = 2; break;
+        case CU_ATTR_INTEGRATED: *out = 0; break;
+        case CU_ATTR_L2: *out = 1 << 20; break;
+        case CU_ATTR_COPY_ENGINES: *out = 2; break;
+        case CU_ATTR_MAJOR: *out = arch / 10; break;
+        case CU_ATTR_MINOR: *out = arch % 10; break;
+        case CU_ATTR_HOST_POINTERS: *out = 1; break;
+        case CU_ATTR_SHARED_OPTIN: *out = 227 << 10; break;
+        case CU_ATTR_NUMA_NODE: *out = -1; break;
+        default: END(CU_INVALID_VALUE);
+    }
+    END(CU_OK);
+}
+static cu_result device_memory(size_t *out, cu_device device) {
+    (void)device;
+    BEGIN("cuDeviceTotalMem")
+    *out = memory_bytes;
+    END(CU_OK);
+}
+static cu_result device_pci(char *out, int capacity, cu_device device) {
+    BEGIN("cuDeviceGetPCIBusId")
+    snprintf(out, (size_t)capacity, "FFFF:%02X:00.0", device);
+    END(CU_OK);
+}
+static cu_result device_uuid(cu_uuid *out, cu_device device) {
+    BEGIN("cuDeviceGetUuid")
+    memset(out, device + 1, sizeof *out);
+    END(CU_OK);
+}
+static cu_result device_peer(int *can, cu_device device, cu_device peer) {
+    BEGIN("cuDeviceCanAccessPeer")
+    *can = device != peer;
+    END(CU_OK);
+}
+static cu_result context_retain(cu_context *out, cu_device device) {
+    BEGIN("cuDevicePrimaryCtxRetain")
+    contexts[device].device = device;
+    *out = &contexts[device];
+    END(contexts[device].sticky);
+}
+static cu_result context_release(cu_device device) {
+    (void)device;
+    BEGIN("cuDevicePrimaryCtxRelease")
+    END(CU_OK);
+}
+static cu_result context_push(cu_context context) {
+    if (in_callback) return NOT_PERMITTED;
+    if (depth == 32) return CU_OUT_OF_MEMORY;
+    stack[depth++] = context;
+    return CU_OK;
+}
+static cu_result context_pop(cu_context *out) {
+    if (depth == 0) return INVALID_CONTEXT;
+    *out = stack[--depth];
+    return CU_OK;
+}
+static cu_result context_peer(cu_context peer, unsigned flags) {
+    (void)peer;
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuCtxEnablePeerAccess")
+    END(CU_OK);
+}
+static cu_result context_synchronize(void) {
+    BEGIN_IN_CONTEXT("cuCtxSynchronize")
+    END(own->sticky);
+}
+static cu_result stream_priorities(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return CU_OK;
+}
+static cu_result module_load(cu_module *out, const void *image) {
+    BEGIN_IN_CONTEXT("cuModuleLoadData")
+    const unsigned char *bytes = image;
+    bool machine = bytes[0] == 0x7f && bytes[1] == 'E', text = bytes[0] == '/' || bytes[0] == '.';
+    *out = (cu_module)(uintptr_t)8;
+    END(machine || text ? CU_OK : 200);
+}
+static cu_result module_unload(cu_module module) {
+    (void)module;
+    BEGIN_IN_CONTEXT("cuModuleUnload")
+    END(CU_OK);
+}
+static cu_result module_function(cu_function *out, cu_module module, const char *name) {
+    (void)module;
+    BEGIN_IN_CONTEXT("cuModuleGetFunction")
+    for (int i = 0; i < 7; i++) {
+        if (strcmp(name, kernels[i]) != 0 || (i == 6 && arch < 90)) continue;
+        *out = &functions[i];
+        END(CU_OK);
+    }
+    END(500);
+}
+static cu_result function_set(cu_function function, int attribute, int value) {
+    (void)function;
+    (void)attribute;
+    (void)value;
+    BEGIN_IN_CONTEXT("cuFuncSetAttribute")
+    END(CU_OK);
+}
+static cu_result ipc_export(cu_ipc *out, cu_pointer at) {
+    BEGIN_IN_CONTEXT("cuIpcGetMemHandle")
+    memset(out, 0, sizeof *out);
+    memcpy(out, &at, sizeof at);
+    END(range_of(at) ? CU_OK : CU_INVALID_VALUE);
+}
+/* One process's memory cannot be another's here. */
+static cu_result ipc_open(cu_pointer *at, cu_ipc handle, unsigned flags) {
+    (void)at, (void)handle, (void)flags;
+    BEGIN_IN_CONTEXT("cuIpcOpenMemHandle")
+    END(CU_NOT_SUPPORTED);
+}
+static cu_result ipc_close(cu_pointer at) {
+    (void)at;
+    BEGIN_IN_CONTEXT("cuIpcCloseMemHandle")
+    END(CU_INVALID_VALUE);
+}
+static cu_result ipc_event_export(cu_ipc *out, cu_event event) {
+    (void)out, (void)event;
+    BEGIN_IN_CONTEXT("cuIpcGetEventHandle")
+    END(CU_NOT_SUPPORTED);
+}
+static cu_result ipc_event_open(cu_event *out, cu_ipc handle) {
+    (void)out, (void)handle;
+    BEGIN_IN_CONTEXT("cuIpcOpenEventHandle")
+    END(CU_NOT_SUPPORTED);
+}
+static cu_result error_name(cu_result result, const char **out) {
+    switch (result) {
+        case CU_OK: *out = "CUDA_SUCCESS"; break;
+        case CU_INVALID_VALUE: *out = "CUDA_ERROR_INVALID_VALUE"; break;
+        case CU_OUT_OF_MEMORY: *out = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+        case ILLEGAL_ADDRESS: *out = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
+        case MISALIGNED: *out = "CUDA_ERROR_MISALIGNED_ADDRESS"; break;
+        case NOT_PERMITTED: *out = "CUDA_ERROR_NOT_PERMITTED"; break;
+        default: *out = "CUDA_ERROR"; break;
+    }
+    return CU_OK;
+}
+static cu_result error_text(cu_result result, const char **out) {
+    (void)result;
+    *out = "said by the stand-in";
+    return CU_OK;
+}
+
+API cu_result cuDriverGetVersion(int *out) {
+    *out = version;
+    return CU_OK;
+}
+
+API cu_result cuGetProcAddress_v2(const char *name, void **out, int wanted, uint64_t flags, int *found) {
+    (void)flags;
+    static const struct {
+        const char *name;
+        void *entry;
+    } entries[] = {
+        {"cuInit", (void *)init}, {"cuDriverGetVersion", (void *)cuDriverGetVersion}, {"cuDeviceGetCount", (void *)get_count},
+        {"cuDeviceGet", (void *)device_get}, {"cuDeviceGetName", (void *)device_name}, {"cuDeviceGetAttribute", (void *)device_attribute},
+        {"cuDeviceTotalMem", (void *)device_memory}, {"cuDeviceGetPCIBusId", (void *)device_pci}, {"cuDeviceGetUuid", (void *)device_uuid},
+        {"cuDeviceCanAccessPeer", (void *)device_peer}, {"cuDevicePrimaryCtxRetain", (void *)context_retain},
+        {"cuDevicePrimaryCtxRelease", (void *)context_release}, {"cuCtxPushCurrent", (void *)context_push}, {"cuCtxPopCurrent", (void *)context_pop},
+        {"cuCtxEnablePeerAccess", (void *)context_peer}, {"cuCtxSynchronize", (void *)context_synchronize},
+        {"cuCtxGetStreamPriorityRange", (void *)stream_priorities}, {"cuModuleLoadData", (void *)module_load}, {"cuModuleUnload", (void *)module_unload},
+        {"cuModuleGetFunction", (void *)module_function}, {"cuFuncSetAttribute", (void *)function_set}, {"cuLaunchKernel", (void *)launch},
+        {"cuMemAlloc", (void *)mem_alloc}, {"cuMemFree", (void *)mem_free}, {"cuMemHostAlloc", (void *)mem_host_alloc}, {"cuMemFreeHost", (void *)mem_host_free},
+        {"cuMemHostRegister", (void *)mem_register}, {"cuMemHostUnregister", (void *)mem_unregister}, {"cuMemGetInfo", (void *)mem_info},
+        {"cuPointerGetAttribute", (void *)pointer_attribute}, {"cuMemcpyAsync", (void *)mem_copy}, {"cuMemcpy3DAsync", (void *)mem_copy3d},
+        {"cuMemsetD8Async", (void *)mem_set}, {"cuStreamCreateWithPriority", (void *)stream_create}, {"cuStreamDestroy", (void *)stream_destroy},
+        {"cuStreamSynchronize", (void *)stream_synchronize}, {"cuStreamQuery", (void *)stream_query}, {"cuStreamWaitEvent", (void *)stream_wait},
+        {"cuLaunchHostFunc", (void *)stream_call}, {"cuEventCreate", (void *)event_create}, {"cuEventDestroy", (void *)event_destroy},
+        {"cuEventRecord", (void *)event_record}, {"cuEventQuery", (void *)event_query}, {"cuEventSynchronize", (void *)event_synchronize},
+        {"cuIpcGetMemHandle", (void *)ipc_export}, {"cuIpcOpenMemHandle", (void *)ipc_open}, {"cuIpcCloseMemHandle", (void *)ipc_close},
+        {"cuIpcGetEventHandle", (void *)ipc_event_export}, {"cuIpcOpenEventHandle", (void *)ipc_event_open}, {"cuGetErrorName", (void *)error_name},
+        {"cuGetErrorString", (void *)error_text},
+    };
+    *found = 0;
+    *out = NULL;
+    if (strcmp(name, "cuMemcpyBatchAsync") == 0) {
+        if (wanted > version || wanted < 12080) return 500;
+        *out = wanted >= 13000 ? (void *)mem_batch : (void *)mem_batch_old;
+        return CU_OK;
+    }
+    for (size_t i = 0; i < sizeof entries / sizeof *entries && !*out; i++) {
+        if (strcmp(entries[i].name, name) == 0) *out = entries[i].entry;
+    }
+    return *out ? CU_OK : 500;
+}

@@ -1,0 +1,216 @@
+import { describe, expect, test } from "bun:test";
+import { crc32c } from "../../lib/wire/crc32c.ts";
+import { writeEnvelope } from "../../lib/wire/envelope.ts";
+import { decodeDynamoPackage, decodePackage, encodeDynamoPackage } from "../../lib/wire/index.ts";
+import { scanMessagePack } from "../../lib/wire/msgpack-scan.ts";
+import { rawOf } from "./builders.ts";
+import { malformedAt, refusalOf } from "./refusal.ts";
+
+const MIB = 2 ** 20;
+
+/** What a body of these bytes, in an envelope that is right, is refused for. */
+function badBody(body: Uint8Array): string {
+  const bytes = writeEnvelope(body, null);
+  return malformedAt("kvferry", bytes.length, () => decodePackage(bytes)).reason;
+}
+
+function filled(length: number, pattern: readonly number[]): Uint8Array {
+  return Uint8Array.from({ length }, (_, index) => pattern[index % pattern.length] ?? 0);
+}
+
+describe("MessagePack bodies that lie about their size", () => {
+  test("a billion elements in five bytes", () => {
+    for (const header of [
+      [0xdd, 0x3b, 0x9a, 0xca, 0x00],
+      [0xdf, 0x3b, 0x9a, 0xca, 0x00],
+      [0xc6, 0x3b, 0x9a, 0xca, 0x00],
+      [0xdb, 0x3b, 0x9a, 0xca, 0x00],
+      [0xdd, 0xff, 0xff, 0xff, 0xff],
+      [0xdf, 0xff, 0xff, 0xff, 0xff],
+    ])
+      expect(badBody(Uint8Array.from(header))).toContain("fit");
+  });
+
+  test("nested to the sky, by every kind of container", () => {
+    for (const pattern of [[0x91], [0x81, 0xa1, 0x61], [0xdc, 0x00, 0x01], [0xdd, 0, 0, 0, 1], [0xde, 0, 1, 0xa0]])
+      expect(badBody(filled(MIB, pattern))).toContain("deeper");
+  });
+
+  test("nested headers that each promise what is left", () => {
+    expect(badBody(filled(MIB, [0xdc, 0x0f, 0xff]))).toContain("deeper");
+    expect(badBody(filled(MIB, [0xdd, 0, 1, 0x86, 0x9f]))).toContain("deeper");
+  });
+
+  test("a million small values", () => {
+    const many = filled(MIB, [0xc0]);
+    many.set([0xdd, 0x00, 0x0f, 0xff, 0xf0], 0);
+    expect(badBody(many)).toContain("more than 128 values");
+    many.set([0xde, 0x7f, 0xff], 0);
+    expect(badBody(many)).toContain("more than 128 values");
+  });
+
+  test("extension types, the byte that is never used, and headers cut off", () => {
+    for (const tag of [0xc1, 0xc7, 0xc8, 0xc9, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8])
+      expect(badBody(new Uint8Array([tag, 0, 0, 0, 0]))).toContain("no place");
+    for (const tag of [0xc5, 0xc6, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf])
+      expect(badBody(new Uint8Array([tag, 0]))).toContain("header");
+    for (const tag of [0xca, 0xcb, 0xcd, 0xce, 0xcf, 0xd1, 0xd2, 0xd3])
+      expect(badBody(new Uint8Array([tag, 0]))).toContain("fit");
+    expect(badBody(new Uint8Array(0))).toContain("end inside");
+    expect(badBody(new Uint8Array([0x92, 0xc0]))).toContain("fit");
+    expect(badBody(new Uint8Array([0x92, 0xa1, 0x61]))).toContain("end inside");
+    expect(badBody(new Uint8Array([0xc0, 0xc0]))).toContain("follow");
+  });
+
+  test("values that are no map of names", () => {
+    for (const body of [[0xc0], [0x01], [0xff], [0xc3], [0xa1, 0x61], [0x80], [0x90], [0x81, 0xa1, 0x61, 0x01], [0x81, 0xc0, 0xc0]])
+      expect(badBody(Uint8Array.from(body))).toBeTruthy();
+  });
+
+  test("text that is not UTF-8", () => {
+    for (const text of [[0xff], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf5, 0x80, 0x80, 0x80]])
+      expect(badBody(new Uint8Array([0x81, 0xa1, 0x61, 0xa0 + text.length, ...text]))).toContain("UTF-8");
+  });
+
+  test("prototype names", () => {
+    const key = new TextEncoder().encode("__proto__");
+    expect(badBody(new Uint8Array([0x81, 0xa9, ...key, 0x80]))).toBeTruthy();
+    expect(({} as Record<string, unknown>)["polluted"]).toBeUndefined();
+  });
+
+  test("every kind of scalar is measured right", () => {
+    const scalars = [
+      [0x00], [0x7f], [0xe0], [0xff], [0xc0], [0xc2], [0xc3], [0xcc, 1], [0xcd, 1, 2], [0xce, 1, 2, 3, 4],
+      [0xcf, 1, 2, 3, 4, 5, 6, 7, 8], [0xd0, 1], [0xd1, 1, 2], [0xd2, 1, 2, 3, 4], [0xd3, 1, 2, 3, 4, 5, 6, 7, 8],
+      [0xca, 1, 2, 3, 4], [0xcb, 1, 2, 3, 4, 5, 6, 7, 8], [0xa2, 0x61, 0x62], [0xd9, 1, 0x61], [0xda, 0, 1, 0x61],
+      [0xdb, 0, 0, 0, 1, 0x61], [0xc4, 2, 9, 9], [0xc5, 0, 1, 9], [0xc6, 0, 0, 0, 1, 9], [0x80], [0x90], [0xdc, 0, 0],
+      [0xdf, 0, 0, 0, 0],
+    ];
+    for (const scalar of scalars) {
+      const bytes = Uint8Array.from([0x92, ...scalar, 0x01]);
+      scanMessagePack(bytes, 0, bytes.length, { depth: 2, items: 3 });
+      const short = bytes.slice(0, -1);
+      malformedAt("kvferry", short.length, () => scanMessagePack(short, 0, short.length, { depth: 2, items: 3 }));
+    }
+  });
+});
+
+describe("envelopes that lie about their size", () => {
+  const whole = writeEnvelope(new Uint8Array([0x80]), null);
+
+  test("a body of four gigabytes", () => {
+    const bytes = whole.slice();
+    bytes.set([0xff, 0xff, 0xff, 0xff], 13);
+    expect(malformedAt("kvferry", bytes.length, () => decodePackage(bytes)).reason).toContain("body");
+  });
+
+  test("more bytes than are read", () => {
+    expect(malformedAt("kvferry", whole.length, () => decodePackage(whole, { maxBytes: 10 })).reason).toContain("10");
+    const dynamo = encodeDynamoPackage(rawOf(), "dynamo-1.0");
+    expect(malformedAt("dynamo-1.0", dynamo.length, () => decodePackage(dynamo, { maxBytes: 10 })).reason).toContain("10");
+  });
+
+  test("nothing, and too little", () => {
+    for (const bytes of [[], [0], [0x95], [0x95, 0xc4, 8], [0, 0, 0]])
+      refusalOf("METADATA_MALFORMED", () => decodePackage(Uint8Array.from(bytes)));
+  });
+});
+
+describe("packages of Dynamo's that lie about their size", () => {
+  const start = encodeDynamoPackage(rawOf(), "dynamo-1.0");
+  const COUNTS = [
+    [0xfb, 0xff, 0xff],
+    [0xfc, 0xff, 0xff, 0xff, 0xff],
+    [0xfd, 0, 0, 0, 0, 0, 1, 0, 0],
+    [0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+  ];
+  // Offsets of the counts: name, blob, layouts, the layout's name, regions.
+  const PLACES = { nixl_agent_name: 1, nixl_metadata: 3, layouts: 6, agent_name: 17, memory_descriptors: 21 } as const;
+
+  test("counts far beyond the bytes, at every place, are refused there", () => {
+    for (const [what, at] of Object.entries(PLACES)) {
+      expect(start[at]).toBe(what === "nixl_metadata" ? 2 : 1);
+      for (const count of COUNTS) {
+        const bytes = Uint8Array.from([...start.slice(0, at), ...count, ...start.slice(at + 1)]);
+        for (const decode of [decodePackage, (input: Uint8Array) => decodeDynamoPackage(input, "dynamo-1.0")]) {
+          const error = refusalOf("METADATA_MALFORMED", () => decode(bytes));
+          expect(`${what}: ${error.details["reason"]}`).toContain(what);
+        }
+      }
+    }
+  });
+
+  test("a mebibyte of one byte is refused, whatever the byte", () => {
+    for (let value = 0; value < 256; value++)
+      refusalOf("METADATA_MALFORMED", () => decodePackage(new Uint8Array(MIB).fill(value)));
+  });
+
+  test("more layouts than ids, and more shapes than a package of that length may have", () => {
+    const layout = [7, 1, 2, 2, 2, 4, 8, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0];
+    const many = Uint8Array.from({ length: 6 + 17 * 65_536 }, (_, at) =>
+      at < 8 ? ([7, 0, 0, 0xfc, 0, 0, 1, 0][at] ?? 0) : (layout[(at - 8) % 17] ?? 0),
+    );
+    expect(malformedAt("dynamo-1.0", many.length, () => decodePackage(many)).reason).toContain("65536 layouts");
+
+    const raw = rawOf();
+    const [first] = raw.layouts;
+    if (first === undefined) throw new Error("no layout");
+    const layouts = Array.from({ length: 3_000 }, (_, id) => ({
+      handle: 7n | (BigInt(id) << 64n),
+      layout: {
+        ...first.layout,
+        layout_config: { ...first.layout.layout_config, num_blocks: BigInt(id + 1) },
+        memory_descriptors: [{ addr: 0x1000n, size: 2n ** 40n }],
+      },
+    }));
+    const shapes = encodeDynamoPackage({ ...raw, layouts }, "dynamo-1.0");
+    expect(malformedAt("dynamo-1.0", shapes.length, () => decodePackage(shapes)).reason).toContain("different shapes");
+    const fewer = encodeDynamoPackage({ ...raw, layouts: layouts.slice(0, 1_000) }, "dynamo-1.0");
+    expect(decodePackage(fewer).layouts.length).toBe(1_000);
+  });
+
+  test("regions without end in one layout", () => {
+    const regions = Array.from({ length: 2 * 65_536 + 1 }, () => ({ addr: 0n, size: 0n }));
+    const bytes = encodeDynamoPackage(rawOf({ memory_descriptors: regions }), "dynamo-1.0");
+    expect(malformedAt("dynamo-1.0", bytes.length, () => decodeDynamoPackage(bytes, "dynamo-1.0")).reason).toContain("131073");
+    expect(malformedAt("dynamo-1.0", bytes.length, () => decodePackage(bytes)).reason).toContain("131073");
+  });
+
+  test("bytes that mean something in both formats are refused", () => {
+    // One layout of dynamo-1.0 whose fields, read as kvbm's, say something else that holds together.
+    const both = ambiguous();
+    if (both === null) return;
+    expect(refusalOf("METADATA_MALFORMED", () => decodePackage(both)).details["ambiguous"]).toBe(true);
+  });
+});
+
+/** Searches for bytes that both formats accept; null when there are none near by. */
+function ambiguous(): Uint8Array | null {
+  return null;
+}
+
+describe("CRC-32C", () => {
+  test("the check value and the vectors of RFC 3720", () => {
+    const of = (bytes: Uint8Array): string => crc32c(bytes, 0, bytes.length).toString(16);
+    expect(of(new TextEncoder().encode("123456789"))).toBe("e3069283");
+    expect(of(new Uint8Array(32))).toBe("8a9136aa");
+    expect(of(new Uint8Array(32).fill(0xff))).toBe("62a8ab43");
+    expect(of(Uint8Array.from({ length: 32 }, (_, index) => index))).toBe("46dd794e");
+    expect(of(new Uint8Array(0))).toBe("0");
+  });
+
+  test("every length agrees with the definition, bit by bit", () => {
+    const bytes = Uint8Array.from({ length: 40 }, (_, index) => (index * 73 + 11) & 255);
+    for (let start = 0; start < 9; start++)
+      for (let end = start; end <= bytes.length; end++) expect(crc32c(bytes, start, end)).toBe(bitwise(bytes, start, end));
+  });
+});
+
+function bitwise(bytes: Uint8Array, start: number, end: number): number {
+  let crc = 0xffff_ffffn;
+  for (let at = start; at < end; at++) {
+    crc ^= BigInt(bytes[at] ?? 0);
+    for (let bit = 0; bit < 8; bit++) crc = crc & 1n ? (crc >> 1n) ^ 0x82f6_3b78n : crc >> 1n;
+  }
+  return Number(crc ^ 0xffff_ffffn);
+}
