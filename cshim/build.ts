@@ -71,14 +71,9 @@ export async function buildShim(options: BuildOptions = {}): Promise<string> {
   const name = options.compiler ?? (options.target === undefined && hasCommand("cc") ? "cc" : "zig");
   const flags = flagsOf(options, abi.hash);
   const sources = sourcesOf(options);
+  const inputs = inputsText(options);
   // Which compiler was asked for is part of the key, which one there is is not: another does not make a library stale.
-  const wanted = digest(
-    options.compiler ?? "",
-    ...flags,
-    stubsSource(abi),
-    ...sources.map(readText),
-    inputsText(options),
-  );
+  const wanted = digest(options.compiler ?? "", ...flags, stubsSource(abi), ...sources.map(readText), inputs);
   if (isCurrent(out, wanted)) return out;
 
   const compiler = await commandOf(name, options, note);
@@ -88,7 +83,7 @@ export async function buildShim(options: BuildOptions = {}): Promise<string> {
   const stubs = join(work, `stubs-${abi.hash}.c`);
   writeAtomically(stubs, stubsSource(abi));
   note(`building ${relative(process.cwd(), out)} with ${compiler.join(" ")}`);
-  const objects = await compileAll(compiler, flags, [...sources, stubs], work);
+  const objects = await compileAll(compiler, flags, [...sources, stubs], work, inputs);
   const fresh = temporaryName(out);
   const kind = options.program === undefined ? ["-shared", "-Wl,-soname,libkvf.so", "-Wl,-z,defs"] : [];
   await run([
@@ -136,7 +131,8 @@ function sourcesOf(options: BuildOptions): string[] {
 
 /** Everything besides the sources that compiling may read: headers, and what is embedded. */
 function inputsText(options: BuildOptions): string {
-  const folders = options.program === undefined ? [SHIM_FOLDER] : [SHIM_FOLDER, dirname(resolve(options.program))];
+  const folders =
+    options.program === undefined ? [SHIM_FOLDER] : [SHIM_FOLDER, dirname(resolve(options.program))];
   const hash = createHash("sha256");
   for (const folder of folders) {
     for (const name of readdirSync(folder, { recursive: true, encoding: "utf8" }).sort()) {
@@ -172,8 +168,8 @@ async function compileAll(
   flags: readonly string[],
   sources: readonly string[],
   work: string,
+  inputs: string,
 ): Promise<string[]> {
-  
   const objects = sources.map((source) => {
     const key = digest(...compiler, ...flags, inputs, source, readText(source));
     return { source, object: join(work, `${basename(source, ".c")}-${key.slice(0, 16)}.o`) };

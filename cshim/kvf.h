@@ -138,6 +138,9 @@ KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address
 
 /* Writes one block's bytes in logical order (layer, outer, then cellBytes bytes) at `address`. */
 KVF_API int32_t kvf_fill_block(kvf_word address, uint32_t pattern, kvf_word seed, uint32_t block, uint32_t layers, uint32_t outers, kvf_word cellBytes);
+/* The same for `count` blocks whose bytes begin `stride` bytes apart, as a job on up to `threads` threads of the copy
+ * pool; `blocks` (their ids) is copied by the call. */
+KVF_API int32_t kvf_fill_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word stride, uint32_t pattern, kvf_word seed, const uint32_t *blocks, uint32_t count, uint32_t layers, uint32_t outers, kvf_word cellBytes, uint32_t threads);
 
 /* ---- NIXL ------------------------------------------------------------------------------------------------------
  * Agents are made, used and destroyed on threads of the library. One control thread for each agent does everything

@@ -6,6 +6,7 @@ import {
   placeSegments,
   unmergedDescriptors,
 } from "./compile.ts";
+import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
 import { chooseMethod } from "./method.ts";
 import { nestOf } from "./nest.ts";
@@ -102,6 +103,7 @@ export function buildHop(
     descriptors: after,
     sourceKind: programs[0]?.srcMemory.kind ?? 0,
     destinationKind: programs[0]?.dstMemory.kind ?? 0,
+    ...(route.executor === "cuda" ? { gpu: gpuWork(programs, pageable(prepared, members)) } : undefined),
   } as const;
   const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
   return {
@@ -118,4 +120,12 @@ export function buildHop(
     predictedMicros: choice.predictedMicros,
     candidates: choice.candidates,
   };
+}
+
+/** Whether a host side of a GPU copy is memory that the GPU cannot reach by itself. */
+function pageable(prepared: PreparedPair, members: readonly number[]): boolean {
+  return members.some((index) => {
+    const pair = prepared.components[index]?.pair;
+    return pair?.source.storage.kind === "system" || pair?.destination.storage.kind === "system";
+  });
 }

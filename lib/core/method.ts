@@ -1,3 +1,5 @@
+import { cudaOptions } from "./cuda-method.ts";
+import type { GpuWork } from "./gpu-work.ts";
 import type { ExecutorName, Hop, MethodCandidate } from "./plan.ts";
 import { type MachineProfile, rateAt } from "./profile.ts";
 import type { ProgramMemory } from "./program.ts";
@@ -14,6 +16,8 @@ export interface Work {
   /** 0 host, 1 device, 2 file. */
   readonly sourceKind: ProgramMemory["kind"];
   readonly destinationKind: ProgramMemory["kind"];
+  /** More about a hop that a GPU runs. */
+  readonly gpu?: GpuWork;
 }
 
 /** The chosen method and everything that it was compared with. */
@@ -45,11 +49,14 @@ export function chooseMethod(
     for (const option of options) if (best !== undefined && option.micros < best.micros) best = option;
   }
   if (best === undefined || best.micros === Number.POSITIVE_INFINITY) {
+    const methods = options
+      .filter((option) => option.micros !== Number.POSITIVE_INFINITY)
+      .map((option) => option.method);
     throw refusal(
       "NO_ROUTE",
-      `the ${work.executor} executor has no method ${JSON.stringify(forced ?? "")} for this transfer`,
-      `Leave the method out, or use one of ${options.map((option) => option.method).join(", ")}.`,
-      { method: forced, methods: options.map((option) => option.method) },
+      `the ${work.executor} executor has no method ${JSON.stringify(forced ?? "")} for this transfer${best === undefined ? "" : `: ${best.passed}`}`,
+      `Leave the method out, or use one of ${methods.join(", ")}.`,
+      { method: forced, methods },
     );
   }
   const candidates: MethodCandidate[] = [];
@@ -90,7 +97,8 @@ export function hostCopyMicros(
   return (rows * host.rowNanos) / threads / 1000 + bytes / (rate * scaling) / 1000;
 }
 
-interface Option {
+/** One way to run a hop. */
+export interface Option {
   readonly method: string;
   readonly micros: number;
   readonly width: number;
@@ -194,50 +202,6 @@ function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvir
       inline: false,
       taken: "One request with merged descriptors is the only way to this peer.",
       passed: "Another method was forced.",
-    },
-  ];
-}
-
-function cudaOptions(work: Work, profile: MachineProfile): readonly Option[] {
-  const { cuda } = profile;
-  const chunk = work.bytes / Math.max(1, work.descriptors);
-  const inward = work.sourceKind === 0;
-  const outward = work.destinationKind === 0;
-  const link = inward ? cuda.hostToDevice : outward ? cuda.deviceToHost : cuda.deviceToDevice;
-  const kernelRate = inward
-    ? rateAt(cuda.kernelHostToDevice, chunk)
-    : outward
-      ? rateAt(cuda.kernelDeviceToHost, chunk)
-      : cuda.deviceToDevice * 0.9;
-  const batchRate = Math.min(link, rateAt(inward ? cuda.batchHostToDevice : cuda.batchDeviceToHost, chunk));
-  const time = (rate: number): number => cuda.launchMicros + work.bytes / (rate * 1000);
-  return [
-    {
-      method: "cuda/dma",
-      micros:
-        work.descriptors === 1
-          ? time(link)
-          : cuda.launchMicros * work.descriptors + work.bytes / (link * 1000),
-      width: 1,
-      inline: false,
-      taken: "The bytes are so few runs that one DMA each is fastest.",
-      passed: "One DMA for each run costs a launch for each.",
-    },
-    {
-      method: "cuda/batch",
-      micros: time(batchRate),
-      width: 1,
-      inline: false,
-      taken: "A batched call moves runs of this size fastest.",
-      passed: "A batched call is slower for runs of this size.",
-    },
-    {
-      method: "cuda/kernel",
-      micros: time(kernelRate),
-      width: cuda.kernelCtas,
-      inline: false,
-      taken: "A kernel moves many runs of this size at the speed of the link.",
-      passed: "A kernel reaches less than the link for runs this large.",
     },
   ];
 }

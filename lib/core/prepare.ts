@@ -152,6 +152,8 @@ export function prepareRecords(
 
   const coverage = requireCoverage(pairs, uncovered, request.partial === true, warnings);
   const { routes, members } = routesOf(pairs, environment);
+  if (routes.some((route, index) => route.executor === "cuda" && isPageable(pairs, members[index] ?? [])))
+    warnings.push(PAGEABLE);
   const sourceGroups = groupsOf(pairs, "source");
   const destinationGroups = groupsOf(pairs, "destination");
   const components = pairs.map((pair): PreparedComponent => {
@@ -267,7 +269,11 @@ function routesOf(
   pairs.forEach((pair, index) => {
     const route = findRoute(pair.source, pair.destination, environment);
     const known = routes.findIndex(
-      (other) => other.executor === route.executor && other.op === route.op && other.agent === route.agent,
+      (other) =>
+        other.executor === route.executor &&
+        other.op === route.op &&
+        other.agent === route.agent &&
+        other.device === route.device,
     );
     if (known >= 0) {
       members[known]?.push(index);
@@ -277,6 +283,17 @@ function routesOf(
     }
   });
   return { routes, members };
+}
+
+const PAGEABLE =
+  "Host memory of a GPU copy is not pinned: the driver stages it, several times slower than the link. Use memory of kind pinned.";
+
+/** Whether a host side of one of these components is memory that a GPU cannot reach by itself. */
+function isPageable(pairs: readonly ComponentPair[], members: readonly number[]): boolean {
+  return members.some((index) => {
+    const pair = pairs[index];
+    return pair?.source.storage.kind === "system" || pair?.destination.storage.kind === "system";
+  });
 }
 
 function groupsOf(pairs: readonly ComponentPair[], side: "source" | "destination"): readonly PreparedGroup[] {

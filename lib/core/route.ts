@@ -19,8 +19,23 @@ export interface PlanEnvironment {
   readonly processors?: number;
   /** Transport between this process and its peers, a key of the profile's `nixl.transports`. */
   readonly nixlTransport?: string;
+  /** What is known of the GPU of an ordinal; null when nothing is. */
+  readonly gpu?: (device: number) => GpuFacts | null;
   /** Blocks of a layout's block-id space that nobody may use; null when there are none. */
   readonly quarantined?: (layout: LayoutHandle, group: string) => { has(block: number): boolean } | null;
+}
+
+/** What the choice of a copy method needs to know of a GPU. */
+export interface GpuFacts {
+  /** Multiprocessors. */
+  readonly sms: number;
+  /** Whether the native library has kernels for it, and those of bulk copies. */
+  readonly kernels: boolean;
+  readonly bulk: boolean;
+  /** Whether the driver has the batched copy. */
+  readonly batch: boolean;
+  /** Something else computes on it: copies should leave it its multiprocessors. */
+  readonly busy: boolean;
 }
 
 /** How a component's bytes are reached: by an address here, in an open file, over NIXL, or only by their owner. */
@@ -56,6 +71,8 @@ export interface Route {
   readonly executor: ExecutorName;
   readonly op: Hop["op"];
   readonly agent: string | null;
+  /** CUDA ordinal of the device that runs it; null for other executors. */
+  readonly device: number | null;
   readonly reason: string;
   readonly passedOver: readonly { readonly route: string; readonly reason: string }[];
 }
@@ -186,6 +203,7 @@ export function findRoute(
     executor: rule.executor,
     op: rule.op,
     agent: rule.executor === "nixl" ? remote.agent : null,
+    device: rule.executor === "cuda" ? runningDevice(source, destination) : null,
     reason: rule.reason,
     passedOver: passedOver(from, to, rule, environment),
   };
@@ -199,6 +217,12 @@ export function placeOf(component: ComponentRecord): Place {
     return { storage, reach: "here", mapped: attachment.origin === "mapped", agent: null };
   if (attachment.kind === "file") return { storage, reach: "file", mapped: false, agent: null };
   return { storage, reach: attachment.kind, mapped: false, agent: attachment.agent };
+}
+
+/** The device that holds the source runs a copy: writing to another device is the faster direction. */
+function runningDevice(source: ComponentRecord, destination: ComponentRecord): number {
+  for (const { storage } of [source, destination]) if (storage.kind === "device") return storage.device;
+  return 0;
 }
 
 function isRemote(place: Place): boolean {

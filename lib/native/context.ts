@@ -3,7 +3,7 @@ import { KvferryError, type ErrorDetails } from "../core/errors.ts";
 import { connectDoorbell, type Doorbell } from "./doorbell.ts";
 import type { NativeLibrary } from "./library.ts";
 import { statusWord } from "./status.ts";
-import { KVF_E_CANCELLED, KVF_OK } from "./symbols.ts";
+import { KVF_DONE_IN_DOUBT, KVF_DONE_TOUCHED, KVF_E_CANCELLED, KVF_E_CLOSED, KVF_OK } from "./symbols.ts";
 
 /** How a job ended. */
 export interface Completion {
@@ -50,6 +50,8 @@ export class NativeContext {
   readonly #out: Float64Array = new Float64Array(new ArrayBuffer(64));
   #draining = false;
   #open = true;
+  /** Whether somebody waits for something that is not a job. */
+  #heldFromOutside = false;
   /** Called when watched slots made progress. */
   onProgress: (() => void) | undefined;
   /** Called when a notification queue is not empty. */
@@ -107,10 +109,16 @@ export class NativeContext {
    *
    * @param start - Calls the library with the slot and returns its status; the job has not begun when that is negative.
    * @param handler - Is told how it ended; never called when `start` failed.
+   * @param watch - Ring the doorbell whenever the job completes a program.
    * @returns The slot.
    * @throws KvferryError with the library's reason when `start` failed, `IN_USE` when every slot is taken.
    */
-  submit(operation: string, start: (slot: number) => number, handler: CompletionHandler): number {
+  submit(
+    operation: string,
+    start: (slot: number) => number,
+    handler: CompletionHandler,
+    watch = false,
+  ): number {
     if (!this.#open) throw closed(operation);
     if (this.#freeCount === 0) {
       throw new KvferryError(
@@ -123,12 +131,18 @@ export class NativeContext {
     }
     const slot = this.#freeSlots[--this.#freeCount] ?? 0;
     this.#handlers[slot] = handler;
-    const status = start(slot);
-    if (status < 0) {
-      this.#handlers[slot] = undefined;
-      this.#freeSlots[this.#freeCount++] = slot;
-      throw nativeError(this.library, status, operation, "the native library refused the job");
+    // Before the job begins: it may end, or complete its first program, before this thread goes on.
+    Atomics.store(this.#words, this.#tableStart + slot * RECORD_WORDS + 1, watch ? 1 : 0);
+    let status: number | undefined;
+    try {
+      status = start(slot);
+    } finally {
+      if (status === undefined || status < 0) {
+        this.#handlers[slot] = undefined;
+        this.#freeSlots[this.#freeCount++] = slot;
+      }
     }
+    if (status < 0) throw nativeError(this.library, status, operation, "the native library refused the job");
     if (this.#freeCount === this.slots - 1) this.#doorbell.hold(true);
     return slot;
   }
@@ -147,6 +161,8 @@ export class NativeContext {
     return new Promise<T>((resolve, reject) => {
       this.submit(operation, start, (completion, slot) => {
         if (completion.status < 0) reject(this.failure(operation, completion, slot));
+        // What a job answers with is gone together with the context.
+        else if (!this.#open) reject(closed(operation));
         else resolve(result(completion, slot));
       });
     });
@@ -154,7 +170,8 @@ export class NativeContext {
 
   /** Takes every completion that is on the ring and tells the handlers. Runs on its own when the doorbell rings. */
   drain(): void {
-    if (this.#draining) return;
+    // A late ring of a closed context: its ring may belong to another one by now.
+    if (this.#draining || !this.#open) return;
     this.#draining = true;
     try {
       do {
@@ -165,22 +182,19 @@ export class NativeContext {
     } finally {
       this.#draining = false;
     }
-    if (this.#freeCount === this.slots) this.#doorbell.hold(false);
+    if (this.#freeCount === this.slots) this.#doorbell.hold(this.#heldFromOutside);
   }
 
   /** Programs that a running job has completed. */
   programsDone(slot: number): number {
+    if (!this.#open) return 0;
     return Atomics.load(this.#words, this.#tableStart + slot * RECORD_WORDS);
   }
 
   /** Bytes that a running job has moved. */
   bytesDone(slot: number): number {
+    if (!this.#open) return 0;
     return this.#doubles[(this.#tableStart + slot * RECORD_WORDS + 4) >> 1] ?? 0;
-  }
-
-  /** Rings the doorbell whenever the slot's `programsDone` rises. */
-  watch(slot: number): void {
-    Atomics.store(this.#words, this.#tableStart + slot * RECORD_WORDS + 1, 1);
   }
 
   /** Asks a running job to stop at its next chunk. */
@@ -197,7 +211,8 @@ export class NativeContext {
 
   /** A copy of the byte result of the slot's last job; only inside its handler. */
   resultBytes(slot: number): Uint8Array<ArrayBuffer> {
-    this.library.kvf_slot_result(this.address, slot, null, 0, this.#out);
+    if (this.library.kvf_slot_result(this.address, slot, null, 0, this.#out) < 0)
+      return new Uint8Array(new ArrayBuffer(0));
     const length = this.#out[0] ?? 0;
     const bytes = new Uint8Array(new ArrayBuffer(length));
     if (length > 0) this.library.kvf_slot_result(this.address, slot, bytes, length, this.#out);
@@ -207,7 +222,8 @@ export class NativeContext {
   /** The error for a completion that failed; only inside its handler. */
   failure(operation: string, completion: Completion, slot: number, details: ErrorDetails = {}): KvferryError {
     const text = this.errorText(slot);
-    const word = statusWord(completion.status);
+    // Closing a context cancels what runs on it.
+    const word = this.#open ? statusWord(completion.status) : "CLOSED";
     return new KvferryError(
       word,
       operation,
@@ -225,11 +241,13 @@ export class NativeContext {
    * Pairs of calls; an idle context does not hold the process.
    */
   holdProcess(on: boolean): void {
+    this.#heldFromOutside = on;
     this.#doorbell.hold(on || this.#freeCount < this.slots);
   }
 
   /**
    * Closes the context: stops jobs, waits at most `millis`, joins threads. Synchronous; nothing is called back after it.
+   * Jobs that did not end by then are told that they ended in doubt.
    *
    * @returns Jobs that are stuck in a call and were left to themselves; their memory stays.
    */
@@ -240,6 +258,11 @@ export class NativeContext {
     const status = this.library.kvf_context_close(this.address, millis, this.#out);
     this.#drainOnce();
     this.#doorbell.close();
+    for (const [slot, handler] of this.#handlers.entries()) {
+      if (handler === undefined) continue;
+      this.#handlers[slot] = undefined;
+      call(handler, LEFT_BEHIND, slot);
+    }
     return status < 0 ? 0 : (this.#out[0] ?? 0);
   }
 
@@ -269,12 +292,7 @@ export class NativeContext {
       Atomics.store(words, TAIL, tail);
       const handler = this.#handlers[slot];
       this.#handlers[slot] = undefined;
-      try {
-        handler?.(completion, slot);
-      } catch (error) {
-        // A handler's own mistake must neither stop the drain nor leak the slot.
-        reportError(error);
-      }
+      if (handler !== undefined) call(handler, completion, slot);
       this.#freeSlots[this.#freeCount++] = slot;
     }
     if (Atomics.exchange(words, PROGRESS, 0) !== 0) this.onProgress?.();
@@ -325,8 +343,21 @@ function closed(operation: string): KvferryError {
   return new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
 }
 
-function reportError(error: unknown): void {
-  queueMicrotask(() => {
-    throw error;
-  });
+/** What the owner of a job is told that had not ended when its context was closed. */
+const LEFT_BEHIND: Completion = {
+  status: KVF_E_CLOSED,
+  flags: KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT,
+  value: 0,
+  micros: 0,
+};
+
+/** A handler's own mistake must neither stop the drain nor leak the slot. */
+function call(handler: CompletionHandler, completion: Completion, slot: number): void {
+  try {
+    handler(completion, slot);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
 }

@@ -36,6 +36,29 @@ export function mapMemory(context: NativeContext, bytes: number, shared: boolean
   return { address: out[0] ?? 0, bytes: out[1] ?? 0, descriptor: out[2] ?? -1 };
 }
 
+/** Mappings at least this large are given back on a thread of the library: the kernel takes its time over their pages. */
+const UNMAP_ON_THREAD_BYTES = 2 ** 22;
+
+/** Gives mapped memory back, large mappings without blocking this thread. Nothing may touch it any more. */
+export async function releaseMemory(context: NativeContext, memory: MappedMemory): Promise<void> {
+  if (memory.bytes < UNMAP_ON_THREAD_BYTES || !context.isOpen || context.available === 0) {
+    unmapMemory(context, memory);
+    return;
+  }
+  await context.job(
+    "unregister",
+    (slot) =>
+      context.library.kvf_memory_unmap_job(
+        context.address,
+        slot,
+        memory.address,
+        memory.bytes,
+        memory.descriptor,
+      ),
+    () => undefined,
+  );
+}
+
 /** Gives mapped memory back. Nothing may touch it any more. */
 export function unmapMemory(context: NativeContext, memory: MappedMemory): void {
   context.library.kvf_memory_unmap(memory.address, memory.bytes, memory.descriptor);

@@ -2,9 +2,10 @@ import { arrangementView } from "../core/arrangement-view.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { ComponentRecord, ComponentShape, LayoutRecord } from "../core/layout.ts";
 import { nativeError, type NativeContext } from "../native/context.ts";
-import { mapMemory, unmapMemory, type MappedMemory } from "../native/memory.ts";
+import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
 import { toArrayBuffer } from "bun:ffi";
 import { KVF_FILL_CONSTANT, KVF_FILL_RANDOM, KVF_FILL_SEQUENTIAL, KVF_OK } from "../native/symbols.ts";
+import type { Leases } from "./leases.ts";
 
 /** A part of a block. */
 export interface BlockRange {
@@ -34,16 +35,22 @@ export type MoveBlocks = (
 /** Host memory that one fill or checksum goes through at a time. */
 const STAGE_BYTES = 16 * 2 ** 20;
 
+/** Patterns up to this size are written on the calling thread: handing them over would take longer. */
+const FILL_INLINE_BYTES = 2 ** 16;
+const FILL_THREADS = 2;
+
 /**
  * Reads, writes, fills and hashes blocks of every memory kind, through a host buffer in logical order
  * (layer, outer, page, head, element) and the same copy programs as transfers.
  */
 export class BlockIo {
   readonly #context: NativeContext;
+  readonly #leases: Leases;
   readonly #move: MoveBlocks;
 
-  constructor(context: NativeContext, move: MoveBlocks) {
+  constructor(context: NativeContext, leases: Leases, move: MoveBlocks) {
     this.#context = context;
+    this.#leases = leases;
     this.#move = move;
   }
 
@@ -56,7 +63,7 @@ export class BlockIo {
     const { start, end } = layerRange(component, range, "read");
     const layerBytes = component.shape.config.blockBytes / component.shape.config.numLayers;
     const id = blockId(component, block, "read");
-    return this.#staged(component, 1, async (stage) => {
+    return this.#staged(layout, component, 1, async (stage) => {
       await this.#move(oneComponent(layout, component), stage.record, {
         source: id,
         destination: ZERO,
@@ -88,7 +95,7 @@ export class BlockIo {
         },
       );
     }
-    await this.#staged(component, 1, async (stage) => {
+    await this.#staged(layout, component, 1, async (stage) => {
       stage.bytes.set(data, start * layerBytes);
       await this.#move(stage.record, oneComponent(layout, component), {
         source: ZERO,
@@ -106,22 +113,8 @@ export class BlockIo {
   ): Promise<void> {
     const { kind, seed } = resolvePattern(pattern);
     const ids = blockIds(component, blocks, "fill");
-    const { config } = component.shape;
-    await this.#chunks(component, ids, async (stage, part) => {
-      for (const [index, block] of part.entries()) {
-        const at = stage.memory.address + index * config.blockBytes;
-        const status = this.#context.library.kvf_fill_block(
-          at,
-          kind,
-          seed,
-          block,
-          config.numLayers,
-          config.outerDim,
-          config.cellBytes,
-        );
-        if (status !== KVF_OK)
-          throw nativeError(this.#context.library, status, "fill", "the pattern could not be written");
-      }
+    await this.#chunks(layout, component, ids, async (stage, part) => {
+      await this.#write(stage, component, kind, seed, part);
       await this.#move(stage.record, oneComponent(layout, component), {
         source: firstIds(part.length),
         destination: part,
@@ -138,7 +131,7 @@ export class BlockIo {
     const ids = blockIds(component, blocks, "checksums");
     const { blockBytes } = component.shape.config;
     const hashes: string[] = [];
-    await this.#chunks(component, ids, async (stage, part) => {
+    await this.#chunks(layout, component, ids, async (stage, part) => {
       await this.#move(oneComponent(layout, component), stage.record, {
         source: part,
         destination: firstIds(part.length),
@@ -164,7 +157,50 @@ export class BlockIo {
     return hashes;
   }
 
+  /** Writes a pattern into a stage. */
+  async #write(
+    stage: Stage,
+    component: ComponentRecord,
+    kind: number,
+    seed: number,
+    blocks: Uint32Array,
+  ): Promise<void> {
+    const { library } = this.#context;
+    const { blockBytes, numLayers, outerDim, cellBytes } = component.shape.config;
+    const { address } = stage.memory;
+    if (blocks.length * blockBytes > FILL_INLINE_BYTES) {
+      const ids = new Uint32Array(new ArrayBuffer(blocks.length * 4));
+      ids.set(blocks);
+      await this.#context.job(
+        "fill",
+        (slot) =>
+          library.kvf_fill_job(
+            this.#context.address,
+            slot,
+            address,
+            blockBytes,
+            kind,
+            seed,
+            ids,
+            ids.length,
+            numLayers,
+            outerDim,
+            cellBytes,
+            FILL_THREADS,
+          ),
+        () => undefined,
+      );
+      return;
+    }
+    for (const [index, block] of blocks.entries()) {
+      const at = address + index * blockBytes;
+      const status = library.kvf_fill_block(at, kind, seed, block, numLayers, outerDim, cellBytes);
+      if (status !== KVF_OK) throw nativeError(library, status, "fill", "the pattern could not be written");
+    }
+  }
+
   async #chunks(
+    layout: LayoutRecord,
     component: ComponentRecord,
     ids: Uint32Array,
     work: (stage: Stage, part: Uint32Array) => Promise<void>,
@@ -174,24 +210,32 @@ export class BlockIo {
       1,
       Math.min(ids.length, Math.floor(STAGE_BYTES / component.shape.config.blockBytes)),
     );
-    await this.#staged(component, size, async (stage) => {
+    await this.#staged(layout, component, size, async (stage) => {
       for (let at = 0; at < ids.length; at += size) await work(stage, ids.slice(at, at + size));
     });
   }
 
+  /** Does work with a stage, while the layout cannot be unregistered. */
   async #staged<T>(
+    layout: LayoutRecord,
     component: ComponentRecord,
     blocks: number,
     work: (stage: Stage) => Promise<T>,
   ): Promise<T> {
-    const memory = mapMemory(this.#context, component.shape.config.blockBytes * blocks, false);
+    const stageBytes = component.shape.config.blockBytes * blocks;
+    const memory = mapMemory(this.#context, stageBytes, false);
+    this.#leases.acquire(layout.handle);
+    let mayBeTouched = false;
     try {
-      const bytes = new Uint8Array(
-        toArrayBuffer(memory.address as never, 0, component.shape.config.blockBytes * blocks),
-      );
+      const bytes = new Uint8Array(toArrayBuffer(memory.address as never, 0, stageBytes));
       return await work({ memory, bytes, record: stageRecord(component, blocks, memory.address) });
+    } catch (error) {
+      mayBeTouched = error instanceof KvferryError && error.settlement === "in-doubt";
+      throw error;
     } finally {
-      unmapMemory(this.#context, memory);
+      this.#leases.release(layout.handle);
+      // A stage that somebody may still write to stays mapped for good.
+      if (!mayBeTouched) await releaseMemory(this.#context, memory);
     }
   }
 }

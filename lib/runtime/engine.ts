@@ -1,4 +1,4 @@
-import { KvferryError, type Settlement } from "../core/errors.ts";
+import { KvferryError, type ErrorWord, type Settlement } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ExecutorName, Hop, TransferPlan } from "../core/plan.ts";
 import type { Clock } from "./deadlines.ts";
@@ -65,6 +65,7 @@ export class Engine {
   readonly #running: Set<Run> = new Set();
   readonly #doubtful: Set<Run> = new Set();
   readonly #watched: Set<Run> = new Set();
+  readonly #reached: Set<string> = new Set();
   #idleWaiters: (() => void)[] = [];
 
   constructor(effects: EngineEffects, leases: Leases) {
@@ -89,7 +90,7 @@ export class Engine {
     this.#leases.acquire(task.plan.destination);
     const run = new Run(this, transfer, task);
     this.#running.add(run);
-    transfer.attach(run);
+    transfer.attach(run, "running");
     run.begin();
   }
 
@@ -100,7 +101,8 @@ export class Engine {
 
   /** Ends every transfer with a peer that is known to be gone; what it may still touch stays in quarantine. */
   failAgent(agent: string, error: KvferryError): void {
-    for (const run of this.#running) if (run.task.agent === agent) run.giveUp(error, error);
+    this.#reached.delete(agent);
+    for (const run of this.#running) if (run.task.agent === agent) giveUpWith(run, error);
   }
 
   /** It is proven that nothing of this process or that peer touches the blocks of doubtful transfers any more. */
@@ -110,12 +112,12 @@ export class Engine {
 
   /** Cancels everything that runs. */
   cancelAll(error: KvferryError): void {
-    for (const run of this.#running) run.cancel(error);
+    for (const run of this.#running) run.cancel(copyOf(error));
   }
 
   /** Gives up on everything that still runs: it is settled now, in doubt where something may have been touched. */
   giveUpAll(error: KvferryError): void {
-    for (const run of this.#running) run.giveUp(error, error);
+    for (const run of this.#running) giveUpWith(run, error);
   }
 
   /** Resolves when no transfer's outcome is open. */
@@ -142,6 +144,15 @@ export class Engine {
 
   get leases(): Leases {
     return this.#leases;
+  }
+
+  /** Whether any bytes were ever moved to or from that peer. */
+  reached(agent: string): boolean {
+    return this.#reached.has(agent);
+  }
+
+  noteReached(agent: string): void {
+    if (!this.#reached.has(agent)) this.#reached.add(agent);
   }
 
   watch(run: Run): void {
@@ -195,7 +206,9 @@ class Run implements TransferControl, Expiring {
   begin(): void {
     if (this.task.plan.layers !== null) this.engine.watch(this);
     this.#next();
-    if (!this.#concluded) this.#bucket = this.engine.deadlines.add(this.task.deadlineMillis, this);
+    // Something that ran inside may have asked it to stop: then its deadline is another one already.
+    if (!this.#concluded && this.#stopping === undefined)
+      this.#bucket = this.engine.deadlines.add(this.task.deadlineMillis, this);
   }
 
   cancel(reason: unknown): void {
@@ -219,13 +232,7 @@ class Run implements TransferControl, Expiring {
       this.giveUp(this.#stopping.error, this.#stopping.reason);
       return;
     }
-    const error = new KvferryError(
-      "TIMEOUT",
-      "transfer",
-      `the transfer did not finish within ${this.task.deadlineMillis} ms`,
-      "Give it a longer deadlineMs, or look at explain(request) for why it is slow.",
-      { id: this.transfer.id, deadlineMillis: this.task.deadlineMillis, route: this.task.plan.route },
-    );
+    const error = this.#timeout();
     this.#stop(error, error);
   }
 
@@ -320,6 +327,7 @@ class Run implements TransferControl, Expiring {
   #hopDone(hop: Hop, outcome: HopOutcome): boolean {
     if (outcome.touched || outcome.ok) this.#touched = true;
     if (outcome.ok) {
+      if (hop.agent !== null) this.engine.noteReached(hop.agent);
       this.#bytesBefore += hop.bytes;
       this.#hopIndex++;
       if (this.task.plan.layers !== null) this.reportLayers();
@@ -334,6 +342,20 @@ class Run implements TransferControl, Expiring {
   #layerComplete(need: LayerNeed): boolean {
     if (this.#hopIndex !== need.hop) return this.#hopIndex > need.hop;
     return (this.#hop?.programsDone() ?? 0) >= need.programs;
+  }
+
+  #timeout(): KvferryError {
+    const { agent, deadlineMillis, plan } = this.task;
+    const unreached = agent !== null && !this.engine.reached(agent) && this.progress().done === 0;
+    return new KvferryError(
+      "TIMEOUT",
+      "transfer",
+      `the transfer did not finish within ${deadlineMillis} ms${unreached ? "; no byte has ever reached the peer" : ""}`,
+      unreached
+        ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=^cma)."
+        : "Give it a longer deadlineMs, or look at explain(request) for why it is slow.",
+      { id: this.transfer.id, deadlineMillis, route: plan.route, agent, everReached: !unreached },
+    );
   }
 
   #stop(error: KvferryError, reason: unknown): void {
@@ -424,6 +446,17 @@ class Run implements TransferControl, Expiring {
   #micros(): number {
     return (this.engine.effects.clock.now() - this.#startedAt) * 1000;
   }
+}
+
+/** Each transfer rejects with an error of its own: what is known about its destination stands in it. */
+function giveUpWith(run: Run, error: KvferryError): void {
+  const own = copyOf(error);
+  run.giveUp(own, own);
+}
+
+function copyOf(error: KvferryError): KvferryError {
+  const word = error.code.slice("ERR_KVF_".length) as ErrorWord; // how every code is made
+  return new KvferryError(word, error.operation, error.message, error.remedy, error.details, error.cause);
 }
 
 function asError(error: unknown): KvferryError {

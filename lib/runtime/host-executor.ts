@@ -38,8 +38,8 @@ export function hostExecutor(context: NativeContext): Executor {
         (free) =>
           context.library.kvf_copy_job(context.address, free, encoded, encoded.length, flags, hop.width),
         (completion, ended) => done(outcomeOf(context, completion, ended)),
+        watch,
       );
-      if (watch) context.watch(slot);
       return runningJob(context, slot);
     },
   };

@@ -3,7 +3,7 @@ import { KvferryError } from "../core/errors.ts";
 import { checkedSum } from "../core/integers.ts";
 import type { ComponentShape, Region } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
-import { mapMemory, unmapMemory } from "../native/memory.ts";
+import { mapMemory, releaseMemory } from "../native/memory.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
 
@@ -27,7 +27,7 @@ export function systemMemory(context: NativeContext): MemoryProvider {
       nixl: [
         { memory: KVF_MEM_DRAM, regions: [{ address: mapping.address, bytes: mapping.bytes, device: 0 }] },
       ],
-      release: () => unmapMemory(context, mapping),
+      release: () => releaseMemory(context, mapping),
     };
   };
 }

@@ -111,23 +111,23 @@ export class LocalComponent {
   }
 
   /** A copy of one block's bytes in the logical order layer, outer, page, head, element. */
-  read(block: number, options?: BlockRange): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#layout.io().read(this.#layout.record, this.#record, block, options);
+  async read(block: number, options?: BlockRange): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#layout.io("read").read(this.#layout.record, this.#record, block, options);
   }
 
   /** Writes one block's bytes, given in the logical order. */
-  write(block: number, data: Uint8Array, options?: BlockRange): Promise<void> {
-    return this.#layout.io().write(this.#layout.record, this.#record, block, data, options);
+  async write(block: number, data: Uint8Array, options?: BlockRange): Promise<void> {
+    return this.#layout.io("write").write(this.#layout.record, this.#record, block, data, options);
   }
 
   /** Fills blocks (default all): a constant byte, Dynamo's sequential pattern, or seeded random bytes. */
   fill(pattern: FillPattern, options?: { readonly blocks?: readonly number[] }): Promise<void> {
-    return this.#layout.io().fill(this.#layout.record, this.#record, pattern, options?.blocks);
+    return this.#layout.io("fill").fill(this.#layout.record, this.#record, pattern, options?.blocks);
   }
 
   /** BLAKE3 of each block over layers and outers in order, lower-case hex. */
-  checksums(blocks: readonly number[] | Uint32Array): Promise<string[]> {
-    return this.#layout.io().checksums(this.#layout.record, this.#record, blocks);
+  async checksums(blocks: readonly number[] | Uint32Array): Promise<string[]> {
+    return this.#layout.io("checksums").checksums(this.#layout.record, this.#record, blocks);
   }
 
   #demandHost(operation: string): void {
@@ -227,11 +227,11 @@ export class LocalLayout implements AsyncDisposable {
     return this.#only("view").view(region, part);
   }
 
-  read(block: number, options?: BlockRange): Promise<Uint8Array<ArrayBuffer>> {
+  async read(block: number, options?: BlockRange): Promise<Uint8Array<ArrayBuffer>> {
     return this.#only("read").read(block, options);
   }
 
-  write(block: number, data: Uint8Array, options?: BlockRange): Promise<void> {
+  async write(block: number, data: Uint8Array, options?: BlockRange): Promise<void> {
     return this.#only("write").write(block, data, options);
   }
 
@@ -239,7 +239,7 @@ export class LocalLayout implements AsyncDisposable {
     return this.#only("fill").fill(pattern, options);
   }
 
-  checksums(blocks: readonly number[] | Uint32Array): Promise<string[]> {
+  async checksums(blocks: readonly number[] | Uint32Array): Promise<string[]> {
     return this.#only("checksums").checksums(blocks);
   }
 
@@ -278,8 +278,9 @@ export class LocalLayout implements AsyncDisposable {
     return this.#views;
   }
 
-  /** @internal */
-  io(): BlockIo {
+  /** @internal @throws KvferryError `STALE_HANDLE` when the layout is not registered any more. */
+  io(operation: string): BlockIo {
+    this.demandRegistered(operation);
     return this.#host.io;
   }
 

@@ -43,8 +43,8 @@ export function nixlExecutor(context: NativeContext, agent: NixlAgent): Executor
             notification === null ? 0 : 1,
           ),
         (completion, ended) => done(outcomeOf(context, completion, ended)),
+        watch,
       );
-      if (watch) context.watch(slot);
       return runningJob(context, slot, () => agent.abandon(slot));
     },
   };

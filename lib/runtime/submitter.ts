@@ -117,8 +117,11 @@ export class Submitter {
           const { promise, resolve } = Promise.withResolvers<HopOutcome>();
           executor.start(hop, { notification: null, watch: false }, resolve);
           const outcome = await promise;
-          if (!outcome.ok)
-            throw outcome.error ?? new KvferryError("IO", "read", "the copy failed", "Try again.");
+          if (!outcome.ok) {
+            const error = outcome.error ?? new KvferryError("IO", "read", "the copy failed", "Try again.");
+            if (outcome.inDoubt) error.settlement = "in-doubt";
+            throw error;
+          }
         }
       }
     } finally {
@@ -162,31 +165,44 @@ export class Submitter {
     after: readonly Transfer[],
   ): Promise<void> {
     const { signal } = options;
-    const { promise: stopped, reject: stop } = Promise.withResolvers<never>();
-    stopped.catch(() => undefined);
-    const onAbort = (): void => stop(signal?.reason);
+    const { promise: stopped, resolve: stop } = Promise.withResolvers<Stop>();
+    const onAbort = (): void => stop({ reason: signal?.reason, error: null });
     signal?.addEventListener("abort", onAbort, { once: true });
     const timer = setTimeout(() => {
-      stop(
-        new KvferryError(
-          "TIMEOUT",
-          "transfer",
-          `the transfers before this one did not end within ${deadlineMillis} ms`,
-          "Give it a longer deadlineMs.",
-          { deadlineMillis },
-        ),
+      const error = new KvferryError(
+        "TIMEOUT",
+        "transfer",
+        `the transfers before this one did not end within ${deadlineMillis} ms`,
+        "Give it a longer deadlineMs.",
+        { deadlineMillis },
       );
+      stop({ reason: error, error });
     }, deadlineMillis);
-    transfer.attach({
-      cancel: (reason) => stop(reason ?? cancelled()),
-      progress: () => ({ done: 0, total: 0 }),
-    });
+    let stopping: Stop | undefined;
+    transfer.attach(
+      {
+        cancel: (reason) => {
+          stopping = stopOf(reason);
+          stop(stopping);
+        },
+        progress: () => ({ done: 0, total: 0 }),
+      },
+      "waiting",
+    );
     const startedAt = performance.now();
     try {
-      await Promise.race([
+      const early = await Promise.race([
         Promise.all(after.map((before) => before.then(() => undefined, wrapPredecessor))),
         stopped,
       ]);
+      // Both may have come in the same turn: then it still never starts.
+      if (signal?.aborted === true) stopping ??= { reason: signal.reason, error: null };
+      if (!Array.isArray(early)) stopping ??= early;
+      if (stopping !== undefined) {
+        if (stopping.error === null) this.#abort(transfer, stopping.reason);
+        else this.#neverStarted(transfer, stopping.reason, stopping.error);
+        return;
+      }
       this.#state.demandOpen("transfer");
       this.#launch(
         transfer,
@@ -196,8 +212,7 @@ export class Submitter {
         destinationBlocks,
       );
     } catch (error) {
-      if (signal?.aborted === true && error === signal.reason) this.#abort(transfer, error);
-      else this.#refuse(transfer, error);
+      this.#refuse(transfer, error);
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
@@ -300,13 +315,21 @@ export class Submitter {
   }
 }
 
-function cancelled(): KvferryError {
-  return new KvferryError(
+/** Why a waiting transfer never starts. Without an error: a signal or a caller gave a reason of its own. */
+interface Stop {
+  readonly reason: unknown;
+  readonly error: KvferryError | null;
+}
+
+function stopOf(reason: unknown): Stop {
+  if (reason !== undefined) return { reason, error: reason instanceof KvferryError ? reason : null };
+  const error = new KvferryError(
     "CLOSED",
     "transfer",
     "the transfer was cancelled",
     "Start it again if it is still wanted.",
   );
+  return { reason: error, error };
 }
 
 function wrapPredecessor(cause: unknown): never {

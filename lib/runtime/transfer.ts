@@ -127,9 +127,9 @@ export class Transfer implements PromiseLike<TransferResult> {
   }
 
   /** @internal */
-  attach(control: TransferControl): void {
+  attach(control: TransferControl, state: "waiting" | "running"): void {
     this.#control = control;
-    this.#state = "running";
+    this.#state = state;
   }
 
   /** @internal */

@@ -110,7 +110,7 @@ export class Transport implements AsyncDisposable {
       this.#messenger,
       this.#events,
     );
-    const io = new BlockIo(session.context, (source, destination, blocks) =>
+    const io = new BlockIo(session.context, this.#leases, (source, destination, blocks) =>
       this.#submitter.move(source, destination, blocks),
     );
     this.#registrar = new Registrar(session, this.#state, this.#leases, {

@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import { malformed, readByte, takeBytes, decodeText } from "./bounded.ts";
+import { malformed, readByte } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
 
 // Integers as bincode 2 writes them in its standard configuration: values up to 250 in one byte, else a marker byte
@@ -68,18 +68,6 @@ export function readVariant(reader: ByteReader, variants: number, what: string):
   const index = readInteger(reader, 1, what);
   if (index >= variants) throw malformed(reader.format, at, `${what} has no variant ${index}`, { variants });
   return index;
-}
-
-/** Reads a length-prefixed run of bytes as a view of the input. */
-export function readBlob(reader: ByteReader, what: string): Uint8Array {
-  const length = readInteger(reader, 2, what);
-  return takeBytes(reader, length, what);
-}
-
-/** Reads a length-prefixed string, strict UTF-8. */
-export function readText(reader: ByteReader, what: string): string {
-  const blob = readBlob(reader, what);
-  return decodeText(blob, reader.format, reader.position - blob.length, what);
 }
 
 /** Bytes under construction; `bytes` grows as needed and belongs to the writer until {@link written}. */

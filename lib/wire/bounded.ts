@@ -40,7 +40,7 @@ export function openReader(bytes: Uint8Array, format: PackageFormat): ByteReader
  */
 export function readByte(reader: ByteReader, what: string): number {
   const at = reader.position;
-  if (at >= reader.end) throw truncated(reader, what, 1);
+  if (at >= reader.end) throw malformed(reader.format, at, `the bytes end inside ${what}`);
   reader.position = at + 1;
   return reader.bytes[at] ?? 0;
 }
@@ -62,18 +62,6 @@ export function checkCount(reader: ByteReader, count: number, each: number, what
         left,
       },
     );
-}
-
-/**
- * Takes `count` bytes as a view of the input.
- *
- * @throws KvferryError `METADATA_MALFORMED` when fewer are left.
- */
-export function takeBytes(reader: ByteReader, count: number, what: string): Uint8Array {
-  const at = reader.position;
-  if (count > reader.end - at) throw truncated(reader, what, count);
-  reader.position = at + count;
-  return reader.bytes.subarray(at, at + count);
 }
 
 /**
@@ -143,16 +131,3 @@ export function decodeText(bytes: Uint8Array, format: PackageFormat, offset: num
 }
 
 const strictText = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function truncated(reader: ByteReader, what: string, wanted: number): KvferryError {
-  const left = reader.end - reader.position;
-  return malformed(
-    reader.format,
-    reader.position,
-    `the bytes end inside ${what}: ${wanted} needed, ${left} left`,
-    {
-      wanted,
-      left,
-    },
-  );
-}

@@ -82,11 +82,17 @@ export function splitTexts(joined: string, ends: Uint32Array): readonly string[]
   for (let index = 0; index < ends.length; index++) {
     const end = ends[index] ?? 0;
     if (end <= start || end > joined.length)
-      throw malformed("kvferry", BODY_AT, `string ${index} ends at ${end}, outside ${start + 1} to ${joined.length}`, {
-        index,
-      });
+      throw malformed(
+        "kvferry",
+        BODY_AT,
+        `string ${index} ends at ${end}, outside ${start + 1} to ${joined.length}`,
+        {
+          index,
+        },
+      );
     const text = joined.substring(start, end);
-    if (!text.isWellFormed()) throw malformed("kvferry", BODY_AT, `string ${index} cuts a character`, { index });
+    if (!text.isWellFormed())
+      throw malformed("kvferry", BODY_AT, `string ${index} cuts a character`, { index });
     texts.push(text);
     start = end;
   }

@@ -65,7 +65,8 @@ interface ImportState {
   readonly worker0: number;
   readonly worker1: number;
   readonly overlap: ReturnType<typeof newOverlapState>;
-  readonly seen: Uint8Array;
+  /** One bit for each layout id. */
+  readonly seen: Uint32Array;
   readonly shapes: ShapeBook;
   lastSizes: Float64Array;
   readonly handles: HandleSequence;
@@ -83,7 +84,7 @@ function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader
     worker0,
     worker1,
     overlap: newOverlapState(),
-    seen: new Uint8Array(MAX_PACKAGE_LAYOUTS),
+    seen: new Uint32Array(2_048),
     shapes: openShapes(format, bytes.length),
     lastSizes: new Float64Array(0),
     handles: openHandles(header.workerId),
@@ -139,8 +140,10 @@ function layoutIdOf(state: ImportState): number {
   if (scratch.handle2 > 0xffff || scratch.handle3 !== 0)
     throw refused(state, "the handle has reserved bits set");
   if (id > MAX_LAYOUT_ID) throw refused(state, `the handle has the layout id ${id}, above ${MAX_LAYOUT_ID}`);
-  if (state.seen[id] === 1) throw refused(state, `the handle of layout ${id} stands twice in the package`);
-  state.seen[id] = 1;
+  const seen = state.seen[id >> 5] ?? 0;
+  const bit = 1 << (id & 31);
+  if ((seen & bit) !== 0) throw refused(state, `the handle of layout ${id} stands twice in the package`);
+  state.seen[id >> 5] = seen | bit;
   return id;
 }
 

@@ -77,7 +77,7 @@ export function newScratch(): LayoutScratch {
     handle3: 0,
     logicalType: -1,
     version: 0,
-    config: new Uint32Array(new ArrayBuffer(2 * 4 * CONFIG_FIELDS.length)),
+    config: new Uint32Array(2 * CONFIG_FIELDS.length),
     innerShape: -1,
     headsKnown: false,
     heads0: 0,

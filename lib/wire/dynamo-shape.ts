@@ -44,7 +44,7 @@ export function openShapes(format: DynamoFormat, bytes: number): ShapeBook {
     format,
     limit: MAX_SHAPES + Math.floor(bytes / BYTES_A_SHAPE),
     known: new Map(),
-    words: new Uint32Array(new ArrayBuffer(4 * KEY_WORDS)),
+    words: new Uint32Array(KEY_WORDS),
     last: null,
   };
 }

@@ -127,11 +127,7 @@ interface ComponentSource {
   lastSizes: Float64Array;
 }
 
-function openComponents(
-  body: PackageBody,
-  shapes: readonly PackageShape[],
-  offset: number,
-): ComponentSource {
+function openComponents(body: PackageBody, shapes: readonly PackageShape[], offset: number): ComponentSource {
   const rows = rowCount(body.components, COMPONENT_WORDS * 4, "components");
   const regions = rowCount(body.addresses, 8, "addresses");
   return {

@@ -6,10 +6,10 @@ import type { PackageComponent, PackageFormat } from "../core/package.ts";
 import { malformed } from "./bounded.ts";
 
 // Pairs of unevenly interleaved regions that are looked at in one package.
-const MAX_PAIRS = 32_768;
+const MAX_PAIRS = 16_384;
 
 // What a check costs beside its search steps, in steps.
-const STEPS_A_CALL = 10;
+const STEPS_A_CALL = 25;
 
 /** What the overlap checks of one package have in common: budgets, and the interleaving that was proven last. */
 export interface OverlapState {

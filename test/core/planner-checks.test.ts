@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { preparePair } from "../../lib/core/prepare.ts";
-import { planPrepared } from "../../lib/core/planner.ts";
+import { planPrepared, planTransfer } from "../../lib/core/planner.ts";
 import { defaultProfile } from "../../lib/core/profile.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
 import { HOST, HOST_AND_NIXL, World } from "./planner-fixture.ts";
@@ -548,4 +548,21 @@ test("a prepared pair plans as the planner does, list after list", () => {
     expect(plan).toEqual(world.plan({ ...request, sourceBlocks, destinationBlocks }));
   }
   expect(() => planPrepared(prepared, [1], [8])).toThrow("outside 0 to 7");
+});
+
+test("plans of one destination are never taken from another source, profile or environment", () => {
+  const world = new World();
+  const first = world.add();
+  const second = world.add({ order: "hnd" });
+  const to = world.add({ arrangement: "layer-separate/block-first" });
+  const lists = { destination: to.handle, sourceBlocks: [1], destinationBlocks: [2] };
+  const base = (source: typeof first): number | undefined =>
+    world.plan({ ...lists, source: source.handle }).legs[0]?.hops[0]?.programs[0]?.srcBase[0];
+  for (const source of [first, second, first, second])
+    expect(base(source)).toBe(source.components[0]?.regionAddresses[0] ?? 0);
+  expect(() => world.plan({ ...lists, source: first.handle }, { executors: [] })).toThrow("host executor");
+  const slow = { ...defaultProfile, host: { ...defaultProfile.host, inlineLimitMicros: 0 } };
+  const request = { ...lists, source: first.handle };
+  expect(world.plan(request).legs[0]?.hops[0]?.inline).toBe(true);
+  expect(planTransfer(world.snapshot, request, slow, HOST).legs[0]?.hops[0]?.inline).toBe(false);
 });

@@ -3,7 +3,15 @@ import { Transport } from "../../index.ts";
 import type { LocalLayout } from "../../index.ts";
 import { PythonPeer, type PeerConfig } from "./python-peer.ts";
 
-const SHAPE = { numBlocks: 12, numLayers: 3, outerDim: 2, pageSize: 4, innerDim: 64, alignment: 1, width: 2 } as const;
+const SHAPE = {
+  numBlocks: 12,
+  numLayers: 3,
+  outerDim: 2,
+  pageSize: 4,
+  innerDim: 64,
+  alignment: 1,
+  width: 2,
+} as const;
 
 /** The peer's layouts, one of each kind that Dynamo's formats know. */
 export const PEER_CONFIGS: readonly PeerConfig[] = [
@@ -12,7 +20,11 @@ export const PEER_CONFIGS: readonly PeerConfig[] = [
   { kind: "ls-second", ...SHAPE },
 ];
 
-const ARRANGEMENTS = ["fully-contiguous", "layer-separate/block-first", "layer-separate/block-second"] as const;
+const ARRANGEMENTS = [
+  "fully-contiguous",
+  "layer-separate/block-first",
+  "layer-separate/block-second",
+] as const;
 
 const CELL = SHAPE.pageSize * SHAPE.innerDim * SHAPE.width;
 
@@ -22,11 +34,17 @@ function pattern(seed: number, block: number): Uint8Array {
   let at = 0;
   for (let layer = 0; layer < SHAPE.numLayers; layer++)
     for (let outer = 0; outer < SHAPE.outerDim; outer++)
-      for (let k = 0; k < CELL; k++) bytes[at++] = (seed * 31 + block * 7 + layer * 13 + outer * 29 + k * 3 + (k >> 8)) & 255;
+      for (let k = 0; k < CELL; k++)
+        bytes[at++] = (seed * 31 + block * 7 + layer * 13 + outer * 29 + k * 3 + (k >> 8)) & 255;
   return bytes;
 }
 
-async function expectBlocks(layout: LocalLayout, blocks: readonly number[], sources: readonly number[], seed: number): Promise<void> {
+async function expectBlocks(
+  layout: LocalLayout,
+  blocks: readonly number[],
+  sources: readonly number[],
+  seed: number,
+): Promise<void> {
   for (const [index, block] of blocks.entries()) {
     const got = await layout.read(block);
     expect(Buffer.compare(got, pattern(seed, sources[index] ?? -1))).toBe(0);
@@ -44,18 +62,33 @@ async function expectUntouched(layout: LocalLayout, except: readonly number[]): 
  * Moves blocks between a transport and a Python peer in both directions, started by either side, over every pair of
  * arrangements, with notifications; both sides check the bytes of what was moved and of all other blocks.
  */
-export async function exchange(paths: readonly string[], options: { readonly nixl?: { readonly library: string } } = {}): Promise<void> {
+export async function exchange(
+  paths: readonly string[],
+  options: { readonly nixl?: { readonly library: string } } = {},
+): Promise<void> {
   await using python = PythonPeer.start(paths);
   const { package: packed } = await python.call<{ package: string }>("open", "python-peer", 77, PEER_CONFIGS);
-  await using transport = await Transport.open({ workerId: 5n, nixl: options.nixl ?? {} });
+  await using transport = await Transport.open({
+    workerId: 5n,
+    nixl: options.nixl ?? {},
+    deadlineMs: Number(process.env["KVFERRY_TEST_DEADLINE"] ?? 30_000),
+  });
   const { width, ...config } = SHAPE;
   const layouts = await Promise.all(
     ARRANGEMENTS.map((arrangement) =>
-      transport.register({ name: arrangement, config: { ...config, dtypeWidthBytes: width }, arrangement, memory: { kind: "system" } }),
+      transport.register({
+        name: arrangement,
+        config: { ...config, dtypeWidthBytes: width },
+        arrangement,
+        memory: { kind: "system" },
+      }),
     ),
   );
   const ours = await transport.exportMetadata({ format: "dynamo-1.0" });
-  const known = await python.call<{ id: number; config: PeerConfig }[]>("load", Buffer.from(ours).toString("hex"));
+  const known = await python.call<{ id: number; config: PeerConfig }[]>(
+    "load",
+    Buffer.from(ours).toString("hex"),
+  );
   expect(known.map((layout) => layout.config.kind)).toEqual(["fc", "ls-first", "ls-second"]);
   const peer = await transport.importMetadata(Uint8Array.from(Buffer.from(packed, "hex")));
   expect(peer.workerId).toBe(77n);
@@ -76,7 +109,13 @@ export async function exchange(paths: readonly string[], options: { readonly nix
       await reset();
       seed++;
       for (const block of [3, 4, 9]) await layout.write(block, pattern(seed, block));
-      await transport.transfer({ source: layout, sourceBlocks: [3, 4, 9], destination: remote, destinationBlocks: [7, 0, 5], notify: `push ${label}` });
+      await transport.transfer({
+        source: layout,
+        sourceBlocks: [3, 4, 9],
+        destination: remote,
+        destinationBlocks: [7, 0, 5],
+        notify: `push ${label}`,
+      });
       expect(await python.call<[string, string]>("wait_notification", 10)).toEqual([
         expect.stringMatching(/^worker-5/),
         Buffer.from(`push ${label}`).toString("hex"),
@@ -87,7 +126,12 @@ export async function exchange(paths: readonly string[], options: { readonly nix
       await layout.fill(0xee);
       seed++;
       await python.call("fill", theirs, [1, 2, 11], seed);
-      await transport.transfer({ source: remote, sourceBlocks: [1, 2, 11], destination: layout, destinationBlocks: [10, 6, 2] });
+      await transport.transfer({
+        source: remote,
+        sourceBlocks: [1, 2, 11],
+        destination: layout,
+        destinationBlocks: [10, 6, 2],
+      });
       await expectBlocks(layout, [10, 6, 2], [1, 2, 11], seed);
       await expectUntouched(layout, [10, 6, 2]);
 
@@ -95,7 +139,9 @@ export async function exchange(paths: readonly string[], options: { readonly nix
       await layout.fill(0xee);
       seed++;
       await python.call("fill", theirs, [8, 4], seed);
-      expect(await python.call<string>("move", "WRITE", theirs, [8, 4], mine, [0, 5], `written ${label}`)).toBe("DONE");
+      expect(
+        await python.call<string>("move", "WRITE", theirs, [8, 4], mine, [0, 5], `written ${label}`),
+      ).toBe("DONE");
       for await (const { from, payload } of transport.notifications()) {
         expect(from).toBe("python-peer");
         expect(new TextDecoder().decode(payload)).toBe(`written ${label}`);
@@ -115,7 +161,9 @@ export async function exchange(paths: readonly string[], options: { readonly nix
   // A block that nobody wrote to on the peer's first layout still has its guard value; bare notifications both ways.
   expect(await python.call<number[]>("untouched", 0, [10])).toEqual([]);
   await transport.notify(peer, "bare");
-  expect((await python.call<[string, string]>("wait_notification", 10))?.[1]).toBe(Buffer.from("bare").toString("hex"));
+  expect((await python.call<[string, string]>("wait_notification", 10))?.[1]).toBe(
+    Buffer.from("bare").toString("hex"),
+  );
   await python.call("send", "and back");
   for await (const { payload } of transport.notifications()) {
     expect(new TextDecoder().decode(payload)).toBe("and back");

@@ -9,5 +9,9 @@ const client = library === null ? { missing: "NIXL was not found" } : pythonClie
 if ("missing" in client) {
   test.skip(`NIXL's Python client as peer (not run: ${client.missing})`, () => undefined);
 } else {
-  test("NIXL's Python client as peer: wrong bytes in either direction, in any arrangement", () => exchange(client.paths), 60_000);
+  test(
+    "NIXL's Python client as peer: wrong bytes in either direction, in any arrangement",
+    () => exchange(client.paths),
+    60_000,
+  );
 }

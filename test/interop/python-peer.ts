@@ -24,7 +24,9 @@ const NUMPY_VERSION = "2.2.6";
  *
  * @returns Its import directories, or why it cannot be had.
  */
-export function pythonClient(version: string): { readonly paths: readonly string[] } | { readonly missing: string } {
+export function pythonClient(
+  version: string,
+): { readonly paths: readonly string[] } | { readonly missing: string } {
   const root = join(cacheDirectory(), "python");
   try {
     return { paths: [installed(root, "nixl-cu12", version), installed(root, "numpy", NUMPY_VERSION)] };
@@ -56,7 +58,16 @@ export class PythonPeer implements AsyncDisposable {
       stdin: "pipe",
       stdout: "pipe",
       stderr: "inherit",
-      env: { ...process.env, PYTHONPATH: paths.join(":"), NIXL_LOG_LEVEL: "FATAL", UCX_LOG_LEVEL: "fatal", UCX_MEM_EVENTS: "n" },
+      env: {
+        ...process.env,
+        PYTHONPATH: paths.join(":"),
+        NIXL_LOG_LEVEL: "FATAL",
+        UCX_LOG_LEVEL: "fatal",
+        UCX_MEM_EVENTS: "n",
+        ...(process.env["KVFERRY_TEST_PEER_TLS"] === undefined
+          ? undefined
+          : { UCX_TLS: process.env["KVFERRY_TEST_PEER_TLS"] }),
+      },
     });
     return new PythonPeer(child);
   }
@@ -90,12 +101,26 @@ function installed(root: string, name: string, version: string): string {
   mkdirSync(root, { recursive: true });
   const part = `${target}.${process.pid}`;
   const result = Bun.spawnSync(
-    ["python3", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--target", part, `${name}==${version}`],
+    [
+      "python3",
+      "-m",
+      "pip",
+      "install",
+      "-q",
+      "--disable-pip-version-check",
+      "--no-deps",
+      "--only-binary=:all:",
+      "--target",
+      part,
+      `${name}==${version}`,
+    ],
     { stderr: "pipe" },
   );
   if (result.exitCode !== 0) {
     rmSync(part, { recursive: true, force: true });
-    throw new Error(`pip could not install ${name} ${version}: ${result.stderr.toString().trim().split("\n").at(-1) ?? ""}`);
+    throw new Error(
+      `pip could not install ${name} ${version}: ${result.stderr.toString().trim().split("\n").at(-1) ?? ""}`,
+    );
   }
   try {
     renameSync(part, target);

@@ -142,6 +142,8 @@ int main(int count, char **arguments) {
     held("contexts and slots");
     many_producers(100 * percent);
     held("ring under many producers");
+    pool_widths(10 * percent);
+    held("pool widths");
     socket_doorbell();
     held("socket doorbell");
     closing_with_a_stuck_job();

@@ -5,10 +5,12 @@
 #define KVF_DRIVER_CONTEXTS_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include "context.h"
 #include "driver_hop.h"
+#include "pool.h"
 #include "thread.h"
 
 static uint32_t rings; /* atomic */
@@ -150,6 +152,54 @@ static void socket_doorbell(void) {
     }
     CHECK(read(reader, byte, 4) == 0); /* closed at the other end */
     close(reader);
+}
+
+/* ---- the pool ------------------------------------------------------------------------------------------------ */
+
+typedef struct crowd {
+    kvf_task task;
+    pthread_barrier_t meeting;
+    bool meets; /* an item ends only when all are there */
+    uint32_t inside; /* atomic */
+    uint32_t most;   /* atomic */
+    uint32_t done;   /* atomic */
+    uint32_t ended;  /* atomic */
+} crowd;
+
+static void crowd_item(kvf_task *task, uint64_t index) {
+    crowd *self = (crowd *)task;
+    CHECK(index < task->items);
+    uint32_t now = __atomic_add_fetch(&self->inside, 1, __ATOMIC_SEQ_CST), most = __atomic_load_n(&self->most, __ATOMIC_SEQ_CST);
+    while (most < now && !__atomic_compare_exchange_n(&self->most, &most, now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    if (self->meets) pthread_barrier_wait(&self->meeting);
+    else
+        for (uint32_t spin = 0; spin < 3000; spin++) __asm__ volatile(""); /* long enough to meet others */
+    __atomic_fetch_sub(&self->inside, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&self->done, 1, __ATOMIC_SEQ_CST);
+}
+
+static void crowd_end(kvf_task *task) {
+    crowd *self = (crowd *)task;
+    CHECK(self->done == task->items && self->inside == 0);
+    __atomic_store_n(&self->ended, 1, __ATOMIC_SEQ_CST);
+}
+
+/* A task gets as many threads as it may have, never more, and is ended once; narrow ones do not keep wide ones waiting. */
+static void pool_widths(uint32_t rounds) {
+    client js = open_client(64); /* closing it joins the threads */
+    for (uint32_t round = 0; round < rounds; round++) {
+        crowd narrow = {.task = {.item = crowd_item, .end = crowd_end, .items = 40, .width = 1 + round % 2}};
+        crowd wide = {.task = {.item = crowd_item, .end = crowd_end, .items = 8, .width = 4}, .meets = true};
+        pthread_barrier_init(&wide.meeting, NULL, 4);
+        if (round % 3 == 0) usleep(100); /* long enough for the threads to sleep */
+        CHECK(kvf_pool_submit(&narrow.task) == KVF_OK && kvf_pool_submit(&wide.task) == KVF_OK);
+        while (!__atomic_load_n(&narrow.ended, __ATOMIC_SEQ_CST) || !__atomic_load_n(&wide.ended, __ATOMIC_SEQ_CST)) sched_yield();
+        CHECK(narrow.most <= narrow.task.width && wide.most == 4);
+        /* The pool's last look at a task is before its end; the barrier's last user has left it. */
+        pthread_barrier_destroy(&wide.meeting);
+    }
+    CHECK(close_client(&js, 0) == 0);
 }
 
 /* ---- closing ------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /*
  * nixl_driver.c - kvferry's NIXL part between two processes over a real libnixl_capi.so.
  *
- *   nixl_driver LIBRARY                 named cases, a line each: `ok NAME: facts` or `not ok NAME: why`
+ *   nixl_driver LIBRARY                 named cases, a line each: `ok NAME | facts` or `not ok NAME | why`
  *   nixl_driver LIBRARY tcp             the cases that need a transport which the peer takes part in (set UCX_TLS)
  *   nixl_driver LIBRARY bench [CASE [BATCH [DEPTH]]]    figures beside bench/native/nixl_anchor.c, the same work
  *

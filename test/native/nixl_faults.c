@@ -3,7 +3,7 @@
  *
  *   nixl_faults STANDIN EMPTY     EMPTY: a shared library without any function
  *
- * One line for each named case: `ok NAME: facts` or `not ok NAME: why`.
+ * One line for each named case: `ok NAME | facts` or `not ok NAME | why`.
  */
 #include <dlfcn.h>
 #include <sys/mman.h>

@@ -240,15 +240,14 @@ static inline long next_notification(kvf_word agent, char *name, char *payload, 
 
 static int failures;
 
-/* One line for each named case: `ok NAME`, or `not ok NAME: why`. */
+/* One line for each named case: `ok NAME | facts`, or `not ok NAME | why`. */
 static inline void __attribute__((format(printf, 3, 4))) verdict(const char *name, bool good, const char *format, ...) {
     char why[512];
     va_list args;
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    if (good) printf("ok %s: %s\n", name, why);
-    else printf("not ok %s: %s\n", name, why);
+    printf("%s %s | %s\n", good ? "ok" : "not ok", name, why);
     fflush(stdout);
     failures += !good;
 }

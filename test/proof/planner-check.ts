@@ -197,6 +197,13 @@ function checkPlan(
 
   memory.set(pristine.subarray(0, used));
   const layerwise = given.options.layerwise !== undefined;
+  if (layerwise && plan.bytes > 0) {
+    const covered = hops.flatMap((hop) => hop.programs.map((program) => program.layers));
+    const missing = (plan.layers ?? [Number.NaN]).find(
+      (layer) => !covered.some((layers) => layers !== null && layer >= layers.start && layer < layers.end),
+    );
+    if (missing !== undefined) return `layer ${missing} is never said to be complete`;
+  }
   for (const hop of hops) {
     for (const program of hop.programs) {
       interpret(program, memory, first);

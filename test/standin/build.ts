@@ -46,7 +46,8 @@ async function compile(
   compiler: readonly string[] | undefined,
   args: readonly string[],
 ): Promise<void> {
-  const command = compiler ?? (Bun.which("cc") === null ? [...(await zigCommand(() => undefined)), "cc"] : ["cc"]);
+  const command =
+    compiler ?? (Bun.which("cc") === null ? [...(await zigCommand(() => undefined)), "cc"] : ["cc"]);
   mkdirSync(dirname(out), { recursive: true });
   const made = `${out}.${process.pid}.tmp`;
   const flags = ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"];

@@ -26,7 +26,9 @@ export function oracleBytes(value: DynamoPackage, format: DynamoFormat): number[
         ...integer(config.inner_dim),
         ...integer(config.alignment),
         ...integer(config.dtype_width_bytes),
-        ...(kvbm ? option(config.num_heads ?? null) : [["Unknown", "NHD", "HND"].indexOf(config.inner_shape ?? "")]),
+        ...(kvbm
+          ? option(config.num_heads ?? null)
+          : [["Unknown", "NHD", "HND"].indexOf(config.inner_shape ?? "")]),
         ...(location === "System"
           ? [0]
           : location === "Pinned"
@@ -39,9 +41,9 @@ export function oracleBytes(value: DynamoPackage, format: DynamoFormat): number[
         ...integer(layout.nixl_metadata.device_id),
         ...integer(BigInt(layout.memory_descriptors.length)),
         ...layout.memory_descriptors.flatMap(({ addr, size }) => [...integer(addr), ...integer(size)]),
-        ..."block_format" in inner
+        ...("block_format" in inner
           ? [0, 0]
-          : [1, ["BlockIsFirstDim", "BlockIsSecondDim"].indexOf(inner.block_dim)],
+          : [1, ["BlockIsFirstDim", "BlockIsSecondDim"].indexOf(inner.block_dim)]),
         ...(kvbm ? blockLayout(inner.kv_block_layout ?? "Unknown") : []),
       ];
     }),
@@ -57,7 +59,8 @@ export function oracleJson(value: unknown): string {
 
 function integer(value: bigint): number[] {
   if (value < 251n) return [Number(value)];
-  const [mark, width] = value < 2n ** 16n ? [251, 2] : value < 2n ** 32n ? [252, 4] : value < 2n ** 64n ? [253, 8] : [254, 16];
+  const [mark, width] =
+    value < 2n ** 16n ? [251, 2] : value < 2n ** 32n ? [252, 4] : value < 2n ** 64n ? [253, 8] : [254, 16];
   return [mark, ...Array.from({ length: width }, (_, index) => Number((value >> BigInt(8 * index)) & 255n))];
 }
 
@@ -71,6 +74,7 @@ function option(value: bigint | null): number[] {
 }
 
 function blockLayout(value: string | { readonly Custom: readonly string[] }): number[] {
-  if (typeof value !== "string") return [4, ...value.Custom.map((axis) => ["Layer", "Outer", "Page", "Head"].indexOf(axis))];
+  if (typeof value !== "string")
+    return [4, ...value.Custom.map((axis) => ["Layer", "Outer", "Page", "Head"].indexOf(axis))];
   return [["UniversalTP", "UniversalPP", "OperationalHND", "OperationalNHD", "", "Unknown"].indexOf(value)];
 }

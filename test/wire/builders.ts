@@ -62,7 +62,10 @@ export function componentOf(parts: ComponentParts = {}): PackageComponent {
 }
 
 /** A layout of worker 7. */
-export function layoutOf(id: number, parts: ComponentParts | readonly PackageComponent[] = {}): PackageLayout {
+export function layoutOf(
+  id: number,
+  parts: ComponentParts | readonly PackageComponent[] = {},
+): PackageLayout {
   const components = isList(parts) ? parts : [componentOf(parts)];
   const disk = components.some(({ storage }) => storage.kind === "disk");
   const device = components.some(({ storage }) => storage.kind === "device");

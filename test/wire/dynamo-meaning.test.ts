@@ -1,13 +1,26 @@
 import { describe, expect, test } from "bun:test";
 import { makeHandle } from "../../lib/core/handle.ts";
 import type { PackageLayout } from "../../lib/core/package.ts";
-import { decodeDynamoPackage, decodePackage, encodeDynamoPackage, encodePackage } from "../../lib/wire/index.ts";
+import {
+  decodeDynamoPackage,
+  decodePackage,
+  encodeDynamoPackage,
+  encodePackage,
+} from "../../lib/wire/index.ts";
 import type { DynamoFormat, DynamoPackage } from "../../lib/wire/index.ts";
 import { componentOf, CONFIG, kvbmOf, layoutOf, packageOf, rawOf } from "./builders.ts";
 import { malformedAt, refusalOf } from "./refusal.ts";
 
 const FORMATS = ["dynamo-1.0", "kvbm-physical-1"] as const;
-const HEADS = { numBlocks: 2, numLayers: 2, outerDim: 2, pageSize: 4, numHeads: 2, headDim: 4, dtypeBits: 16 } as const;
+const HEADS = {
+  numBlocks: 2,
+  numLayers: 2,
+  outerDim: 2,
+  pageSize: 4,
+  numHeads: 2,
+  headDim: 4,
+  dtypeBits: 16,
+} as const;
 const LS = { LayerSeparate: { block_dim: "BlockIsFirstDim" } } as const;
 
 /** Why a raw package, which is well formed, means nothing. */
@@ -55,7 +68,12 @@ describe("what a package of Dynamo's means", () => {
   test("addresses of a fully contiguous layout by the crate's formula", () => {
     const [part] = meaning(rawOf()).components;
     // R = 4 tokens x 8 elements x 2 bytes.
-    expect(part?.view).toMatchObject({ strideOuter: 64, strideLayer: 128, strideBlock: 256, regionBytes: 512 });
+    expect(part?.view).toMatchObject({
+      strideOuter: 64,
+      strideLayer: 128,
+      strideBlock: 256,
+      regionBytes: 512,
+    });
     expect([...(part?.regionAddresses ?? [])]).toEqual([0x1000]);
     expect([...(part?.regionSizes ?? [])]).toEqual([4096]);
   });
@@ -66,11 +84,24 @@ describe("what a package of Dynamo's means", () => {
       { addr: 0x2000n, size: 300n },
     ];
     const first = meaning(rawOf({ layout_type_details: LS, memory_descriptors: regions })).components[0];
-    expect(first?.view).toMatchObject({ strideOuter: 64, strideLayer: 0, strideBlock: 128, regionBytes: 256 });
+    expect(first?.view).toMatchObject({
+      strideOuter: 64,
+      strideLayer: 0,
+      strideBlock: 128,
+      regionBytes: 256,
+    });
     const second = meaning(
-      rawOf({ layout_type_details: { LayerSeparate: { block_dim: "BlockIsSecondDim" } }, memory_descriptors: regions }),
+      rawOf({
+        layout_type_details: { LayerSeparate: { block_dim: "BlockIsSecondDim" } },
+        memory_descriptors: regions,
+      }),
     ).components[0];
-    expect(second?.view).toMatchObject({ strideOuter: 128, strideLayer: 0, strideBlock: 64, regionBytes: 256 });
+    expect(second?.view).toMatchObject({
+      strideOuter: 128,
+      strideLayer: 0,
+      strideBlock: 64,
+      regionBytes: 256,
+    });
     expect([...(second?.regionAddresses ?? [])]).toEqual([0x1000, 0x2000]);
     expect([...(second?.regionSizes ?? [])]).toEqual([256, 300]);
   });
@@ -78,7 +109,10 @@ describe("what a package of Dynamo's means", () => {
   test("an empty package is one of dynamo-1.0, whoever wrote it", () => {
     const empty = { ...rawOf(), layouts: [] };
     for (const format of FORMATS)
-      expect(decodePackage(encodeDynamoPackage(empty, format))).toMatchObject({ format: "dynamo-1.0", layouts: [] });
+      expect(decodePackage(encodeDynamoPackage(empty, format))).toMatchObject({
+        format: "dynamo-1.0",
+        layouts: [],
+      });
   });
 
   test("packages with layouts are told apart", () => {
@@ -88,10 +122,19 @@ describe("what a package of Dynamo's means", () => {
   });
 
   test("locations become storage; devices keep their number", () => {
-    const place = (location: "System" | "Pinned" | { Device: number }, mem_type: "Dram" | "Vram", device_id: bigint) =>
-      meaning(rawOf({ location, nixl_metadata: { agent_name: "w", mem_type, device_id } }));
-    expect(place("System", "Dram", 0n)).toMatchObject({ tier: "G2", components: [{ storage: { kind: "system" } }] });
-    expect(place("Pinned", "Dram", 0n)).toMatchObject({ tier: "G2", components: [{ storage: { kind: "pinned" } }] });
+    const place = (
+      location: "System" | "Pinned" | { Device: number },
+      mem_type: "Dram" | "Vram",
+      device_id: bigint,
+    ) => meaning(rawOf({ location, nixl_metadata: { agent_name: "w", mem_type, device_id } }));
+    expect(place("System", "Dram", 0n)).toMatchObject({
+      tier: "G2",
+      components: [{ storage: { kind: "system" } }],
+    });
+    expect(place("Pinned", "Dram", 0n)).toMatchObject({
+      tier: "G2",
+      components: [{ storage: { kind: "pinned" } }],
+    });
     for (const device of [0, 5, 15, 16, 2 ** 32 - 1])
       expect(place({ Device: device }, "Vram", BigInt(device))).toMatchObject({
         tier: "G1",
@@ -107,7 +150,11 @@ describe("what a package of Dynamo's means", () => {
         memory_descriptors: [{ addr: 0n, size: 4096n }],
       }),
     );
-    expect(disk).toMatchObject({ tier: "G3", stagedOnly: true, components: [{ storage: { kind: "disk" }, nixlDevice: 0 }] });
+    expect(disk).toMatchObject({
+      tier: "G3",
+      stagedOnly: true,
+      components: [{ storage: { kind: "disk" }, nixlDevice: 0 }],
+    });
     expect(disk.components[0]?.regionAddresses.length).toBe(0);
     expect(disk.components[0]?.regionSizes.length).toBe(0);
   });
@@ -124,7 +171,13 @@ describe("what a package of Dynamo's means", () => {
     ] as const) {
       const [part] = meaning(rawOf({}, { inner_shape })).components;
       expect(part?.order).toEqual(order);
-      expect(part?.config).toMatchObject({ headsKnown: false, numHeads: 1, headDim: 8, dtype: null, elementBits: 16 });
+      expect(part?.config).toMatchObject({
+        headsKnown: false,
+        numHeads: 1,
+        headDim: 8,
+        dtype: null,
+        elementBits: 16,
+      });
     }
   });
 
@@ -134,7 +187,10 @@ describe("what a package of Dynamo's means", () => {
       ["UniversalPP", ["layer", "head", "outer", "page"]],
       ["OperationalHND", ["layer", "outer", "head", "page"]],
       ["OperationalNHD", ["layer", "outer", "page", "head"]],
-      [["Head", "Page", "Outer", "Layer"], ["head", "page", "outer", "layer"]],
+      [
+        ["Head", "Page", "Outer", "Layer"],
+        ["head", "page", "outer", "layer"],
+      ],
     ] as const) {
       const [part] = meaning(kvbmOf(rawOf(), 2n, layout), "kvbm-physical-1").components;
       expect(part?.order).toEqual(order);
@@ -157,7 +213,10 @@ describe("what a package of Dynamo's means", () => {
     });
     for (const layout of ["UniversalTP", "UniversalPP", ["Head", "Head", "Head", "Head"]] as const) {
       const [part] = meaning(kvbmOf(raw, 2n, layout), "kvbm-physical-1").components;
-      expect(part).toMatchObject({ order: ["layer", "outer", "page", "head"], config: { headsKnown: false } });
+      expect(part).toMatchObject({
+        order: ["layer", "outer", "page", "head"],
+        config: { headsKnown: false },
+      });
     }
   });
 });
@@ -180,8 +239,12 @@ describe("what is well formed and means nothing", () => {
   });
 
   test("a layout of another agent", () => {
-    expect(meaningless(rawOf({ nixl_metadata: { agent_name: "v", mem_type: "Dram", device_id: 0n } }))).toContain("agent");
-    expect(meaningless(rawOf({ nixl_metadata: { agent_name: "ww", mem_type: "Dram", device_id: 0n } }))).toContain("agent");
+    expect(
+      meaningless(rawOf({ nixl_metadata: { agent_name: "v", mem_type: "Dram", device_id: 0n } })),
+    ).toContain("agent");
+    expect(
+      meaningless(rawOf({ nixl_metadata: { agent_name: "ww", mem_type: "Dram", device_id: 0n } })),
+    ).toContain("agent");
   });
 
   test("a later descriptor version", () => {
@@ -215,7 +278,10 @@ describe("what is well formed and means nothing", () => {
 
   test("sizes whose product wraps in 64 bits", () => {
     // 2^32 x 2^32 blocks of a few bytes: 2^64 x ... is 0 in machine arithmetic, which any region satisfies.
-    const wrapped = rawOf({}, { page_size: 2n ** 31n, inner_dim: 2n ** 31n, num_blocks: 4n, num_layers: 1n, outer_dim: 1n });
+    const wrapped = rawOf(
+      {},
+      { page_size: 2n ** 31n, inner_dim: 2n ** 31n, num_blocks: 4n, num_layers: 1n, outer_dim: 1n },
+    );
     expect(meaningless(wrapped)).toContain("2^53");
     expect(meaningless(rawOf({}, { num_blocks: 2n ** 63n }))).toContain("2^53");
     expect(meaningless(rawOf({}, { num_blocks: 2n ** 53n - 1n }))).toContain("numBlocks");
@@ -227,14 +293,19 @@ describe("what is well formed and means nothing", () => {
     expect(meaningless(rawOf({}, { outer_dim: 3n }))).toContain("outerDim");
     expect(meaningless(rawOf({}, { alignment: 3n }))).toContain("alignment");
     expect(meaningless(rawOf({}, { alignment: 0n }))).toContain("alignment");
-    for (const width of [0n, 1n, 3n, 16n]) expect(meaningless(rawOf({}, { dtype_width_bytes: width }))).toContain("width");
+    for (const width of [0n, 1n, 3n, 16n])
+      expect(meaningless(rawOf({}, { dtype_width_bytes: width }))).toContain("width");
   });
 
   test("regions past 2^53 and past 2^64", () => {
     for (const addr of [2n ** 53n, 2n ** 63n, 2n ** 64n - 256n])
       expect(meaningless(rawOf({ memory_descriptors: [{ addr, size: 512n }] }))).toContain("2^53");
-    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 0x1000n, size: 2n ** 53n }] }))).toContain("2^53");
-    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 2n ** 53n - 512n, size: 512n }] }))).toContain("2^53");
+    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 0x1000n, size: 2n ** 53n }] }))).toContain(
+      "2^53",
+    );
+    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 2n ** 53n - 512n, size: 512n }] }))).toContain(
+      "2^53",
+    );
     const last = meaning(rawOf({ memory_descriptors: [{ addr: 2n ** 53n - 513n, size: 512n }] }));
     expect(last.components[0]?.regionAddresses[0]).toBe(2 ** 53 - 513);
   });
@@ -242,9 +313,15 @@ describe("what is well formed and means nothing", () => {
   test("too few, too many and too small regions", () => {
     const one = { addr: 0x1000n, size: 512n };
     expect(meaningless(rawOf({ memory_descriptors: [] }))).toContain("0 memory descriptors");
-    expect(meaningless(rawOf({ memory_descriptors: [one, { addr: 0x9000n, size: 512n }] }))).toContain("2 memory descriptors");
-    expect(meaningless(rawOf({ layout_type_details: LS, memory_descriptors: [one] }))).toContain("1 memory descriptors");
-    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 0x1000n, size: 511n }] }))).toContain("needs 512");
+    expect(meaningless(rawOf({ memory_descriptors: [one, { addr: 0x9000n, size: 512n }] }))).toContain(
+      "2 memory descriptors",
+    );
+    expect(meaningless(rawOf({ layout_type_details: LS, memory_descriptors: [one] }))).toContain(
+      "1 memory descriptors",
+    );
+    expect(meaningless(rawOf({ memory_descriptors: [{ addr: 0x1000n, size: 511n }] }))).toContain(
+      "needs 512",
+    );
   });
 
   test("regions on top of each other, by one byte and whole, in any order", () => {
@@ -285,7 +362,10 @@ describe("what is well formed and means nothing", () => {
       expect(meaningless(kvbmOf(rawOf(), null, layout), "kvbm-physical-1")).toContain("num_heads");
     // Behind layers and outers, heads that nobody counted are part of an opaque token.
     const opaque = meaning(kvbmOf(rawOf(), null, ["Outer", "Layer", "Page", "Head"]), "kvbm-physical-1");
-    expect(opaque.components[0]).toMatchObject({ order: ["outer", "layer", "page", "head"], config: { headsKnown: false } });
+    expect(opaque.components[0]).toMatchObject({
+      order: ["outer", "layer", "page", "head"],
+      config: { headsKnown: false },
+    });
   });
 
   test("custom block layouts that name an axis twice", () => {
@@ -302,9 +382,13 @@ describe("what kvferry says in Dynamo's formats", () => {
       nixlMetadata: new Uint8Array([0xaa, 0xbb]),
     });
     const opaque = rawOf({}, { inner_shape: "Unknown" });
-    expect(encodePackage(value, "dynamo-1.0").toHex()).toBe(encodeDynamoPackage(opaque, "dynamo-1.0").toHex());
+    expect(encodePackage(value, "dynamo-1.0").toHex()).toBe(
+      encodeDynamoPackage(opaque, "dynamo-1.0").toHex(),
+    );
     const kvbm = kvbmOf(rawOf(), null, "Unknown");
-    expect(encodePackage(value, "kvbm-physical-1").toHex()).toBe(encodeDynamoPackage(kvbm, "kvbm-physical-1").toHex());
+    expect(encodePackage(value, "kvbm-physical-1").toHex()).toBe(
+      encodeDynamoPackage(kvbm, "kvbm-physical-1").toHex(),
+    );
   });
 
   test("the agent's name is the one on NIXL's wire, since importers compare that", () => {
@@ -317,27 +401,46 @@ describe("what kvferry says in Dynamo's formats", () => {
   test("generations are zero there", () => {
     const value = packageOf([{ ...layoutOf(5), handle: makeHandle(7n, 5, 4_096 * 77) }]);
     for (const format of FORMATS)
-      expect(decodeDynamoPackage(encodePackage(value, format), format).layouts[0]?.handle).toBe(makeHandle(7n, 5));
+      expect(decodeDynamoPackage(encodePackage(value, format), format).layouts[0]?.handle).toBe(
+        makeHandle(7n, 5),
+      );
   });
 
   test("disk layouts are left out, as the original leaves them out", () => {
     const value = packageOf([layoutOf(0), layoutOf(1, { storage: { kind: "disk" } }), layoutOf(2)]);
     for (const format of FORMATS)
-      expect(decodePackage(encodePackage(value, format)).layouts.map(({ name }) => name)).toEqual(["layout-0", "layout-2"]);
+      expect(decodePackage(encodePackage(value, format)).layouts.map(({ name }) => name)).toEqual([
+        "layout-0",
+        "layout-2",
+      ]);
   });
 
   test("every order and storage that kvbm knows comes back", () => {
-    for (const order of ["nhd", "hnd", "universal-tp", "universal-pp", ["page", "head", "layer", "outer"]] as const)
-      for (const storage of [{ kind: "system" }, { kind: "pinned" }, { kind: "device", device: 4 }] as const) {
-        const value = packageOf([layoutOf(0, { config: HEADS, order, storage })], { format: "kvbm-physical-1" });
+    for (const order of [
+      "nhd",
+      "hnd",
+      "universal-tp",
+      "universal-pp",
+      ["page", "head", "layer", "outer"],
+    ] as const)
+      for (const storage of [
+        { kind: "system" },
+        { kind: "pinned" },
+        { kind: "device", device: 4 },
+      ] as const) {
+        const value = packageOf([layoutOf(0, { config: HEADS, order, storage })], {
+          format: "kvbm-physical-1",
+        });
         expect(decodePackage(encodePackage(value, "kvbm-physical-1"))).toStrictEqual(value);
       }
   });
 
   test("heads are claimed in the inner shape only where they are known", () => {
     const shape = (config: typeof CONFIG | typeof HEADS, order: "nhd" | "hnd") =>
-      decodeDynamoPackage(encodePackage(packageOf([layoutOf(0, { config, order })]), "dynamo-1.0"), "dynamo-1.0").layouts[0]
-        ?.layout.layout_config.inner_shape;
+      decodeDynamoPackage(
+        encodePackage(packageOf([layoutOf(0, { config, order })]), "dynamo-1.0"),
+        "dynamo-1.0",
+      ).layouts[0]?.layout.layout_config.inner_shape;
     expect(shape(CONFIG, "nhd")).toBe("Unknown");
     expect(shape(HEADS, "nhd")).toBe("NHD");
     expect(shape(CONFIG, "hnd")).toBe("HND");
@@ -349,15 +452,27 @@ describe("what kvferry says in Dynamo's formats", () => {
     const things: readonly (readonly [string, ReturnType<typeof packageOf>, readonly DynamoFormat[]])[] = [
       ["expiry", packageOf([one], { expiresAtMs: 1 }), FORMATS],
       ["audience", packageOf([one], { audience: [1n] }), FORMATS],
-      ["bundle", packageOf([layoutOf(0, [componentOf(), componentOf({ name: "b", addresses: [0x90000] })])]), FORMATS],
+      [
+        "bundle",
+        packageOf([layoutOf(0, [componentOf(), componentOf({ name: "b", addresses: [0x90000] })])]),
+        FORMATS,
+      ],
       ["bundle", packageOf([layoutOf(0, [])]), FORMATS],
       ["scales", packageOf([layoutOf(0, { name: "scales" })]), FORMATS],
       ["fingerprint", packageOf([{ ...one, fingerprint: "m" }]), FORMATS],
       ["access", packageOf([{ ...one, access: "read" }]), FORMATS],
       ["another worker", packageOf([{ ...one, handle: makeHandle(8n, 0) }]), FORMATS],
       ["wholeBlocks", packageOf([layoutOf(0, { wholeBlocks: true })]), FORMATS],
-      ["headWindow", packageOf([layoutOf(0, { config: { ...HEADS, headWindow: { start: 0, total: 8 } } })]), FORMATS],
-      ["layerWindow", packageOf([layoutOf(0, { config: { ...CONFIG, layerWindow: { start: 0, total: 8 } } })]), FORMATS],
+      [
+        "headWindow",
+        packageOf([layoutOf(0, { config: { ...HEADS, headWindow: { start: 0, total: 8 } } })]),
+        FORMATS,
+      ],
+      [
+        "layerWindow",
+        packageOf([layoutOf(0, { config: { ...CONFIG, layerWindow: { start: 0, total: 8 } } })]),
+        FORMATS,
+      ],
       ["model layers", packageOf([layoutOf(0, { config: { ...CONFIG, layers: [0, 4] } })]), FORMATS],
       ["8 bits", packageOf([layoutOf(0, { config: { ...CONFIG, dtypeBits: 8 } })]), FORMATS],
       ["4 bits", packageOf([layoutOf(0, { config: { ...CONFIG, dtypeBits: 4 } })]), FORMATS],
@@ -365,14 +480,18 @@ describe("what kvferry says in Dynamo's formats", () => {
       [
         "strides",
         packageOf([
-          layoutOf(0, { arrangement: { strides: { block: 512, layer: 128, outer: 64, page: 16 }, regions: "one" } }),
+          layoutOf(0, {
+            arrangement: { strides: { block: 512, layer: 128, outer: 64, page: 16 }, regions: "one" },
+          }),
         ]),
         FORMATS,
       ],
       ["order head", packageOf([layoutOf(0, { config: HEADS, order: "universal-tp" })]), ["dynamo-1.0"]],
       [
         "separate layers",
-        packageOf([layoutOf(0, { config: HEADS, order: "universal-tp", arrangement: "layer-separate/block-first" })]),
+        packageOf([
+          layoutOf(0, { config: HEADS, order: "universal-tp", arrangement: "layer-separate/block-first" }),
+        ]),
         ["kvbm-physical-1"],
       ],
       ["not known", packageOf([layoutOf(0, { order: "universal-tp" })]), ["kvbm-physical-1"]],
@@ -407,8 +526,12 @@ describe("the raw level refuses what the format cannot hold", () => {
 
   test("integers may also be safe numbers", () => {
     const raw = rawOf();
-    const numbers = JSON.parse(JSON.stringify(raw.layouts, (_key, value) => (typeof value === "bigint" ? Number(value) : value)));
-    expect(encodeDynamoPackage({ ...raw, layouts: numbers }, "dynamo-1.0")).toEqual(encodeDynamoPackage(raw, "dynamo-1.0"));
+    const numbers = JSON.parse(
+      JSON.stringify(raw.layouts, (_key, value) => (typeof value === "bigint" ? Number(value) : value)),
+    );
+    expect(encodeDynamoPackage({ ...raw, layouts: numbers }, "dynamo-1.0")).toEqual(
+      encodeDynamoPackage(raw, "dynamo-1.0"),
+    );
   });
 
   test("unknown words, by field", () => {
@@ -416,7 +539,10 @@ describe("the raw level refuses what the format cannot hold", () => {
     refuse(rawOf({ location: "Moon" as "System" }), "location");
     refuse(rawOf({ location: null as unknown as "System" }), "location");
     refuse(rawOf({ layout_type_details: { Other: {} } as unknown as typeof LS }), "layout_type_details");
-    refuse(rawOf({ nixl_metadata: { agent_name: "w", mem_type: "Tape" as "Dram", device_id: 0n } }), "mem_type");
+    refuse(
+      rawOf({ nixl_metadata: { agent_name: "w", mem_type: "Tape" as "Dram", device_id: 0n } }),
+      "mem_type",
+    );
     refuse(rawOf({ nixl_metadata: { agent_name: "\ud800", mem_type: "Dram", device_id: 0n } }), "agent_name");
     refuse({ ...rawOf(), nixl_metadata: [1] }, "nixl_metadata");
     refuse(kvbmOf(rawOf(), null, ["Layer"]), "Custom", "kvbm-physical-1");
@@ -427,7 +553,12 @@ describe("the raw level refuses what the format cannot hold", () => {
   test("fields of the other format are refused, not dropped", () => {
     refuse(kvbmOf(rawOf(), 2n, "Unknown"), "logical_type");
     refuse(rawOf({}, { num_heads: 2n }), "num_heads");
-    refuse(rawOf({ layout_type_details: { FullyContiguous: { block_format: "Operational", kv_block_layout: "Unknown" } } }), "kv_block_layout");
+    refuse(
+      rawOf({
+        layout_type_details: { FullyContiguous: { block_format: "Operational", kv_block_layout: "Unknown" } },
+      }),
+      "kv_block_layout",
+    );
     refuse(rawOf(), "logical_type", "kvbm-physical-1");
     const [layout] = rawOf().layouts;
     refuse({ ...rawOf(), layouts: [{ ...layout, logical_type: "G2" }] }, "inner_shape", "kvbm-physical-1");
@@ -448,10 +579,16 @@ describe("the raw level refuses what the format cannot hold", () => {
       layouts: [
         {
           ...layout,
-          layout: { ...layout?.layout, layout_config: config, layout_type_details: { FullyContiguous: { block_format: "Operational" } } },
+          layout: {
+            ...layout?.layout,
+            layout_config: config,
+            layout_type_details: { FullyContiguous: { block_format: "Operational" } },
+          },
         },
       ],
     } as unknown as DynamoPackage;
-    expect(encodeDynamoPackage(short, "kvbm-physical-1")).toEqual(encodeDynamoPackage(full, "kvbm-physical-1"));
+    expect(encodeDynamoPackage(short, "kvbm-physical-1")).toEqual(
+      encodeDynamoPackage(full, "kvbm-physical-1"),
+    );
   });
 });

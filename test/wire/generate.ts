@@ -41,7 +41,17 @@ export const WORKER_IDS: readonly bigint[] = [
   2n ** 64n - 1n,
 ];
 
-const NAMES = ["worker-7", "w", "é", "工作节点", "a\u0000b", "🦀", "x".repeat(300), "\ufeffbom", '"quoted"\\'];
+const NAMES = [
+  "worker-7",
+  "w",
+  "é",
+  "工作节点",
+  "a\u0000b",
+  "🦀",
+  "x".repeat(300),
+  "\ufeffbom",
+  '"quoted"\\',
+];
 
 const ORDERS: readonly Order[] = [
   "nhd",
@@ -121,7 +131,8 @@ function makeShape(random: Random, name: string, format: DynamoFormat | null): C
   const separate = random.chance(0.5);
   const arrangement = makeArrangement(random, own, separate, config);
   const plain = format === "dynamo-1.0" || separate || !config.headsKnown ? ORDERS.slice(0, 2) : ORDERS;
-  const order = typeof arrangement !== "string" || arrangement.length < 6 ? undefined : random.pick(own ? ORDERS : plain);
+  const order =
+    typeof arrangement !== "string" || arrangement.length < 6 ? undefined : random.pick(own ? ORDERS : plain);
   const alias = own && random.chance(0.1);
   const wholeBlocks = own && random.chance(0.2);
   const group = own && random.chance(0.3) ? "other" : "default";
@@ -133,8 +144,7 @@ function makeConfig(random: Random, format: DynamoFormat | null): LayoutConfig {
   const numLayers = random.between(1, 5);
   const heads = random.between(1, 4);
   const known = format !== "dynamo-1.0" && random.chance(0.7);
-  const window =
-    own && random.chance(0.3) ? { layerWindow: { start: random.between(0, 9), total: 20 } } : {};
+  const window = own && random.chance(0.3) ? { layerWindow: { start: random.between(0, 9), total: 20 } } : {};
   const list =
     own && window.layerWindow === undefined && random.chance(0.3)
       ? { layers: random.shuffled([0, 1, 2, 3, 5, 8, 13, 65_535]).slice(0, numLayers) }
@@ -144,7 +154,9 @@ function makeConfig(random: Random, format: DynamoFormat | null): LayoutConfig {
     numLayers,
     outerDim: random.pick([1, 2] as const),
     pageSize: random.pick([1, 3, 16]),
-    ...(known ? { numHeads: heads, headDim: random.pick([8, 64, 576]) } : { innerDim: random.pick([8, 128]) }),
+    ...(known
+      ? { numHeads: heads, headDim: random.pick([8, 64, 576]) }
+      : { innerDim: random.pick([8, 128]) }),
     ...(own && random.chance(0.4)
       ? { dtype: random.pick(["bf16", "fp8", "fp4", "f64"] as const) }
       : { dtypeBits: random.pick([16, 32, 64]) }),
@@ -223,7 +235,9 @@ export function makeRawPackage(random: Random, format: DynamoFormat): DynamoPack
     layouts: Array.from({ length: random.between(0, 3) }, () => {
       const handle = makeWide(random, 128n);
       const layout = makeDescriptor(random, format);
-      return format === "dynamo-1.0" ? { handle, layout } : { handle, logical_type: random.pick(LOGICAL_TYPES), layout };
+      return format === "dynamo-1.0"
+        ? { handle, layout }
+        : { handle, logical_type: random.pick(LOGICAL_TYPES), layout };
     }),
   };
 }
@@ -269,7 +283,21 @@ function makeBlockLayout(random: Random): KvBlockLayout {
 
 /** An unsigned integer, most often next to where the encoding changes its length. */
 function makeWide(random: Random, bits: bigint): bigint {
-  const edges = [0n, 1n, 249n, 250n, 251n, 252n, 255n, 256n, 2n ** 16n, 2n ** 32n, 2n ** 53n, 2n ** 64n, 2n ** bits];
+  const edges = [
+    0n,
+    1n,
+    249n,
+    250n,
+    251n,
+    252n,
+    255n,
+    256n,
+    2n ** 16n,
+    2n ** 32n,
+    2n ** 53n,
+    2n ** 64n,
+    2n ** bits,
+  ];
   const value = random.pick(edges) + BigInt(random.between(-2, 2));
   return BigInt.asUintN(Number(bits), value < 0n ? 7n : value);
 }

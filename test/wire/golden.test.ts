@@ -90,7 +90,9 @@ describe("bytes of the published crates", () => {
         meant++;
         expect(found.format).toBe(raw.layouts.length === 0 ? "dynamo-1.0" : format);
         expect(found.workerId).toBe(raw.worker_address.worker_id);
-        expect(found.layouts.map(({ handle }) => handle as bigint)).toEqual(raw.layouts.map(({ handle }) => handle));
+        expect(found.layouts.map(({ handle }) => handle as bigint)).toEqual(
+          raw.layouts.map(({ handle }) => handle),
+        );
         for (const [index, layout] of found.layouts.entries()) {
           const descriptor = raw.layouts[index]?.layout;
           const [component] = layout.components;

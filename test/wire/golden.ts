@@ -55,7 +55,11 @@ interface GoldenInput {
       readonly version: number;
       readonly layout_config: Readonly<Record<string, string | null>>;
       readonly location: Tagged;
-      readonly nixl_metadata: { readonly agent_name: string; readonly mem_type: string; readonly device_id: string };
+      readonly nixl_metadata: {
+        readonly agent_name: string;
+        readonly mem_type: string;
+        readonly device_id: string;
+      };
       readonly memory_descriptors: readonly { readonly addr: string; readonly size: string }[];
       readonly layout_type_details: Tagged & Readonly<Record<string, unknown>>;
     };

@@ -27,7 +27,16 @@ const FULL: MetadataPackage = packageOf(
         }),
         componentOf({
           name: "indexer",
-          config: { numBlocks: 9, numLayers: 3, outerDim: 1, pageSize: 64, numHeads: 2, headDim: 128, dtype: "fp8", layers: [7, 1, 30] },
+          config: {
+            numBlocks: 9,
+            numLayers: 3,
+            outerDim: 1,
+            pageSize: 64,
+            numHeads: 2,
+            headDim: 128,
+            dtype: "fp8",
+            layers: [7, 1, 30],
+          },
           arrangement: "BLHNC",
           group: "index",
           storage: { kind: "pinned", device: 1 },
@@ -35,7 +44,16 @@ const FULL: MetadataPackage = packageOf(
         }),
         componentOf({
           name: "state",
-          config: { numBlocks: 2, numLayers: 2, outerDim: 1, pageSize: 4, numHeads: 4, headDim: 64, dtypeBits: 4, headWindow: { start: 4, total: 16 } },
+          config: {
+            numBlocks: 2,
+            numLayers: 2,
+            outerDim: 1,
+            pageSize: 4,
+            numHeads: 4,
+            headDim: 64,
+            dtypeBits: 4,
+            headWindow: { start: 4, total: 16 },
+          },
           arrangement: { strides: { block: 4096, page: 128, layer: 1024 }, regions: "one" },
           wholeBlocks: true,
           storage: { kind: "pinned" },
@@ -86,7 +104,9 @@ describe("kvferry's own format", () => {
       makeHandle(7n, 10, 0),
     ];
     const value = packageOf(handles.map((handle, id) => ({ ...layoutOf(id), handle })));
-    expect(decodePackage(encodePackage(value, "kvferry")).layouts.map(({ handle }) => handle)).toEqual(handles);
+    expect(decodePackage(encodePackage(value, "kvferry")).layouts.map(({ handle }) => handle)).toEqual(
+      handles,
+    );
   });
 
   test("layouts of one shape share its config, view and sizes; nothing is a view of the input", () => {
@@ -105,7 +125,8 @@ describe("kvferry's own format", () => {
   test("equal shapes stand in the bytes once", () => {
     const part = componentOf();
     const size = (count: number): number =>
-      encodePackage(packageOf(Array.from({ length: count }, (_, id) => layoutOf(id, [part]))), "kvferry").length;
+      encodePackage(packageOf(Array.from({ length: count }, (_, id) => layoutOf(id, [part]))), "kvferry")
+        .length;
     expect(size(101) - size(100)).toBeLessThan(90);
   });
 
@@ -137,13 +158,17 @@ describe("kvferry's own format", () => {
   });
 
   test("an unknown format is refused by name", () => {
-    expect(refusalOf("INVALID_CONFIG", () => encodePackage(FULL, "dynamo-2.0" as "kvferry")).message).toContain("format");
+    expect(
+      refusalOf("INVALID_CONFIG", () => encodePackage(FULL, "dynamo-2.0" as "kvferry")).message,
+    ).toContain("format");
   });
 });
 
 describe("damage", () => {
   const bytes = encodePackage(FULL, "kvferry");
-  const signed = encodePackage(FULL, "kvferry", { signing: { keyId: "k1", mac: () => new Uint8Array(32).fill(9) } });
+  const signed = encodePackage(FULL, "kvferry", {
+    signing: { keyId: "k1", mac: () => new Uint8Array(32).fill(9) },
+  });
 
   test("every change of one byte is refused with its place", () => {
     for (const whole of [bytes, signed])
@@ -210,7 +235,9 @@ describe("authentication", () => {
 
   test("a package of a known key comes back, of the old key and the new", () => {
     for (const keyId of keys.keys())
-      expect(decodePackage(encodePackage(FULL, "kvferry", { signing: { keyId, mac } }), { mac })).toStrictEqual(FULL);
+      expect(
+        decodePackage(encodePackage(FULL, "kvferry", { signing: { keyId, mac } }), { mac }),
+      ).toStrictEqual(FULL);
   });
 
   test("a reader without keys takes a signed package", () => {
@@ -221,9 +248,15 @@ describe("authentication", () => {
 
   test("no code, an unknown key and a wrong code are refused", () => {
     const unsigned = encodePackage(FULL, "kvferry");
-    const foreign = encodePackage(FULL, "kvferry", { signing: { keyId: "other", mac: (_, bytes) => sha("right", bytes) } });
-    const wrong = encodePackage(FULL, "kvferry", { signing: { keyId: "2026-11", mac: (_, bytes) => sha("wrong", bytes) } });
-    const short = encodePackage(FULL, "kvferry", { signing: { keyId: "2026-11", mac: (_, bytes) => sha("right", bytes).slice(0, 31) } });
+    const foreign = encodePackage(FULL, "kvferry", {
+      signing: { keyId: "other", mac: (_, bytes) => sha("right", bytes) },
+    });
+    const wrong = encodePackage(FULL, "kvferry", {
+      signing: { keyId: "2026-11", mac: (_, bytes) => sha("wrong", bytes) },
+    });
+    const short = encodePackage(FULL, "kvferry", {
+      signing: { keyId: "2026-11", mac: (_, bytes) => sha("right", bytes).slice(0, 31) },
+    });
     for (const bytes of [unsigned, foreign, wrong, short])
       refusalOf("METADATA_UNAUTHENTICATED", () => decodePackage(bytes, { mac }));
   });
@@ -307,7 +340,10 @@ describe("a liar with a right checksum", () => {
       "sizes",
     ]) {
       expect(lie((body) => (body[column] = (body[column] as Uint8Array).slice(1)))).toContain(column);
-      lie((body) => (body[column] = new Uint8Array([...(body[column] as Uint8Array), ...new Uint8Array(4_080)])));
+      lie(
+        (body) =>
+          (body[column] = new Uint8Array([...(body[column] as Uint8Array), ...new Uint8Array(4_080)])),
+      );
     }
   });
 
@@ -357,11 +393,14 @@ describe("a liar with a right checksum", () => {
     expect(lie((body) => poke(body, "sizes", 0, 511, false))).toContain("needs 512");
     expect(lie((body) => poke(body, "addresses", 1, 0x10000 + 511, false))).toContain("overlap");
     expect(lie((body) => poke(body, "addresses", 1, 0x10000 - 767, false))).toContain("overlap");
-    expect(lie((body) => (body["addresses"] = (body["addresses"] as Uint8Array).slice(8)))).toContain("sizes");
+    expect(lie((body) => (body["addresses"] = (body["addresses"] as Uint8Array).slice(8)))).toContain(
+      "sizes",
+    );
   });
 
   test("shapes that lie are refused", () => {
-    const number = (index: number, given: number): string => lie((body) => poke(body, "shapeNumbers", index, given, false));
+    const number = (index: number, given: number): string =>
+      lie((body) => poke(body, "shapeNumbers", index, given, false));
     expect(number(0, 0)).toContain("numBlocks");
     expect(number(0, 2 ** 32)).toContain("numBlocks");
     expect(number(1, 3)).toContain("layers");
@@ -378,7 +417,8 @@ describe("a liar with a right checksum", () => {
     expect(number(10, -1)).toBeTruthy();
     expect(number(11, 10)).toContain("layers");
     expect(number(12, 64)).toContain("strides");
-    const word = (index: number, given: number): string => lie((body) => poke(body, "shapeWords", index, given, true));
+    const word = (index: number, given: number): string =>
+      lie((body) => poke(body, "shapeWords", index, given, true));
     expect(word(0, 99)).toContain("name");
     expect(word(1, 99)).toContain("group");
     expect(word(2, 99)).toContain("dtype");
@@ -403,7 +443,9 @@ describe("a liar with a right checksum", () => {
     const honest = packageOf([layoutOf(0, { arrangement: strides })]);
     const bytes = forged(honest, (body) => poke(body, "shapeNumbers", 15, 8, false));
     expect(malformedAt("kvferry", bytes.length, () => decodePackage(bytes)).reason).toContain("share");
-    const alias = packageOf([layoutOf(0, { arrangement: { ...strides, strides: { ...strides.strides, page: 8 } }, alias: true })]);
+    const alias = packageOf([
+      layoutOf(0, { arrangement: { ...strides, strides: { ...strides.strides, page: 8 } }, alias: true }),
+    ]);
     expect(decodePackage(encodePackage(alias, "kvferry"))).toStrictEqual(alias);
   });
 });

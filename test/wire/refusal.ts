@@ -8,7 +8,8 @@ export function refusalOf(word: ErrorWord, run: () => unknown): KvferryError {
     value = run();
   } catch (error) {
     if (!isKvferryError(error, word)) throw error;
-    if (error.remedy === "" || error.operation === "") throw new Error("an error without remedy or operation");
+    if (error.remedy === "" || error.operation === "")
+      throw new Error("an error without remedy or operation", { cause: error });
     return error;
   }
   throw new Error(`expected ${word}, got ${Bun.inspect(value)}`);

@@ -1,0 +1,50 @@
+import { describe, expect, test } from "bun:test";
+
+const WIRE: string = `${import.meta.dir}/../../lib/wire`;
+const files: readonly string[] = [...new Bun.Glob("**/*.ts").scanSync({ cwd: WIRE })].toSorted();
+
+describe("lib/wire stands on lib/core, @msgpack/msgpack and valibot alone", () => {
+  test("no file imports anything else", async () => {
+    expect(files).toContain("index.ts");
+    for (const file of files) {
+      const source = await Bun.file(`${WIRE}/${file}`).text();
+      for (const [, specifier = ""] of source.matchAll(/^(?:import|export)\b[^;]*?\bfrom\s*"([^"]*)"/gm))
+        expect(`${file}: ${specifier}`).toMatch(
+          /: (?:\.\/[a-z0-9-]+\.ts|\.\.\/core\/[a-z-]+\.ts|@msgpack\/msgpack|valibot)$/,
+        );
+      expect(`${file}: ${/\bimport\s*\(/.exec(source)?.[0] ?? "static"}`).toBe(`${file}: static`);
+    }
+  });
+
+  test("no file touches a clock, randomness, I/O or the process", async () => {
+    const transpiler = new Bun.Transpiler({ loader: "ts" });
+    const effects =
+      /\b(?:Bun|process|performance|crypto|console|globalThis|Buffer)\.[a-zA-Z]|\bDate\b\s*[.(]|\bMath\.random\b|\b(?:fetch|require|setTimeout|setInterval|queueMicrotask)\s*\(/;
+    for (const file of files) {
+      const code = transpiler.transformSync(await Bun.file(`${WIRE}/${file}`).text());
+      expect(`${file}: ${effects.exec(code)?.[0] ?? "pure"}`).toBe(`${file}: pure`);
+    }
+  });
+
+  test("its tests pass where bun:ffi cannot be imported", () => {
+    const child = Bun.spawnSync({
+      cmd: [
+        process.execPath,
+        "test",
+        "--preload",
+        `${import.meta.dir}/../core/fixtures/no-ffi.ts`,
+        "./kvferry-package.test.ts",
+        "./dynamo-meaning.test.ts",
+        "./golden.test.ts",
+        "./descriptor-json.test.ts",
+      ],
+      cwd: import.meta.dir,
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const output = child.stderr.toString();
+    expect(output).toMatch(/\n 0 fail\n/);
+    expect(Number(/\n (\d+) pass\n/.exec(output)?.[1])).toBeGreaterThan(350);
+    expect(child.exitCode).toBe(0);
+  });
+});
