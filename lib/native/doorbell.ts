@@ -1,5 +1,7 @@
 import { JSCallback } from "bun:ffi";
+import { KvferryError } from "../core/errors.ts";
 import type { NativeLibrary } from "./library.ts";
+import { statusWord } from "./status.ts";
 
 /** How the native library wakes this global's event loop. */
 export interface Doorbell {
@@ -70,7 +72,16 @@ interface DoorbellSocket {
 
 function socketDoorbell(library: NativeLibrary, context: number, ring: () => void): Doorbell {
   const out = new Float64Array(new ArrayBuffer(16));
-  library.kvf_context_ring_by_socket(context, out);
+  const status = library.kvf_context_ring_by_socket(context, out);
+  if (status < 0) {
+    throw new KvferryError(
+      statusWord(status),
+      "open",
+      "the socket that wakes this global's event loop could not be made",
+      "Raise the limit of open files.",
+      { status },
+    );
+  }
   let socket: DoorbellSocket | undefined;
   let held = false;
   let closed = false;

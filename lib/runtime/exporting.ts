@@ -3,6 +3,7 @@ import type { PackageFormat } from "../core/package.ts";
 import { exportPackage } from "../core/registry-export.ts";
 import { encodePackage } from "../wire/index.ts";
 import { KvferryError } from "../core/errors.ts";
+import { U64_MAX } from "../core/integers.ts";
 import { macOf } from "./authentication.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Session } from "./session.ts";
@@ -32,6 +33,9 @@ export async function exportMetadata(
   state.demandOpen("exportMetadata");
   const format = options.format ?? "kvferry";
   const handles = options.layouts?.map((layout) => (typeof layout === "bigint" ? layout : layout.handle));
+  const now = Date.now();
+  const expiresAtMs = expiry(options, now);
+  const audience = options.audience?.map(workerIdOf);
   if (session.agent === null && format !== "kvferry") {
     throw (
       session.noNixl ??
@@ -44,16 +48,17 @@ export async function exportMetadata(
       )
     );
   }
-  const blob = session.agent === null ? new Uint8Array(0) : await session.agent.metadata();
+  // The snapshot of before: NIXL's blob, made after it, names at least what its layouts need.
+  const { snapshot } = state;
   const sequence = (sequences.get(state) ?? 0) + 1;
   sequences.set(state, sequence);
-  const now = Date.now();
-  const metadata = exportPackage(state.snapshot, blob, {
+  const blob = session.agent === null ? new Uint8Array(0) : await session.agent.metadata();
+  const metadata = exportPackage(snapshot, blob, {
     format,
     sequence,
     issuedAtMs: now,
-    ...(options.expiresInMs === undefined ? undefined : { expiresAtMs: now + options.expiresInMs }),
-    ...(options.audience === undefined ? undefined : { audience: options.audience.map(BigInt) }),
+    ...(expiresAtMs === undefined ? undefined : { expiresAtMs }),
+    ...(audience === undefined ? undefined : { audience }),
     ...(handles === undefined ? undefined : { layouts: handles }),
   });
   const { secrets } = session.options;
@@ -63,5 +68,33 @@ export async function exportMetadata(
     metadata,
     format,
     first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },
+  );
+}
+
+function expiry({ expiresInMs }: ExportOptions, now: number): number | undefined {
+  if (expiresInMs === undefined) return undefined;
+  if (Number.isFinite(expiresInMs) && expiresInMs > 0 && expiresInMs < 2 ** 52) return now + Math.ceil(expiresInMs);
+  throw new KvferryError(
+    "INVALID_CONFIG",
+    "exportMetadata",
+    `expiresInMs must be a positive number of milliseconds, found ${String(expiresInMs)}`,
+    "Give milliseconds from now, or leave it out.",
+    { expiresInMs },
+  );
+}
+
+function workerIdOf(workerId: bigint | number): bigint {
+  if (
+    typeof workerId === "bigint"
+      ? workerId >= 0n && workerId <= U64_MAX
+      : Number.isSafeInteger(workerId) && workerId >= 0
+  )
+    return BigInt(workerId);
+  throw new KvferryError(
+    "INVALID_CONFIG",
+    "exportMetadata",
+    `audience must name worker ids, found ${String(workerId)}`,
+    "Worker ids are unsigned 64-bit numbers.",
+    { workerId: String(workerId) },
   );
 }

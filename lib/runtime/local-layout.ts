@@ -121,7 +121,7 @@ export class LocalComponent {
   }
 
   /** Fills blocks (default all): a constant byte, Dynamo's sequential pattern, or seeded random bytes. */
-  fill(pattern: FillPattern, options?: { readonly blocks?: readonly number[] }): Promise<void> {
+  async fill(pattern: FillPattern, options?: { readonly blocks?: readonly number[] }): Promise<void> {
     return this.#layout.io("fill").fill(this.#layout.record, this.#record, pattern, options?.blocks);
   }
 
@@ -235,7 +235,7 @@ export class LocalLayout implements AsyncDisposable {
     return this.#only("write").write(block, data, options);
   }
 
-  fill(pattern: FillPattern, options?: { readonly blocks?: readonly number[] }): Promise<void> {
+  async fill(pattern: FillPattern, options?: { readonly blocks?: readonly number[] }): Promise<void> {
     return this.#only("fill").fill(pattern, options);
   }
 

@@ -25,8 +25,10 @@ export class PeerBook implements PeerHost {
   readonly #events: EventHub;
   readonly #peers: Map<bigint, Peer> = new Map();
   readonly #byWireName: Map<string, Peer> = new Map();
-  /** Workers whose import is under way: of two imports at once exactly one succeeds. */
-  readonly #arriving: Set<bigint> = new Set();
+  /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
+  readonly #arriving: Set<bigint | string> = new Set();
+  /** What NIXL was given for a peer, to go back to when an update fails. */
+  readonly #blobs: WeakMap<Peer, Uint8Array> = new WeakMap();
 
   constructor(session: Session, state: TransportState, engine: Engine, events: EventHub) {
     this.#session = session;
@@ -57,13 +59,7 @@ export class PeerBook implements PeerHost {
   async import(bytes: Uint8Array): Promise<Peer> {
     this.#state.demandOpen("importMetadata");
     const metadata = this.#decode(bytes, "importMetadata");
-    if (this.#arriving.has(metadata.workerId)) throw twice(metadata.workerId);
-    this.#arriving.add(metadata.workerId);
-    try {
-      return await this.#enter(metadata);
-    } finally {
-      this.#arriving.delete(metadata.workerId);
-    }
+    return await this.#alone("importMetadata", metadata, () => this.#enter(metadata));
   }
 
   async update(peer: Peer, bytes: Uint8Array): Promise<void> {
@@ -85,26 +81,7 @@ export class PeerBook implements PeerHost {
         },
       );
     }
-    if (this.#arriving.has(peer.workerId)) throw twice(peer.workerId);
-    this.#arriving.add(peer.workerId);
-    try {
-      // Throws for a sequence that is not higher, before NIXL hears of it.
-      importPackage(this.#state.snapshot, metadata, this.#attach(metadata), { updates: peer.workerId });
-      await this.#loadIntoNixl(metadata);
-      const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata), {
-        updates: peer.workerId,
-      });
-      this.#state.snapshot = entered.snapshot;
-      peer.replaceLayouts(entered.peer.layouts);
-      this.#events.emit("peer", {
-        change: "updated",
-        workerId: peer.workerId,
-        agentName: peer.agentName,
-        reason: `sequence ${metadata.sequence}`,
-      });
-    } finally {
-      this.#arriving.delete(peer.workerId);
-    }
+    await this.#alone("update", metadata, () => this.#renew(peer, metadata));
   }
 
   async forget(peer: Peer): Promise<void> {
@@ -118,8 +95,11 @@ export class PeerBook implements PeerHost {
       { workerId: peer.workerId.toString() },
     );
     this.#engine.failAgent(peer.wireName, gone);
-    await this.#session.agent?.forgetPeer(peer.wireName);
-    peer.markLost("forgotten");
+    try {
+      await this.#session.agent?.forgetPeer(peer.wireName);
+    } finally {
+      peer.markLost("forgotten");
+    }
     this.#events.emit("peer", {
       change: "forgotten",
       workerId: peer.workerId,
@@ -153,10 +133,32 @@ export class PeerBook implements PeerHost {
     await Promise.allSettled(this.peers.map((peer) => this.forget(peer)));
   }
 
+  /** @throws KvferryError `DUPLICATE_WORKER` while the same worker, or the same agent, is being imported. */
+  async #alone<T>(operation: string, metadata: MetadataPackage, work: () => Promise<T>): Promise<T> {
+    const { workerId, wireName } = metadata;
+    if (this.#arriving.has(workerId) || this.#arriving.has(wireName)) throw twice(operation, metadata);
+    this.#arriving.add(workerId).add(wireName);
+    try {
+      return await work();
+    } finally {
+      this.#arriving.delete(workerId);
+      this.#arriving.delete(wireName);
+    }
+  }
+
   #decode(bytes: Uint8Array, operation: string): MetadataPackage {
-    // A copy: the caller may change its buffer while the import is under way.
+    if (!(bytes instanceof Uint8Array)) {
+      throw new KvferryError(
+        "METADATA_MALFORMED",
+        operation,
+        "a metadata package is bytes",
+        "Give the Uint8Array that the peer's exportMetadata made.",
+        { found: typeof bytes },
+      );
+    }
     const { options } = this.#session;
-    const decoded = decodePackage(bytes.slice(), {
+    // A copy: the caller may change its buffer while the import is under way.
+    const decoded = decodePackage(new Uint8Array(bytes), {
       acceptUnauthenticated: options.acceptUnauthenticated,
       ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
     });
@@ -181,6 +183,7 @@ export class PeerBook implements PeerHost {
     }
     if (before !== undefined) this.#replaced(before);
     const peer = new Peer(this, { ...metadata, layouts: record.layouts });
+    this.#blobs.set(peer, metadata.nixlMetadata);
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
     this.#events.emit("peer", {
@@ -190,6 +193,52 @@ export class PeerBook implements PeerHost {
       reason: `${trial.peer.layouts.length} layouts`,
     });
     return peer;
+  }
+
+  /** Takes a newer package of a peer. What fails leaves the peer as it was. */
+  async #renew(peer: Peer, metadata: MetadataPackage): Promise<void> {
+    const attach = this.#attach(metadata);
+    // Throws for a sequence that is not higher, before NIXL hears of it.
+    importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
+    await this.#reloadIntoNixl(peer, metadata);
+    this.#state.demandOpen("update");
+    const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
+    this.#state.snapshot = entered.snapshot;
+    this.#blobs.set(peer, metadata.nixlMetadata);
+    peer.replaceLayouts(entered.peer.layouts);
+    this.#events.emit("peer", {
+      change: "updated",
+      workerId: peer.workerId,
+      agentName: peer.agentName,
+      reason: `sequence ${metadata.sequence}`,
+    });
+  }
+
+  /**
+   * NIXL takes metadata that add to what it knows without disturbing transfers. Metadata that contradict it (a region
+   * that was registered anew under another key) are taken only after the peer was forgotten, which ends its transfers.
+   */
+  async #reloadIntoNixl(peer: Peer, metadata: MetadataPackage): Promise<void> {
+    const { agent } = this.#session;
+    if (agent === null) return;
+    try {
+      await this.#loadIntoNixl(metadata);
+      return;
+    } catch {
+      // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+    }
+    try {
+      await agent.forgetPeer(peer.wireName);
+      await this.#loadIntoNixl(metadata);
+    } catch (error) {
+      const before = this.#blobs.get(peer);
+      await agent.forgetPeer(peer.wireName).catch(() => undefined);
+      if (before !== undefined && before.byteLength > 0)
+        await agent
+          .loadPeer(before, peer.wireName)
+          .catch((again: unknown) => this.lose(peer, again instanceof Error ? again.message : String(again)));
+      throw error;
+    }
   }
 
   /** A higher incarnation of a known worker was imported: the old one is gone. */
@@ -231,14 +280,12 @@ export class PeerBook implements PeerHost {
   }
 }
 
-function twice(workerId: bigint): KvferryError {
+function twice(operation: string, { workerId, agentName }: MetadataPackage): KvferryError {
   return new KvferryError(
     "DUPLICATE_WORKER",
-    "importMetadata",
-    `worker ${workerId} is being imported at this moment`,
+    operation,
+    `worker ${workerId} or agent ${agentName} is being imported at this moment`,
     "Await the first import and use its peer.",
-    {
-      workerId: workerId.toString(),
-    },
+    { workerId: workerId.toString(), agentName },
   );
 }

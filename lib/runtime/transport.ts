@@ -183,7 +183,9 @@ export class Transport implements AsyncDisposable {
 
   /** The imported peer of a worker id, or undefined. */
   peer(workerId: bigint | number): Peer | undefined {
-    return this.#peers.peer(BigInt(workerId));
+    return typeof workerId === "bigint" || Number.isSafeInteger(workerId)
+      ? this.#peers.peer(BigInt(workerId))
+      : undefined;
   }
 
   /**

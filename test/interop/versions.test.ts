@@ -9,7 +9,7 @@ import { PEER_VERSIONS, pythonClient } from "./python-peer.ts";
  * time with an error, and does not hang, is a test of its own.
  */
 const withoutCma = (ours: string, theirs: string): boolean =>
-  theirs.startsWith("1.3.") && !ours.startsWith("1.3.");
+  theirs.startsWith("1.3.") !== ours.startsWith("1.3.");
 
 const missing =
   findNixl() === null
