@@ -41,7 +41,8 @@ export interface RowSpec {
   readonly id: string;
   readonly unit: string;
   readonly direction: Direction;
-  readonly goal?: Goal;
+  /** Of several all must be reached. */
+  readonly goal?: Goal | readonly Goal[];
   readonly note?: string;
 }
 
@@ -78,7 +79,7 @@ export function summarize(spec: RowSpec, sets: SampleSets): BenchResult {
     processes: sets.length,
     ...(spec.note === undefined ? {} : { note: spec.note }),
   };
-  return spec.goal === undefined ? result : { ...result, ...judge(spec, spec.goal, result) };
+  return spec.goal === undefined ? result : { ...result, ...judge(spec, [spec.goal].flat(), result) };
 }
 
 /** A report as lines of text. */
@@ -125,14 +126,20 @@ function ratioTo(spec: RowSpec, sets: SampleSets, name: string): ReturnType<type
 
 function judge(
   spec: RowSpec,
-  goal: Goal,
+  goals: readonly Goal[],
   result: { readonly ours: number; readonly ratioToLimit?: number; readonly ratioToPeer?: number },
 ): { readonly goal: string; readonly met: boolean } {
-  const found = result[goal.figure] ?? Number.NaN;
-  const atMost = goal.figure === "ours" && spec.direction === "time";
-  const name = goal.figure === "ours" ? "" : `${goal.figure} `;
+  const verdicts = goals.map((goal) => {
+    const found = result[goal.figure] ?? Number.NaN;
+    const atMost = goal.figure === "ours" && spec.direction === "time";
+    const name = goal.figure === "ours" ? "" : `${goal.figure} `;
+    return {
+      text: `${name}${atMost ? "<=" : ">="} ${goal.value}`,
+      met: atMost ? found <= goal.value : found >= goal.value,
+    };
+  });
   return {
-    goal: `${name}${atMost ? "<=" : ">="} ${goal.value}`,
-    met: atMost ? found <= goal.value : found >= goal.value,
+    goal: verdicts.map((verdict) => verdict.text).join(", "),
+    met: verdicts.every((verdict) => verdict.met),
   };
 }

@@ -6,6 +6,7 @@
 
 #include "cuda_device.h"
 #include "status.h"
+#include "thread.h"
 
 /* Links a submission together; lives on the submitting thread's stack. */
 typedef struct submission {
@@ -59,11 +60,13 @@ static kvf_lane *take_lane(kvf_cuda_device *device, kvf_direction direction, boo
 int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
     submission s = {.task = task, .device = task->device, .cu = kvf_cuda_driver_get(), .patient = patient};
     *touched = false;
+    task->direction = direction_of(&task->hop);
+    task->begun = kvf_now_nanos();
     if (kvf_task_waits(task)) {
         if (!task->lane && !(task->lane = kvf_lane_take_own(s.device))) return KVF_E_NOMEM;
         s.lane = task->lane;
         pthread_mutex_lock(&s.lane->lock);
-    } else if (!(s.lane = take_lane(s.device, direction_of(&task->hop), patient))) return KVF_AGAIN;
+    } else if (!(s.lane = take_lane(s.device, task->direction, patient))) return KVF_AGAIN;
     if (!s.lane->ready && !patient && !task->foreign) {
         pthread_mutex_unlock(&s.lane->lock);
         return KVF_AGAIN;
@@ -108,12 +111,6 @@ static void on_mark(void *argument) {
     if (!atomic_load(&task->settled)) kvf_job_progress(task->context, task->slot, mark->programs, mark->bytes);
 }
 
-static void on_done(void *argument) {
-    kvf_task *task = argument;
-    kvf_task_settle(task, task->status, task->done_flags, task->value, task->text);
-    atomic_store(&task->over, true);
-}
-
 /* Queues the events that the program waits for. Slabs read the host side on streams of their own: those wait too. */
 static int32_t queue_waits(submission *s, uint32_t program, bool first) {
     kvf_task *task = s->task;
@@ -137,6 +134,10 @@ static int32_t submit_programs(submission *s) {
     const kvf_cuda_tuning *tuning = &s->device->tuning;
     s->lane->used_copy[0] = s->lane->used_copy[1] = false;
     double bytes = 0;
+    if (task->hop.programs == 0 && !task->foreign) { /* nothing to copy, but somebody may be waiting for what comes before */
+        int32_t status = queue_waits(s, 0, true);
+        if (status != KVF_OK) return status;
+    }
     for (uint32_t i = 0; i < task->hop.programs; i++) {
         const kvf_program *program = &task->hop.program[i];
         if (s->touched && kvf_job_cancelled(task->context, task->slot))
@@ -198,30 +199,29 @@ static int32_t complete(submission *s, int32_t status) {
     task->status = status;
     task->done_flags = status == KVF_OK && !s->touched ? 0 : KVF_DONE_TOUCHED;
     task->value = status == KVF_OK ? (double)task->hop.bytes : 0;
+    task->side = lane->side;
     if (status != KVF_OK) strncpy(task->text, kvf_error_text(), sizeof task->text - 1);
     const bool copies = lane->used_copy[0] || lane->used_copy[1];
-    cu_stream last = task->foreign ? lane->side : lane->work;
-    cu_result result = CU_OK;
-    int32_t ended = KVF_OK;
-    if (copies) {
-        ended = join(s);
-        last = lane->side;
-    }
+    cu_stream last = task->foreign || copies ? lane->side : lane->work;
+    int32_t ended = copies ? join(s) : KVF_OK;
+    const bool flagged = s->device->tuning.look && kvf_task_flag(task);
     kvf_task_started(task);
     if (ended == KVF_OK) {
-        result = cu->event_record(task->done, last);
-        if (result == CU_OK && last != lane->side && s->device->tuning.side) {
-            result = cu->stream_wait(lane->side, task->done, 0);
-            last = lane->side;
-        }
+        cu_result result = cu->event_record(task->done, last);
         if (result == CU_OK && task->stream && (task->flags & KVF_CUDA_CALLER_WAITS)) result = cu->stream_wait(task->stream, task->done, 0);
-        if (result == CU_OK) result = cu->stream_call(last, on_done, task);
+        if (result == CU_OK && flagged) {
+            const uint32_t *flag = s->device->flags + (task->flag - 1) * KVF_FLAG_WORDS;
+            result = cu->stream_write(last, (cu_pointer)(uintptr_t)flag, task->number, 0);
+        }
         if (result != CU_OK) ended = failed(s, result, "CUDA: the completion could not be queued");
+        else if (flagged) kvf_task_look(task);
+        else ended = kvf_task_call(task);
     }
     if (ended != KVF_OK) { /* nobody will call: what was queued may still run */
         kvf_task_settle(task, ended, s->touched ? KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT : 0, 0, kvf_error_text());
         s->touched = true;
         if (lane->work) cu->stream_synchronize(lane->work);
+        cu->stream_synchronize(lane->side);
         atomic_store(&task->over, true);
     }
     return ended;
@@ -243,18 +243,10 @@ static int32_t check_sides(submission *s, const kvf_program *program, const kvf_
             int32_t status = kvf_cuda_device_reach(s->device, (int)devices[side]);
             if (status != KVF_OK) return status;
         } else if (!kernel || (method == KVF_CUDA_METHOD_SLAB && kinds[side] == 0)) continue; /* the driver checks */
-        uint64_t low, high, first_low, first_high;
-        kvf_nest_extent(nest, side, 0, &first_low, &first_high);
-        for (uint64_t r = 0; r < nest->bases; r++) {
-            uint64_t shift = r == 0 ? 0 : nest->side[side].base ? (uint64_t)((int64_t)nest->side[side].base[r] - (int64_t)nest->side[side].base[0])
-                                                                 : (uint64_t)((int64_t)r * nest->side[side].base_step);
-            low = first_low + shift;
-            high = first_high + shift;
-            if (!kvf_cuda_knows(s->device, low, high, kinds[side]))
-                return kvf_refuse(KVF_E_INVALID, "CUDA: program %u: the %s, %llu bytes at 0x%llx, is not %s", s->program, name,
-                                  (unsigned long long)(high - low), (unsigned long long)low,
-                                  kinds[side] == 1 ? "memory of this device" : "pinned memory");
-        }
+        uint64_t low, high;
+        if (!kvf_cuda_knows_side(s->device, nest, side, kinds[side], &low, &high))
+            return kvf_refuse(KVF_E_INVALID, "CUDA: program %u: the %s, %llu bytes at 0x%llx, is not %s", s->program, name,
+                              (unsigned long long)(high - low), (unsigned long long)low, kinds[side] == 1 ? "memory of this device" : "pinned memory");
     }
     return KVF_OK;
 }
@@ -349,6 +341,7 @@ typedef struct launch {
     submission *s;
     int side;
     bool bulk;
+    bool sends; /* lists go to device memory: many warps will read them; across the link they are read where they are */
     uint32_t ctas, threads;
 } launch;
 
@@ -367,6 +360,19 @@ static int32_t stage_lists(submission *s, uint32_t bytes, uint32_t *at) {
     *at = lane->list_segment * KVF_LIST_BYTES + lane->list_used;
     lane->list_used += (bytes + 255u) & ~255u;
     return KVF_OK;
+}
+
+/* Brings lists into device memory by a kernel: a copy call costs several times as much to submit. */
+static int32_t send_lists(submission *s, cu_pointer from, cu_pointer to, uint64_t bytes) {
+    const kvf_nest nest = {.bases = 1, .pairs = 1, .blocks = 1, .row = (bytes + 15) & ~(uint64_t)15, .side = {{.add = (int64_t)from}, {.add = (int64_t)to}}};
+    kvf_kernel_program program;
+    bool external;
+    int32_t status = kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 1024, NULL, &external, &program);
+    if (status != KVF_OK) return status;
+    void *parameters[] = {&program};
+    const uint32_t ctas = (program.units + 3) / 4;
+    cu_result result = s->cu->launch(s->device->kernel[KVF_KERNEL_PIECES_16], ctas, 1, 1, 128, 1, 1, 0, s->lane->work, parameters, NULL);
+    return result == CU_OK ? KVF_OK : failed(s, result, "CUDA: lists could not be sent");
 }
 
 static int32_t launch_part(const kvf_nest *nest, void *argument) {
@@ -390,9 +396,12 @@ static int32_t launch_part(const kvf_nest *nest, void *argument) {
     int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lane->list_host + at / 4, &external, &program);
     if (status != KVF_OK) return status;
     if (external) {
-        cu_result result = s->cu->copy(lane->list_device + at, (cu_pointer)(uintptr_t)lane->list_host + at, words * 4, lane->work);
-        if (result != CU_OK) return failed(s, result, "CUDA: lists could not be sent");
-        program.lists = lane->list_device + at;
+        program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
+        if (how->sends) {
+            status = send_lists(s, program.lists, lane->list_device + at, words * 4);
+            if (status != KVF_OK) return status;
+            program.lists = lane->list_device + at;
+        }
     }
     /* Not more CTAs than there is work for, and the work spread over all of them. */
     uint32_t threads = how->threads, shared = 0;
@@ -411,7 +420,7 @@ static int32_t launch_part(const kvf_nest *nest, void *argument) {
 }
 
 static int32_t copy_by_kernel(submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
-    launch how = {s, side, bulk, ctas, threads};
+    launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads};
     const uint32_t width = kvf_nest_alignment(nest, false);
     kvf_shape shape = bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
     const uint64_t pairs = KVF_LIST_BYTES / 16; /* three words a pair, and bases beside them */
@@ -435,7 +444,7 @@ static int32_t slab_part(const kvf_nest *nest, void *argument) {
     cu_stream copies = lane->copy[way];
     kvf_nest near, far;
     kvf_nest_slab(nest, s->near, lane->slab + slot * lane->slab_bytes, s->offsets, &near, &far);
-    launch how = {s, 1 - s->near, false, s->task->width ? s->task->width : tuning->slab_ctas, tuning->slab_threads};
+    launch how = {s, 1 - s->near, false, true, s->task->width ? s->task->width : tuning->slab_ctas, tuning->slab_threads};
     const bool gather = s->near == KVF_SRC;
     cu_stream first = gather ? lane->work : copies, second = gather ? copies : lane->work;
     lane->used_copy[way] = true;

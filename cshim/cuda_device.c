@@ -1,5 +1,6 @@
 #include "cuda_device.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +20,12 @@ static _Atomic(kvf_cuda_device *) table[KVF_CUDA_DEVICES];
 static int32_t open_locked(int ordinal);
 static bool drained(kvf_cuda_device *device);
 static int32_t load_kernels(kvf_cuda_device *device);
+static int32_t prepare_lanes(kvf_cuda_device *device);
 static void close_locked(kvf_cuda_device *device);
 static void free_lane(kvf_cuda_device *device, kvf_lane *lane);
 static void *submit_thread(void *argument);
 static void *watch_thread(void *argument);
+static void *look_thread(void *argument);
 static void poison(kvf_cuda_device *device);
 
 static const char *const kernel_names[KVF_KERNELS] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n",
@@ -123,14 +126,14 @@ static void set_tuning(kvf_cuda_tuning *tuning) {
         .link_threads = 512,
         .device_ctas = 4,
         .device_threads = 512,
-        .slab_ctas = 32,
+        .slab_ctas = 48,
         .slab_threads = 512,
-        .slab_chunk = 4u << 20,
+        .slab_chunk = 8u << 20,
         .slab_streams = 2,
         .bulk_ctas = 8,
         .bulk_warps = 4,
         .bulk_stage = 8192,
-        .side = 1,
+        .look = 1,
     };
 }
 
@@ -145,6 +148,10 @@ static int32_t open_locked(int ordinal) {
     pthread_mutex_init(&device->lock, NULL);
     kvf_condition_init(&device->queued);
     kvf_condition_init(&device->watched);
+    kvf_condition_init(&device->look);
+    for (uint32_t i = 0; i < KVF_FLAGS; i++) device->free_flag[device->free_flags++] = (uint16_t)(KVF_FLAGS - 1 - i);
+    device->rate[KVF_TO_DEVICE] = device->rate[KVF_TO_HOST] = 50;
+    device->rate[KVF_ON_DEVICE] = 1000;
     for (int d = 0; d < KVF_DIRECTIONS; d++) {
         for (int i = 0; i < KVF_LANES; i++) pthread_mutex_init(&device->lane[d][i].lock, NULL);
     }
@@ -167,16 +174,15 @@ static int32_t open_locked(int ordinal) {
         status = load_kernels(device);
         kvf_cuda_leave();
     }
-    if (status == KVF_OK) status = kvf_thread_start(&device->submitter, "kvf-cuda-submit", submit_thread, device);
-    if (status == KVF_OK) {
-        status = kvf_thread_start(&device->watcher, "kvf-cuda-watch", watch_thread, device);
-        if (status != KVF_OK) {
-            pthread_mutex_lock(&device->lock);
-            device->stop = true;
-            pthread_cond_signal(&device->queued);
-            pthread_mutex_unlock(&device->lock);
-            pthread_join(device->submitter, NULL);
-        } else device->threads = true;
+    if (status == KVF_OK) status = prepare_lanes(device);
+    struct {
+        pthread_t *thread;
+        const char *name;
+        void *(*run)(void *);
+    } threads[3] = {{&device->submitter, "kvf-cuda-submit", submit_thread}, {&device->watcher, "kvf-cuda-watch", watch_thread}, {&device->looker, "kvf-cuda-look", look_thread}};
+    for (int i = 0; i < 3 && status == KVF_OK; i++) {
+        status = kvf_thread_start(threads[i].thread, threads[i].name, threads[i].run, device);
+        if (status == KVF_OK) device->threads++;
     }
     if (status != KVF_OK) {
         close_locked(device);
@@ -225,23 +231,43 @@ static int32_t load_kernels(kvf_cuda_device *device) {
     return KVF_OK;
 }
 
+/* All that the first copies would otherwise have to wait for. */
+static int32_t prepare_lanes(kvf_cuda_device *device) {
+    int32_t status = kvf_cuda_enter(device);
+    if (status != KVF_OK) return status;
+    void *flags = NULL;
+    const size_t bytes = sizeof(uint32_t) * KVF_FLAGS * KVF_FLAG_WORDS;
+    cu_result result = kvf_cuda_driver_get()->host_alloc(&flags, bytes, CU_HOST_PORTABLE | CU_HOST_MAPPED);
+    if (result != CU_OK) status = kvf_cuda_failed(device, result, "CUDA: flags could not be made");
+    else {
+        memset(flags, 0, bytes);
+        device->flags = flags;
+    }
+    for (int d = 0; d < KVF_DIRECTIONS; d++) {
+        for (int i = 0; i < KVF_LANES && status == KVF_OK; i++) status = kvf_lane_prepare(device, &device->lane[d][i]);
+    }
+    kvf_cuda_leave();
+    return status;
+}
+
 static void close_locked(kvf_cuda_device *device) {
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
-    if (device->threads) {
-        pthread_mutex_lock(&device->lock);
-        device->stop = true;
-        pthread_cond_signal(&device->queued);
-        pthread_cond_signal(&device->watched);
-        pthread_mutex_unlock(&device->lock);
-        pthread_join(device->submitter, NULL);
-        pthread_join(device->watcher, NULL);
-    }
+    pthread_mutex_lock(&device->lock);
+    device->stop = true;
+    pthread_cond_signal(&device->queued);
+    pthread_cond_signal(&device->watched);
+    pthread_cond_signal(&device->look);
+    pthread_mutex_unlock(&device->lock);
+    if (device->threads > 0) pthread_join(device->submitter, NULL);
+    if (device->threads > 1) pthread_join(device->watcher, NULL);
+    if (device->threads > 2) pthread_join(device->looker, NULL);
     if (kvf_cuda_enter(device) == KVF_OK) {
         for (int d = 0; d < KVF_DIRECTIONS; d++) {
             for (int i = 0; i < KVF_LANES; i++) free_lane(device, &device->lane[d][i]);
         }
         for (kvf_lane *lane = device->own; lane; lane = lane->next) free_lane(device, lane);
         for (uint32_t i = 0; i < device->spares; i++) cu->event_destroy(device->spare[i]);
+        if (device->flags) cu->host_free((void *)(uintptr_t)device->flags);
         if (device->module) cu->module_unload(device->module);
         kvf_cuda_leave();
     }
@@ -249,6 +275,7 @@ static void close_locked(kvf_cuda_device *device) {
     free(device->spare);
     pthread_cond_destroy(&device->queued);
     pthread_cond_destroy(&device->watched);
+    pthread_cond_destroy(&device->look);
     pthread_mutex_destroy(&device->lock);
     for (int d = 0; d < KVF_DIRECTIONS; d++) {
         for (int i = 0; i < KVF_LANES; i++) pthread_mutex_destroy(&device->lane[d][i].lock);
@@ -423,7 +450,172 @@ void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double valu
     else kvf_job_fail(task->context, task->slot, status, flags, "%s", text);
 }
 
+/* ---- watching flags -------------------------------------------------------------------------------------------
+ * A sleeping thread that the driver wakes runs tens of microseconds after the device is done. So the end of a copy is
+ * foreseen from the rate last seen, and a thread sleeps until shortly before it and then looks at the flag that the
+ * stream writes; when the foreseen time is well past it lets the driver call instead. Nothing runs: it sleeps for good.
+ */
+
+#define MICRO UINT64_C(1000)
+#define WAKE_EARLY (80 * MICRO) /* a timed sleep may last that much longer */
+#define LOOK_LONGER (100 * MICRO)
+#define LINGER (150 * MICRO)    /* awake after the last one, so that a chain of small copies wakes nobody */
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+bool kvf_task_flag(kvf_task *task) {
+    kvf_cuda_device *device = task->device;
+    pthread_mutex_lock(&device->lock);
+    bool got = device->free_flags > 0;
+    if (got) {
+        task->flag = 1u + device->free_flag[--device->free_flags];
+        if (++device->numbers == 0) device->numbers = 1;
+        task->number = device->numbers;
+    }
+    pthread_mutex_unlock(&device->lock);
+    return got;
+}
+
+void kvf_task_look(kvf_task *task) {
+    kvf_cuda_device *device = task->device;
+    const uint64_t now = kvf_now_nanos();
+    pthread_mutex_lock(&device->lock);
+    uint64_t *expected = &device->expected[task->direction];
+    const uint64_t lasts = (uint64_t)((double)task->hop.bytes / device->rate[task->direction]);
+    const uint64_t starts = *expected > task->begun ? *expected : task->begun;
+    task->expected = starts + lasts + 5 * MICRO;
+    if (!kvf_task_waits(task)) *expected = starts + lasts; /* who waits for events says nothing about the link */
+    task->look_from = task->expected - lasts / 16;
+    task->look_until = task->expected + lasts / 4 + LOOK_LONGER;
+    if (task->look_until < now + LOOK_LONGER) task->look_until = now + LOOK_LONGER;
+    const uint64_t from = task->look_from;
+    pthread_mutex_unlock(&device->lock);
+    /* No lock from here on: the looking thread takes none while it is awake, so that neither waits for the other. */
+    task->look_next = atomic_load(&device->looked);
+    while (!atomic_compare_exchange_weak(&device->looked, &task->look_next, task)) {}
+    if (!atomic_load(&device->looks) && from < atomic_load(&device->look_at)) {
+        pthread_mutex_lock(&device->lock);
+        pthread_cond_signal(&device->look);
+        pthread_mutex_unlock(&device->lock);
+    }
+}
+
+static void on_done(void *argument) {
+    kvf_task *task = argument;
+    kvf_task_settle(task, task->status, task->done_flags, task->value, task->text);
+    atomic_store(&task->over, true);
+}
+
+int32_t kvf_task_call(kvf_task *task) {
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    cu_result result = cu->stream_wait(task->side, task->done, 0);
+    if (result == CU_OK) result = cu->stream_call(task->side, on_done, task);
+    return result == CU_OK ? KVF_OK : kvf_cuda_failed(task->device, result, "CUDA: the completion could not be queued");
+}
+
+/* What was seen of the link, for the next estimate. */
+static void learn(kvf_cuda_device *device, const kvf_task *task, uint64_t now) {
+    const kvf_direction way = task->direction;
+    if (kvf_task_waits(task) || task->status != KVF_OK) return;
+    const uint64_t lasted = now > task->begun ? now - task->begun : 1;
+    pthread_mutex_lock(&device->lock);
+    const uint64_t lasts = (uint64_t)((double)task->hop.bytes / device->rate[way]);
+    const bool alone = task->expected < task->begun + lasts + 10 * MICRO; /* nothing was queued before it */
+    if (alone && task->hop.bytes > 1u << 20 && lasted > 20 * MICRO) {
+        double seen = (double)task->hop.bytes / (double)(lasted - 10 * MICRO);
+        device->rate[way] = seen < 0.1 ? 0.1 : (device->rate[way] + seen) / 2;
+    }
+    if (device->expected[way] < now) device->expected[way] = now;
+    pthread_mutex_unlock(&device->lock);
+}
+
+/* Takes the tasks that are over, and those that took too long, off the list; answers when to look for the others. */
+static uint64_t look_once(kvf_cuda_device *device, kvf_task **list, uint64_t now, kvf_task **over, kvf_task **late) {
+    uint64_t from = UINT64_MAX;
+    for (kvf_task **at = list; *at;) {
+        kvf_task *task = *at;
+        const bool written = __atomic_load_n(&device->flags[(task->flag - 1) * KVF_FLAG_WORDS], __ATOMIC_ACQUIRE) == task->number;
+        if (written || now > task->look_until) {
+            *at = task->look_next;
+            kvf_task **to = written ? over : late;
+            task->look_next = *to;
+            *to = task;
+        } else {
+            if (task->look_from < from) from = task->look_from;
+            at = &task->look_next;
+        }
+    }
+    return from;
+}
+
+static void end_looks(kvf_cuda_device *device, kvf_task *over, kvf_task *late) {
+    while (over) {
+        kvf_task *next = over->look_next;
+        learn(device, over, kvf_now_nanos());
+        on_done(over);
+        over = next;
+    }
+    if (!late || device->poisoned || kvf_cuda_enter(device) != KVF_OK) return;
+    while (late) {
+        kvf_task *next = late->look_next;
+        /* A failure here ends the context, which settles everything. */
+        if (!atomic_load(&late->settled)) kvf_task_call(late);
+        late = next;
+    }
+    kvf_cuda_leave();
+}
+
+static void *look_thread(void *argument) {
+    kvf_cuda_device *device = argument;
+    kvf_task *list = NULL;
+    uint64_t busy = 0;
+    bool stop = false;
+    atomic_store(&device->looks, true);
+    while (!stop) {
+        kvf_task *more = atomic_load_explicit(&device->looked, memory_order_relaxed) ? atomic_exchange(&device->looked, NULL) : NULL;
+        while (more) {
+            kvf_task *next = more->look_next;
+            more->look_next = list;
+            list = more;
+            more = next;
+        }
+        const uint64_t now = kvf_now_nanos();
+        kvf_task *over = NULL, *late = NULL;
+        const uint64_t from = look_once(device, &list, now, &over, &late);
+        if (over || late) {
+            end_looks(device, over, late);
+            busy = kvf_now_nanos();
+        } else if (from > now + WAKE_EARLY && now > busy + LINGER) {
+            pthread_mutex_lock(&device->lock);
+            atomic_store(&device->look_at, from);
+            atomic_store(&device->looks, false);
+            if (!device->stop && !atomic_load(&device->looked)) {
+                if (from == UINT64_MAX) pthread_cond_wait(&device->look, &device->lock);
+                else kvf_condition_wait_until(&device->look, &device->lock, from - WAKE_EARLY);
+            }
+            atomic_store(&device->looks, true);
+            stop = device->stop;
+            pthread_mutex_unlock(&device->lock);
+        } else {
+            for (int i = 0; i < 16; i++) relax();
+            if ((now >> 12 & 3) == 0) sched_yield();
+        }
+    }
+    return NULL;
+}
+
 void kvf_task_free(kvf_task *task) {
+    if (task->flag) {
+        pthread_mutex_lock(&task->device->lock);
+        task->device->free_flag[task->device->free_flags++] = (uint16_t)(task->flag - 1);
+        pthread_mutex_unlock(&task->device->lock);
+    }
     kvf_cuda_event_give(task->device, task->done);
     kvf_cuda_event_give(task->device, task->before);
     if (task->lane) {

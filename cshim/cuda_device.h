@@ -24,6 +24,10 @@ typedef enum kvf_direction { KVF_TO_DEVICE, KVF_TO_HOST, KVF_ON_DEVICE, KVF_DIRE
 #define KVF_LIST_SEGMENTS 8
 #define KVF_LIST_BYTES (256u << 10)
 
+/* Tasks whose end a thread may watch at once; more end through the driver's callback. */
+#define KVF_FLAGS 1024
+#define KVF_FLAG_WORDS 16 /* a cache line each */
+
 #define KVF_SLABS 4
 #define KVF_BATCH 4096
 
@@ -69,7 +73,7 @@ typedef struct kvf_cuda_tuning {
     uint32_t bulk_ctas;
     uint32_t bulk_warps;
     uint32_t bulk_stage;   /* bytes of a stage */
-    uint32_t side;         /* completions on a stream of their own */
+    uint32_t look;         /* watch flags; 0: the driver's callbacks only */
 } kvf_cuda_tuning;
 
 typedef enum kvf_kernel {
@@ -102,7 +106,18 @@ typedef struct kvf_cuda_device {
     atomic_uint turn[KVF_DIRECTIONS];
     _Atomic(uint64_t) peers; /* ordinals whose memory this context reaches */
 
+    uint32_t *flags;          /* pinned; streams write a task's number behind its copies */
+    _Atomic(struct kvf_task *) looked; /* tasks whose flags are to be watched and that the looking thread has not taken */
+    atomic_bool looks;                 /* it is awake and will see new ones */
+    _Atomic(uint64_t) look_at;         /* asleep: until then */
+
     pthread_mutex_t lock;    /* everything below */
+    uint16_t free_flag[KVF_FLAGS];
+    uint32_t free_flags;
+    uint32_t numbers;        /* of the last task that has a flag */
+    pthread_cond_t look;
+    uint64_t expected[KVF_DIRECTIONS]; /* when what is queued in a direction should be over */
+    double rate[KVF_DIRECTIONS];       /* bytes a nanosecond, as last seen */
     cu_event *spare;         /* events without timing */
     uint32_t spares, spare_room;
     struct kvf_task *running;
@@ -112,8 +127,8 @@ typedef struct kvf_cuda_device {
     pthread_cond_t watched;  /* the watching thread sleeps here */
     bool watching;           /* the watching thread looks by itself now and then */
     bool stop;
-    bool threads;            /* both were started */
-    pthread_t submitter, watcher;
+    uint32_t threads;        /* that were started */
+    pthread_t submitter, watcher, looker;
     atomic_bool poisoned;
     char cause[KVF_TEXT_BYTES];
 } kvf_cuda_device;
@@ -162,11 +177,17 @@ typedef struct kvf_task {
     double *waits;          /* pairs of program and event */
     uint32_t wait_count;
     cu_event done;
+    cu_stream side;         /* of its lane */
     kvf_lane *lane;         /* one of its own, or NULL */
     int32_t status;         /* what the completion reports */
     uint32_t done_flags;
     double value;
     char text[KVF_TEXT_BYTES];
+    uint32_t flag;          /* 1 + its index, or 0 */
+    uint32_t number;        /* what the stream writes there */
+    kvf_direction direction;
+    uint64_t begun, expected, look_from, look_until; /* nanoseconds */
+    struct kvf_task *look_next;
     struct kvf_mark *marks; /* one for each program that is watched */
     atomic_bool settled;
     atomic_bool over;       /* the callback has ended: the task may be freed */
@@ -179,6 +200,13 @@ typedef struct kvf_mark {
     double bytes;
 } kvf_mark;
 
+/* Gives a task a flag for its stream to write; false when there is none left. */
+bool kvf_task_flag(kvf_task *task);
+/* Has the task's flag watched from now on: it settles the task when it is written, or hands it to the driver's callback
+ * when that takes unexpectedly long. */
+void kvf_task_look(kvf_task *task);
+/* Queues the driver's callback behind the task's event. The context is entered. */
+int32_t kvf_task_call(kvf_task *task);
 /* Puts a task on the list of what runs. */
 void kvf_task_started(kvf_task *task);
 /* Ends its job, unless somebody did. */
@@ -202,5 +230,7 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
 /* True when [low, high) is device memory that `device` reaches (kind 1), or pinned memory (kind 0). Asks the driver for
  * what is not known. The context is entered. */
 bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind);
+/* The same for the extents of all bases of one side of a nest; *low and *high are the first that is not known. */
+bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_nest *nest, int side, uint32_t kind, uint64_t *low, uint64_t *high);
 
 #endif

@@ -141,6 +141,7 @@ typedef cu_result (*cu_batch8)(cu_pointer *dst, cu_pointer *src, size_t *bytes, 
     X(stream_query, "cuStreamQuery", (cu_stream stream))                                                                         \
     X(stream_wait, "cuStreamWaitEvent", (cu_stream stream, cu_event event, unsigned flags))                                      \
     X(stream_call, "cuLaunchHostFunc", (cu_stream stream, void (*call)(void *), void *argument))                                 \
+    X(stream_write, "cuStreamWriteValue32", (cu_stream stream, cu_pointer at, uint32_t value, unsigned flags))                   \
     X(event_create, "cuEventCreate", (cu_event * event, unsigned flags))                                                         \
     X(event_destroy, "cuEventDestroy", (cu_event event))                                                                         \
     X(event_record, "cuEventRecord", (cu_event event, cu_stream stream))                                                         \

@@ -590,7 +590,7 @@ int32_t kvf_cuda_test_copy(int32_t ordinal, const double *hop, kvf_word words, u
         status = kvf_cuda_copy_job(context, 0, ordinal, hop, words, method, width, 0, 0, NULL, 0);
         if (status != KVF_OK) break;
         const uint64_t queued = kvf_now_nanos();
-        while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == head) __builtin_ia32_pause();
+        while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == head) {}
         const uint64_t over = kvf_now_nanos();
         const uint32_t *done = shared + 16 + 8 * (head % 64);
         status = (int32_t)done[1];

@@ -73,17 +73,18 @@ static int32_t take(uint64_t address, origin from, region *out) {
     return found ? KVF_OK : kvf_refuse(KVF_E_INVALID, "CUDA: 0x%llx was not given by this library", (unsigned long long)address);
 }
 
+/* Whether a kernel of the device may touch this region as memory of that kind. */
+static bool serves(const region *r, const kvf_cuda_device *device, uint32_t kind) {
+    if ((r->kind == KVF_CUDA_POINTER_PINNED) != (kind == 0)) return false;
+    if (r->from == REGISTERED && !device->host_pointers) return false;
+    return r->kind == KVF_CUDA_POINTER_PINNED || r->device == device->ordinal ||
+           (r->device >= 0 && r->device < 64 && (device->peers >> r->device & 1));
+}
+
 static bool in_table(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind) {
-    bool known = false;
     pthread_rwlock_rdlock(&regions_lock);
     uint32_t at = find(low);
-    if (at > 0) {
-        const region *r = &regions[at - 1];
-        bool reached = r->kind == KVF_CUDA_POINTER_PINNED || r->device == device->ordinal ||
-                       (r->device >= 0 && r->device < 64 && (device->peers >> r->device & 1));
-        known = high <= r->end && reached && (r->kind == KVF_CUDA_POINTER_PINNED) == (kind == 0);
-        if (r->from == REGISTERED && !device->host_pointers) known = false;
-    }
+    bool known = at > 0 && high <= regions[at - 1].end && serves(&regions[at - 1], device, kind);
     pthread_rwlock_unlock(&regions_lock);
     return known;
 }
@@ -130,6 +131,31 @@ static bool driver_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, u
 
 bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind) {
     return in_table(device, low, high, kind) || driver_knows(device, low, high, kind);
+}
+
+bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_nest *nest, int side, uint32_t kind, uint64_t *low, uint64_t *high) {
+    uint64_t first_low, first_high, r = 0;
+    kvf_nest_extent(nest, side, 0, &first_low, &first_high);
+    const kvf_side *at = &nest->side[side];
+    const region *last = NULL;
+    pthread_rwlock_rdlock(&regions_lock); /* once for all bases, which mostly lie in the same region */
+    for (; r < nest->bases; r++) {
+        const uint64_t shift = (uint64_t)(at->base ? (int64_t)at->base[r] - (int64_t)at->base[0] : (int64_t)r * at->base_step);
+        *low = first_low + shift;
+        *high = first_high + shift;
+        if (last && *low >= last->start && *high <= last->end) continue;
+        uint32_t index = find(*low);
+        last = index > 0 && *high <= regions[index - 1].end && serves(&regions[index - 1], device, kind) ? &regions[index - 1] : NULL;
+        if (!last) break;
+    }
+    pthread_rwlock_unlock(&regions_lock);
+    for (; r < nest->bases; r++) { /* what the table does not have */
+        const uint64_t shift = (uint64_t)(at->base ? (int64_t)at->base[r] - (int64_t)at->base[0] : (int64_t)r * at->base_step);
+        *low = first_low + shift;
+        *high = first_high + shift;
+        if (!kvf_cuda_knows(device, *low, *high, kind)) return false;
+    }
+    return true;
 }
 
 int32_t kvf_cuda_pointer(kvf_word address, double *out) {

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "nixl_load.h"
 #include "status.h"
@@ -186,6 +187,10 @@ int32_t kvf_agent_start(kvf_context *ctx, uint32_t slot, const char *name, uint3
     }
     agent->progress_micros = progress_micros;
     agent->lane_count = lanes;
+    /* Copying posts saturate memory with few threads, and the program needs its cores too. */
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t half = cores > 3 ? (uint32_t)cores / 2 : 1;
+    agent->sharers = half < lanes ? half : lanes;
     *begin = (start){agent, slot};
     int32_t status = kvf_job_begin(ctx, slot);
     if (status == KVF_OK) {

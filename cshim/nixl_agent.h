@@ -71,6 +71,7 @@ struct kvf_agent {
     kvf_word word;
     uint32_t progress_micros;
     uint32_t lane_count;
+    uint32_t sharers; /* lanes that may work on one transfer */
     pthread_t control;
     atomic_uint references; /* threads, and calls that look at it */
 

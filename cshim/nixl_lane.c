@@ -164,6 +164,7 @@ static kvf_transfer *pick(kvf_agent *agent) {
     }
     for (t = agent->running; t; t = t->next) {
         if (!atomic_load_explicit(&t->shareable, memory_order_relaxed) || atomic_load(&t->abandoned)) continue;
+        if (t->workers >= agent->sharers) continue;
         t->workers++;
         return t;
     }

@@ -368,7 +368,7 @@ void kvf_transfer_land(kvf_transfer *t, kvf_piece *piece, uint64_t nanos, bool c
                 t->hop.bytes - bytes > SHARE_PIECES * piece->bytes;
     atomic_store_explicit(&t->shareable, more, memory_order_relaxed);
     pthread_mutex_unlock(&t->mutex);
-    if (more) kvf_lane_invite(t->agent);
+    if (more && t->agent->sharers > 1) kvf_lane_invite(t->agent);
     kvf_job_progress(t->ctx, t->slot, programs, (double)bytes);
 }
 

@@ -33,8 +33,7 @@ const BUSY_SHARE = 0.5;
 
 const dma: Method = (work, gpu, cuda) => ({
   method: "cuda/dma",
-  micros:
-    cuda.launchMicros + Math.max(0, gpu.rows - 1) * cuda.copyMicros + micros(work, linkRate(gpu, cuda)),
+  micros: cuda.launchMicros + Math.max(0, gpu.rows - 1) * cuda.copyMicros + micros(work, linkRate(gpu, cuda)),
   width: 1,
   inline: false,
   taken: "The bytes are so few runs that one DMA for each is fastest.",

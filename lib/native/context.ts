@@ -83,7 +83,13 @@ export class NativeContext {
     const status = library.kvf_context_open(slots, out);
     if (status !== KVF_OK) throw nativeError(library, status, "open", "the native context could not be made");
     const [address, shared, bytes] = [out[0] ?? 0, out[1] ?? 0, out[2] ?? 0];
-    const context = new NativeContext(library, slots, address, toArrayBuffer(shared as never, 0, bytes));
+    let context: NativeContext;
+    try {
+      context = new NativeContext(library, slots, address, toArrayBuffer(shared as never, 0, bytes));
+    } catch (error) {
+      library.kvf_context_close(address, 0, out);
+      throw error;
+    }
     // Arms the doorbell: nothing else would before the first ring.
     context.drain();
     return context;
@@ -261,7 +267,7 @@ export class NativeContext {
     for (const [slot, handler] of this.#handlers.entries()) {
       if (handler === undefined) continue;
       this.#handlers[slot] = undefined;
-      call(handler, LEFT_BEHIND, slot);
+      guarded(() => handler(LEFT_BEHIND, slot));
     }
     return status < 0 ? 0 : (this.#out[0] ?? 0);
   }
@@ -292,11 +298,11 @@ export class NativeContext {
       Atomics.store(words, TAIL, tail);
       const handler = this.#handlers[slot];
       this.#handlers[slot] = undefined;
-      if (handler !== undefined) call(handler, completion, slot);
+      if (handler !== undefined) guarded(() => handler(completion, slot));
       this.#freeSlots[this.#freeCount++] = slot;
     }
-    if (Atomics.exchange(words, PROGRESS, 0) !== 0) this.onProgress?.();
-    if (Atomics.exchange(words, NOTIFICATIONS, 0) !== 0) this.onNotifications?.();
+    if (Atomics.exchange(words, PROGRESS, 0) !== 0) guarded(() => this.onProgress?.());
+    if (Atomics.exchange(words, NOTIFICATIONS, 0) !== 0) guarded(() => this.onNotifications?.());
   }
 }
 
@@ -351,10 +357,10 @@ const LEFT_BEHIND: Completion = {
   micros: 0,
 };
 
-/** A handler's own mistake must neither stop the drain nor leak the slot. */
-function call(handler: CompletionHandler, completion: Completion, slot: number): void {
+/** A mistake in what is called must neither stop the drain nor leak a slot. */
+function guarded(work: () => void): void {
   try {
-    handler(completion, slot);
+    work();
   } catch (error) {
     queueMicrotask(() => {
       throw error;

@@ -2,13 +2,14 @@ import { KvferryError } from "../core/errors.ts";
 import type { BlockSelection } from "../core/request.ts";
 import { Deadlines, type Clock, type Expiring } from "./deadlines.ts";
 import type { EventHub } from "./events.ts";
+import { expectedBlocks } from "./expected-blocks.ts";
 import type { BlockGroups, Leases } from "./leases.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Messenger } from "./messenger.ts";
 import { payloadBytes, type Notification, type NotificationQueue } from "./notifications.ts";
 import type { Peer } from "./peer.ts";
 import type { TransportState } from "./state.ts";
-import { blockGroups, copyBlocks } from "./submit.ts";
+import { deadlineOf } from "./submit.ts";
 import type { SettledTransfer } from "./transfer.ts";
 
 /** What `Transport.expect` takes. */
@@ -31,8 +32,6 @@ export interface ArrivalResult {
   readonly durationMicros: number;
 }
 
-const DEFAULT_DEADLINE_MILLIS = 30_000;
-
 /** The receiving sides of peers' pushes. */
 export class Arrivals {
   readonly #state: TransportState;
@@ -41,6 +40,7 @@ export class Arrivals {
   readonly #messenger: Messenger;
   readonly #events: EventHub;
   readonly #clock: Clock;
+  readonly #deadlineMillis: number;
   readonly #deadlines: Deadlines;
   readonly #open: Set<Arrival> = new Set();
   /** Failed arrivals whose blocks are in quarantine. */
@@ -53,6 +53,7 @@ export class Arrivals {
     messenger: Messenger,
     events: EventHub,
     clock: Clock,
+    deadlineMillis: number,
   ) {
     this.#state = state;
     this.#leases = leases;
@@ -60,19 +61,30 @@ export class Arrivals {
     this.#messenger = messenger;
     this.#events = events;
     this.#clock = clock;
+    this.#deadlineMillis = deadlineMillis;
     this.#deadlines = new Deadlines(clock);
   }
 
-  /** @throws KvferryError `CLOSED`, `BLOCK_OUT_OF_RANGE`, `QUARANTINED`, `STALE_HANDLE`. */
+  /**
+   * @throws KvferryError `CLOSED`, `STALE_HANDLE`, `PEER_LOST`, `BLOCK_OUT_OF_RANGE`, `DUPLICATE_BLOCK`,
+   * `LENGTH_MISMATCH`, `QUARANTINED`, `INVALID_CONFIG` for a deadline or a tag that is none.
+   */
   expect(options: ExpectOptions): Arrival {
     this.#state.demandOpen("expect");
     options.layout.demandRegistered("expect");
-    const { handle, components } = options.layout.record;
-    const blocks = blockGroups(copyBlocks(options.blocks), [
-      ...new Set(components.map((component) => component.shape.group)),
-    ]);
-    for (const { shape } of components)
-      demandInRange(blocks.get(shape.group), shape.config.numBlocks, shape.group);
+    const { handle } = options.layout.record;
+    const { from } = options;
+    if (from.loss !== undefined) {
+      throw new KvferryError(
+        "PEER_LOST",
+        "expect",
+        `peer ${from.agentName} is not imported any more: ${from.loss.reason}`,
+        "Import its metadata again.",
+        { workerId: from.workerId.toString() },
+      );
+    }
+    const deadlineMillis = deadlineOf(options, this.#deadlineMillis, "expect");
+    const blocks = expectedBlocks(options.layout.record, options.blocks);
     this.#leases.demandUsable("expect", handle, "expected", blocks);
     const arrival: Arrival = new Arrival(options, {
       now: () => this.#clock.now(),
@@ -98,7 +110,7 @@ export class Arrivals {
     this.#messenger.wait(true);
     const stop = this.#queue.intercept((notification) => arrival.offer(notification));
     void options.from.lost.then(({ reason }) => arrival.lost(reason));
-    arrival.bucket = this.#deadlines.add(options.deadlineMs ?? DEFAULT_DEADLINE_MILLIS, arrival);
+    arrival.bucket = this.#deadlines.add(deadlineMillis, arrival);
     // The message may have come before anybody expected it.
     while (arrival.waiting) {
       const early = this.#queue.takeMatching((notification) => arrival.matches(notification));
@@ -119,7 +131,7 @@ export class Arrivals {
 
   /** Ends every arrival; its blocks stay in quarantine until the transport is gone. */
   close(): void {
-    for (const arrival of this.#open) arrival.lost("the transport was closed");
+    for (const arrival of this.#open) arrival.closed();
     this.#deadlines.clear();
   }
 
@@ -273,6 +285,19 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
     );
   }
 
+  /** @internal The transport is closing. */
+  closed(): void {
+    this.#fail(
+      new KvferryError(
+        "CLOSED",
+        "expect",
+        `the transport was closed before the data of ${this.from} was complete`,
+        "Await arrivals before closing.",
+        { from: this.from },
+      ),
+    );
+  }
+
   #fail(error: KvferryError): void {
     if (this.#state !== "waiting") return;
     this.#state = "failed";
@@ -303,16 +328,4 @@ function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
   if (left.byteLength !== right.byteLength) return false;
   for (let index = 0; index < left.byteLength; index++) if (left[index] !== right[index]) return false;
   return true;
-}
-
-function demandInRange(ids: Uint32Array | undefined, limit: number, group: string): void {
-  const bad = ids?.find((id) => id >= limit);
-  if (bad === undefined) return;
-  throw new KvferryError(
-    "BLOCK_OUT_OF_RANGE",
-    "expect",
-    `block ${bad} of group ${group} is not one of ${limit}`,
-    "Block ids start at 0.",
-    { block: bad, group, limit },
-  );
 }

@@ -1,9 +1,12 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Arrivals } from "./arrival.ts";
+import { CONTROL } from "./control-message.ts";
 import type { Engine } from "./engine.ts";
+import type { Liveness } from "./liveness.ts";
 import type { Messenger } from "./messenger.ts";
 import type { NotificationQueue } from "./notifications.ts";
 import type { PeerBook } from "./peer-book.ts";
+import type { Peer } from "./peer.ts";
 import type { Registrar } from "./registrar.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -27,6 +30,7 @@ export interface Closable {
   readonly peers: PeerBook;
   readonly arrivals: Arrivals;
   readonly messenger: Messenger;
+  readonly liveness: Liveness<Peer>;
   readonly queue: NotificationQueue;
 }
 
@@ -37,11 +41,11 @@ const NATIVE_MILLIS = 2_000;
 
 /** See `Transport.close`. */
 export async function closeTransport(parts: Closable): Promise<CloseReport> {
-  const { session, state, engine, registrar, peers, arrivals, messenger, queue } = parts;
+  const { session, state, engine, registrar, peers, arrivals, messenger, liveness, queue } = parts;
   state.close();
   queue.close();
   arrivals.close();
-  messenger.close();
+  liveness.stop();
   const closed = new KvferryError(
     "CLOSED",
     "close",
@@ -54,6 +58,16 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
     await within(STOP_MILLIS, engine.idle());
     engine.giveUpAll(closed);
   }
+  // Peers that hear it need not wait for silence to know.
+  await within(
+    STOP_MILLIS,
+    Promise.allSettled(
+      peers.peers
+        .filter((peer) => peer.understandsControl)
+        .map((peer) => messenger.control(peer, CONTROL.bye)),
+    ),
+  );
+  messenger.close();
   await within(NATIVE_MILLIS, peers.forgetAll());
   // An agent that is gone touches nothing: what only waited for that proof is free.
   let stuck = 0;
@@ -67,6 +81,7 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   }
   const inDoubt = engine.doubtfulCount;
   const layouts = await registrar.releaseAll();
+  await within(NATIVE_MILLIS, session.cuda.close());
   engine.stop();
   stuck += session.context.close(NATIVE_MILLIS);
   return { layouts, stuck, inDoubt };

@@ -1,6 +1,7 @@
 import { KvferryError, type ErrorWord, type Settlement } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ExecutorName, Hop, TransferPlan } from "../core/plan.ts";
+import type { CudaOrder } from "./cuda-order.ts";
 import type { Clock } from "./deadlines.ts";
 import { Deadlines, type Expiring } from "./deadlines.ts";
 import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
@@ -20,10 +21,12 @@ export interface Task {
   readonly deadlineMillis: number;
   /** Wire name of the peer that takes part; null for local transfers. */
   readonly agent: string | null;
-  /** Delivers the notification when no hop could carry it. */
+  /** Delivers the notification after the last hop; null when that hop itself carries it. */
   readonly deliver: ((payload: Uint8Array) => void) | null;
   /** Called for each layer that became readable. */
   readonly onLayer: ((layer: number) => void) | null;
+  /** GPU work that comes first. */
+  readonly order?: CudaOrder | null;
 }
 
 /** What the engine needs from the world; a simulation gives its own. */
@@ -291,8 +294,10 @@ class Run implements TransferControl, Expiring {
         const running = executor.start(
           hop,
           {
-            notification: last && hop.agent !== null ? this.task.notification : null,
+            notification:
+              last && hop.agent !== null && this.task.deliver === null ? this.task.notification : null,
             watch: this.task.plan.layers !== null,
+            order: this.#orderOf(hop),
           },
           (outcome) => {
             if (!returned) ended = outcome;
@@ -311,6 +316,13 @@ class Run implements TransferControl, Expiring {
       }
       if (!this.#hopDone(hop, ended)) return;
     }
+  }
+
+  /** The stream holds up the first hop only, events whichever hop moves their layers. */
+  #orderOf(hop: Hop): CudaOrder | null {
+    const { order } = this.task;
+    if (order === undefined || order === null || hop.executor !== "cuda") return null;
+    return this.#hopIndex === 0 ? order : { ...order, stream: 0 };
   }
 
   #ended(hop: Hop, outcome: HopOutcome): void {

@@ -1,5 +1,6 @@
 import type { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
+import type { CudaOrder } from "./cuda-order.ts";
 
 /** How a hop ended, as far as the native side can tell. */
 export interface HopOutcome {
@@ -20,6 +21,8 @@ export interface HopContext {
   readonly notification: Uint8Array | null;
   /** Report every completed program. */
   readonly watch: boolean;
+  /** GPU work that comes first; executors that know no GPU are given a hop that waits before theirs. */
+  readonly order?: CudaOrder | null;
 }
 
 /** A hop that runs. */

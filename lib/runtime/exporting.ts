@@ -73,7 +73,8 @@ export async function exportMetadata(
 
 function expiry({ expiresInMs }: ExportOptions, now: number): number | undefined {
   if (expiresInMs === undefined) return undefined;
-  if (Number.isFinite(expiresInMs) && expiresInMs > 0 && expiresInMs < 2 ** 52) return now + Math.ceil(expiresInMs);
+  if (Number.isFinite(expiresInMs) && expiresInMs > 0 && expiresInMs < 2 ** 52)
+    return now + Math.ceil(expiresInMs);
   throw new KvferryError(
     "INVALID_CONFIG",
     "exportMetadata",

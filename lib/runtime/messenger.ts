@@ -3,6 +3,7 @@ import { handleWorkerId } from "../core/handle.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { isRemote } from "../core/registry-queries.ts";
+import { CONTROL, looksLikeControl, readControl, writeControl } from "./control-message.ts";
 import { agentNameOf } from "./incarnation.ts";
 import { payloadBytes, type NotificationQueue } from "./notifications.ts";
 import type { PeerBook } from "./peer-book.ts";
@@ -16,7 +17,14 @@ export class Messenger {
   readonly #state: TransportState;
   readonly #peers: PeerBook;
   readonly #queue: NotificationQueue;
+  readonly #sent: Map<string, number> = new Map();
+  readonly #seen: Map<string, number> = new Map();
+  readonly #handlers: Map<number, ControlHandler> = new Map();
   #waiting = 0;
+  /** Told of every message, with the sender's wire name: a sign of life. */
+  onSign: ((wireName: string) => void) | undefined;
+  /** Told of control messages that were dropped. */
+  onDropped: ((wireName: string) => void) | undefined;
 
   constructor(session: Session, state: TransportState, peers: PeerBook, queue: NotificationQueue) {
     this.#session = session;
@@ -40,12 +48,34 @@ export class Messenger {
         { workerId: peer.workerId.toString() },
       );
     }
-    await agent.notify(peer.wireName, bytes);
+    await agent.notify(peer.wireName, this.escape(peer.wireName, bytes));
+  }
+
+  /** Sends a control message to a peer that understands them. */
+  async control(peer: Peer, type: number, body: Uint8Array = NO_BYTES): Promise<void> {
+    const { agent } = this.#session;
+    if (agent !== null) await agent.notify(peer.wireName, this.#write(peer.wireName, type, body));
+  }
+
+  /** Takes control messages of one type. */
+  onControl(type: number, handler: ControlHandler): void {
+    this.#handlers.set(type, handler);
+  }
+
+  /** A user's payload as it goes on the wire: itself, unless it begins like a control message. */
+  escape(wireName: string, payload: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    return looksLikeControl(payload) ? this.#write(wireName, CONTROL.user, payload) : payload;
+  }
+
+  /** Drops what is kept for a peer that is gone. */
+  forget(wireName: string): void {
+    this.#sent.delete(wireName);
+    this.#seen.delete(wireName);
   }
 
   /** A message of this transport to itself: the notification of a local transfer. */
-  deliverHere(payload: Uint8Array): void {
-    this.#queue.push({ from: this.#session.options.agentName, payload: Uint8Array.from(payload) });
+  deliverHere(payload: Uint8Array<ArrayBuffer>): void {
+    this.#queue.push({ from: this.#session.options.agentName, payload });
   }
 
   /** The peer at the other side of a plan, or null for a local one. */
@@ -54,13 +84,6 @@ export class Messenger {
       if (isRemote(snapshot, handle)) return this.#peers.peer(handleWorkerId(handle)) ?? null;
     }
     return null;
-  }
-
-  /** Sends to the peer of that wire name without waiting, or delivers here when there is none. */
-  sendOrDeliver(agent: string | null, payload: Uint8Array | string): void {
-    const bytes = payloadBytes(payload);
-    if (agent === null) this.deliverHere(bytes);
-    else void this.#session.agent?.notify(agent, bytes).catch(() => undefined);
   }
 
   /** Somebody begins or ceases to wait for a message: the process is held and NIXL is asked eagerly meanwhile. */
@@ -80,11 +103,46 @@ export class Messenger {
 
   #receive(): void {
     const { agent } = this.#session;
-    if (agent === null || this.#queue.full) return;
-    for (const { from, payload } of agent.takeNotifications())
-      this.#queue.push({ from: agentNameOf(from), payload });
+    if (agent === null || (this.#queue.full && !this.#queue.intercepted)) return;
+    for (const { from, payload } of agent.takeNotifications()) {
+      this.onSign?.(from);
+      if (looksLikeControl(payload)) this.#take(from, payload);
+      else this.#queue.push({ from: agentNameOf(from), payload });
+    }
+  }
+
+  #take(from: string, payload: Uint8Array): void {
+    const message = readControl(
+      payload,
+      { sender: from, receiver: this.#session.wireName },
+      this.#session.options.secrets,
+    );
+    if (message === null || message.sequence <= (this.#seen.get(from) ?? 0)) {
+      this.onDropped?.(from);
+      return;
+    }
+    this.#seen.set(from, message.sequence);
+    if (message.type === CONTROL.user) this.#queue.push({ from: agentNameOf(from), payload: message.body });
+    else this.#handlers.get(message.type)?.(from, message.body);
+  }
+
+  #write(wireName: string, type: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
+    const sequence = (this.#sent.get(wireName) ?? 0) + 1;
+    this.#sent.set(wireName, sequence);
+    return writeControl(
+      type,
+      sequence,
+      body,
+      { sender: this.#session.wireName, receiver: wireName },
+      this.#session.options.secrets,
+    );
   }
 }
+
+/** Takes a control message; `from` is the sender's wire name. */
+export type ControlHandler = (from: string, body: Uint8Array<ArrayBuffer>) => void;
+
+const NO_BYTES: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(0));
 
 function withoutAgent(): KvferryError {
   return new KvferryError(

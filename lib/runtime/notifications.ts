@@ -42,6 +42,11 @@ export class NotificationQueue {
     return this.#bytes >= QUEUE_LIMIT_BYTES;
   }
 
+  /** Whether somebody may take messages out of turn: then a full queue must not keep them with the native one. */
+  get intercepted(): boolean {
+    return this.#handled.length > 0;
+  }
+
   /** Lets a handler take messages before they are queued; the returned function takes it off. */
   intercept(handler: (notification: Notification) => boolean): () => void {
     this.#handled.push(handler);
@@ -97,7 +102,7 @@ export class NotificationQueue {
     if (next === undefined) return undefined;
     this.#head++;
     this.#bytes -= next.payload.byteLength + 64;
-    if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
+    if (this.#head === this.#queue.length || (this.#head > 1024 && this.#head * 2 > this.#queue.length)) {
       this.#queue = this.#queue.slice(this.#head);
       this.#head = 0;
     }

@@ -22,7 +22,12 @@ export interface OpenOptions {
         readonly backends?: Readonly<Record<string, Readonly<Record<string, string>>>>;
         readonly library?: string;
       };
-  readonly cuda?: false | { readonly device?: number };
+  /**
+   * `false` for none. The ordinal of the GPU to use where a layout names none; whether something else computes on it,
+   * so that copies should leave it its multiprocessors; the driver's library. What is omitted is loaded when GPU memory
+   * is first asked for.
+   */
+  readonly cuda?: false | { readonly device?: number; readonly busy?: boolean; readonly library?: string };
   readonly capabilities?: { readonly gds?: boolean; readonly gpuRdma?: boolean };
   readonly prefer?: "automatic" | "native" | "nixl";
   readonly staging?: {
@@ -53,7 +58,12 @@ export interface ResolvedOptions {
     readonly backends: ReadonlyMap<string, Readonly<Record<string, string>>>;
     readonly library: string | null;
   } | null;
-  readonly cuda: { readonly demanded: boolean; readonly device: number } | null;
+  readonly cuda: {
+    readonly demanded: boolean;
+    readonly device: number;
+    readonly busy: boolean;
+    readonly library: string | null;
+  } | null;
   readonly capabilities: { readonly gds: boolean; readonly gpuRdma: boolean };
   readonly prefer: "automatic" | "native" | "nixl";
   readonly staging: {
@@ -96,7 +106,11 @@ const schema = v.strictObject({
   cuda: v.optional(
     v.union([
       v.literal(false),
-      v.strictObject({ device: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))) }),
+      v.strictObject({
+        device: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))),
+        busy: v.optional(v.boolean()),
+        library: v.optional(v.pipe(v.string(), v.minLength(1))),
+      }),
     ]),
   ),
   capabilities: v.optional(
@@ -148,7 +162,14 @@ export function resolveOptions(
     agentName: given.agentName ?? `worker-${workerId}`,
     nixl: given.nixl === false ? null : nixlOptions(given.nixl, environment),
     cuda:
-      given.cuda === false ? null : { demanded: given.cuda !== undefined, device: given.cuda?.device ?? 0 },
+      given.cuda === false
+        ? null
+        : {
+            demanded: given.cuda !== undefined,
+            device: given.cuda?.device ?? 0,
+            busy: given.cuda?.busy ?? false,
+            library: given.cuda?.library ?? null,
+          },
     capabilities: { gds: given.capabilities?.gds ?? false, gpuRdma: given.capabilities?.gpuRdma ?? false },
     prefer: given.prefer ?? "automatic",
     staging: {

@@ -170,9 +170,9 @@ export class PeerBook implements PeerHost {
     // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
     const trial = importPackage(this.#state.snapshot, metadata, attach);
     const before = this.#peers.get(metadata.workerId);
-    await this.#loadIntoNixl(metadata);
     let record: PeerRecord;
     try {
+      await this.#loadIntoNixl(metadata);
       this.#state.demandOpen("importMetadata");
       const entered = importPackage(this.#state.snapshot, metadata, attach);
       this.#state.snapshot = entered.snapshot;
@@ -202,6 +202,18 @@ export class PeerBook implements PeerHost {
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     await this.#reloadIntoNixl(peer, metadata);
     this.#state.demandOpen("update");
+    if (this.#peers.get(peer.workerId) !== peer) {
+      // It was forgotten meanwhile, perhaps before NIXL took the newer metadata.
+      if (!this.#byWireName.has(peer.wireName))
+        await this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
+      throw new KvferryError(
+        "PEER_LOST",
+        "update",
+        `peer ${peer.agentName} was forgotten during its update`,
+        "Import its metadata again.",
+        { workerId: peer.workerId.toString() },
+      );
+    }
     const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     this.#state.snapshot = entered.snapshot;
     this.#blobs.set(peer, metadata.nixlMetadata);

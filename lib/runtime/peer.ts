@@ -1,5 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import type { LayoutRecord } from "../core/layout.ts";
+import type { PackageFormat } from "../core/package.ts";
 import { RemoteLayout } from "./remote-layout.ts";
 
 /** What a peer needs from its transport. */
@@ -18,6 +19,7 @@ export interface PeerFacts {
   readonly workerId: bigint;
   readonly agentName: string;
   readonly wireName: string;
+  readonly format: PackageFormat;
   /** Rises with every start of the peer; 0 for Dynamo's formats. */
   readonly incarnation: number;
   readonly sequence: number;
@@ -30,6 +32,8 @@ export class Peer implements AsyncDisposable {
   readonly agentName: string;
   /** @internal The name on NIXL's wire. */
   readonly wireName: string;
+  /** @internal Whether the peer is a kvferry transport: others would take control messages for users'. */
+  readonly understandsControl: boolean;
   /** The peer's incarnation: higher after each of its restarts; 0 for Dynamo's formats. */
   readonly generation: number;
   readonly #host: PeerHost;
@@ -44,6 +48,7 @@ export class Peer implements AsyncDisposable {
     this.workerId = facts.workerId;
     this.agentName = facts.agentName;
     this.wireName = facts.wireName;
+    this.understandsControl = facts.format === "kvferry";
     this.generation = facts.incarnation;
     this.replaceLayouts(facts.layouts);
   }

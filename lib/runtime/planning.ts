@@ -29,6 +29,7 @@ export class Planning {
       gpuRdma: session.options.capabilities.gpuRdma,
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,
+      gpu: (device) => session.cuda.facts(device),
       quarantined: (layout, group) => (leases.anyQuarantined ? leases.quarantinedSet(layout, group) : null),
     };
   }

@@ -9,7 +9,10 @@ import type { Transfer } from "./transfer.ts";
 import type { PrepareRequest } from "./transport.ts";
 
 /** Options of one run of a prepared transfer. */
-export type RunOptions = Pick<TransferOptions, "notify" | "after" | "signal" | "deadlineMs">;
+export type RunOptions = Pick<
+  TransferOptions,
+  "notify" | "after" | "signal" | "deadlineMs" | "stream" | "streamWaits" | "waitEvents"
+>;
 
 /**
  * A transfer between two layouts that was checked and planned once; only block ids change from run to run.

@@ -1,14 +1,17 @@
 import { KvferryError } from "../core/errors.ts";
-import { defaultProfile, type MachineProfile } from "../core/profile.ts";
+import type { MachineProfile } from "../core/profile.ts";
 import type { ExecutorName } from "../core/plan.ts";
 import { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
 import { findNixl } from "../native/find-nixl.ts";
 import { openLibrary } from "../native/library.ts";
+import { cudaExecutor } from "./cuda-executor.ts";
+import { deviceMemory, externalCudaMemory, externalIpcMemory, pinnedMemory } from "./cuda-memory.ts";
+import { CudaSession } from "./cuda-session.ts";
 import type { Executor } from "./executor.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
-import type { MemoryProviders } from "./layout-memory.ts";
+import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -26,6 +29,9 @@ export interface Session {
   readonly agent: NixlAgent | null;
   /** Why there is no agent; null when there is one or none was wanted. */
   readonly noNixl: KvferryError | null;
+  /** The way to GPUs; loads the driver when one is first asked for. */
+  readonly cuda: CudaSession;
+  /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
   readonly executors: ReadonlyMap<ExecutorName, Executor>;
   /** Where the memory of layouts comes from, by kind. */
@@ -43,13 +49,30 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
   try {
     const incarnation = nextIncarnation(Date.now());
     const wire = wireName(options.agentName, incarnation);
-    const { agent, reason } = await openAgent(context, options, wire);
+    const cuda = new CudaSession(context, options);
+    const [{ agent, reason }] = await Promise.all([
+      openAgent(context, options, wire),
+      // What is named must be there; what is not is loaded when a layout first asks for it.
+      options.cuda?.demanded === true ? cuda.demand() : null,
+    ]);
     const executors = new Map<ExecutorName, Executor>([["host", hostExecutor(context)]]);
     if (agent !== null) executors.set("nixl", nixlExecutor(context, agent));
+    if (options.cuda !== null)
+      executors.set(
+        "cuda",
+        cudaExecutor(context, () => cuda.defaultDevice),
+      );
     const providers: MemoryProviders = {
       system: systemMemory(context),
-      external: externalHostMemory,
+      external: externalMemory(cuda),
       shared: sharedMemory,
+      ...(options.cuda === null
+        ? undefined
+        : {
+            pinned: pinnedMemory(context, cuda),
+            device: deviceMemory(cuda),
+            "external-ipc": externalIpcMemory(cuda),
+          }),
     };
     return {
       providers,
@@ -59,13 +82,26 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       context,
       agent,
       noNixl: reason,
-      profile: options.profile ?? defaultProfile,
+      cuda,
+      get profile(): MachineProfile {
+        return cuda.profile;
+      },
       executors,
     };
   } catch (error) {
     context.close(1000);
     throw error;
   }
+}
+
+/** Memory that the caller owns: what lies on a GPU, or is pinned for one, is checked with the driver. */
+function externalMemory(cuda: CudaSession): MemoryProvider {
+  const onGpu = externalCudaMemory(cuda);
+  return (request, provided, layout) => {
+    const { memory } = request;
+    const plain = memory.kind !== "external" || memory.storage === "system";
+    return plain ? externalHostMemory(request, provided, layout) : onGpu(request, provided, layout);
+  };
 }
 
 async function openAgent(

@@ -2,6 +2,7 @@ import type { LayoutHandle } from "../core/handle.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import type { BlockList, BlockSelection, PlanRequest } from "../core/request.ts";
+import type { OrderOptions } from "./cuda-order.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { BlockGroups } from "./leases.ts";
 import { payloadBytes } from "./notifications.ts";
@@ -21,7 +22,7 @@ export interface TransferRequest extends TransferOptions {
 }
 
 /** Options of a transfer beside what moves where. */
-export interface TransferOptions {
+export interface TransferOptions extends OrderOptions {
   readonly tokens?: PlanRequest["tokens"];
   readonly components?: readonly string[];
   readonly layers?: { readonly start: number; readonly end: number };
@@ -87,7 +88,7 @@ export function blockGroups(blocks: BlockSelection, groups: readonly string[]): 
 }
 
 /** The notification's bytes, or null. */
-export function notificationOf(options: TransferOptions): Uint8Array | null {
+export function notificationOf(options: TransferOptions): Uint8Array<ArrayBuffer> | null {
   return options.notify === undefined ? null : payloadBytes(options.notify);
 }
 
@@ -98,13 +99,17 @@ export function agentOf(plan: TransferPlan): string | null {
 }
 
 /** @throws KvferryError `INVALID_CONFIG` for a deadline that is not a positive number of milliseconds. */
-export function deadlineOf(options: TransferOptions, standard: number): number {
+export function deadlineOf(
+  options: { readonly deadlineMs?: number },
+  standard: number,
+  operation = "transfer",
+): number {
   const { deadlineMs } = options;
   if (deadlineMs === undefined) return standard;
   if (typeof deadlineMs === "number" && deadlineMs > 0 && deadlineMs <= 2 ** 31 - 1) return deadlineMs;
   throw new KvferryError(
     "INVALID_CONFIG",
-    "transfer",
+    operation,
     `deadlineMs must be a positive number of milliseconds, found ${String(deadlineMs)}`,
     "Give milliseconds up to 2^31 - 1.",
     {

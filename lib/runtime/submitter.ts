@@ -4,10 +4,19 @@ import type { TransferPlan } from "../core/plan.ts";
 import type { BlockSelection } from "../core/request.ts";
 import { planPrepared } from "../core/planner.ts";
 import { prepareRecords } from "../core/prepare.ts";
+import {
+  closeOrder,
+  deviceOfPlan,
+  hasOrder,
+  orderedPlan,
+  resolveOrder,
+  type CudaOrder,
+} from "./cuda-order.ts";
 import type { Engine, Task } from "./engine.ts";
 import type { EventHub } from "./events.ts";
 import type { HopOutcome } from "./executor.ts";
 import { groupsOf } from "./groups.ts";
+import { payloadBytes } from "./notifications.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
 import type { Planning } from "./planning.ts";
@@ -147,13 +156,21 @@ export class Submitter {
       this.#abort(transfer, signal.reason);
       return;
     }
-    if (after === undefined || after.length === 0) {
-      this.#launch(transfer, options, plan(), deadlineMillis, destinationBlocks);
+    // Refuse what is invalid now; what has to wait is planned again, on the snapshot of then.
+    const planned = plan();
+    const order = hasOrder(options) ? this.#orderOf(options, planned) : null;
+    if ((after === undefined || after.length === 0) && !(order instanceof Promise)) {
+      this.#launch(transfer, options, planned, deadlineMillis, destinationBlocks, order);
       return;
     }
-    // Refuse what is invalid now, and plan again on the snapshot of then.
-    plan();
-    void this.#startAfter(transfer, options, plan, deadlineMillis, destinationBlocks, after);
+    const notification = notificationOf(options);
+    const kept = notification === null ? options : { ...options, notify: notification };
+    void this.#startAfter(transfer, kept, plan, deadlineMillis, destinationBlocks, after ?? [], order);
+  }
+
+  #orderOf(options: TransferOptions, plan: TransferPlan): CudaOrder | Promise<CudaOrder> {
+    const { cuda } = this.#session;
+    return resolveOrder(options, cuda, deviceOfPlan(plan) ?? cuda.defaultDevice);
   }
 
   async #startAfter(
@@ -163,8 +180,10 @@ export class Submitter {
     deadlineMillis: number,
     destinationBlocks: BlockSelection,
     after: readonly Transfer[],
+    ordering: CudaOrder | Promise<CudaOrder> | null,
   ): Promise<void> {
     const { signal } = options;
+    let launched = false;
     const { promise: stopped, resolve: stop } = Promise.withResolvers<Stop>();
     const onAbort = (): void => stop({ reason: signal?.reason, error: null });
     signal?.addEventListener("abort", onAbort, { once: true });
@@ -192,7 +211,7 @@ export class Submitter {
     const startedAt = performance.now();
     try {
       const early = await Promise.race([
-        Promise.all(after.map((before) => before.then(() => undefined, wrapPredecessor))),
+        Promise.all([ordering, ...after.map((before) => before.then(() => null, wrapPredecessor))]),
         stopped,
       ]);
       // Both may have come in the same turn: then it still never starts.
@@ -204,16 +223,19 @@ export class Submitter {
         return;
       }
       this.#state.demandOpen("transfer");
-      this.#launch(
-        transfer,
-        options,
-        plan(),
-        Math.max(1, deadlineMillis - (performance.now() - startedAt)),
-        destinationBlocks,
-      );
+      const order = await ordering;
+      const left = Math.max(1, deadlineMillis - (performance.now() - startedAt));
+      const planned = plan();
+      launched = true;
+      this.#launch(transfer, options, planned, left, destinationBlocks, order);
     } catch (error) {
       this.#refuse(transfer, error);
     } finally {
+      if (!launched)
+        void Promise.resolve(ordering).then(
+          (order) => this.#closeOrder(order),
+          () => undefined,
+        );
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
@@ -222,23 +244,35 @@ export class Submitter {
   #launch(
     transfer: Transfer,
     options: TransferOptions,
-    plan: TransferPlan,
+    asked: TransferPlan,
     deadlineMillis: number,
     destinationBlocks: BlockSelection,
+    order: CudaOrder | null,
   ): void {
+    const plan = order === null ? asked : orderedPlan(asked, order);
     const agent = agentOf(plan);
-    const notification = notificationOf(options);
+    const given = notificationOf(options);
+    // The layout as it was planned: an update of its peer may take it out before this ends.
+    const { snapshot } = this.#planning;
+    // Messages for layers go out by themselves: the last message must not overtake them on the hop's own way.
+    const layerNotified = typeof options.layerwise === "object" && options.layerwise.notify !== undefined;
+    const byHop = agent !== null && !layerNotified;
+    const notification = given === null || !byHop ? given : this.#messenger.escape(agent, given);
     const task: Task = {
       plan,
       destinationBlocks: () =>
-        blockGroups(destinationBlocks, groupsOf(this.#planning.snapshot, plan.destination)),
+        blockGroups(destinationBlocks, groupsOf(snapshot, plan.destination, options.components)),
       notification,
       deadlineMillis,
       agent,
-      deliver: notification === null ? null : this.#delivery(plan, agent),
-      onLayer: this.#layerNotifier(options, agent),
+      deliver: notification === null || byHop ? null : this.#sender(plan),
+      onLayer: this.#layerNotifier(options, plan),
+      order,
     };
     this.#engine.run(transfer, task);
+    if (order !== null && order.opened.length > 0) {
+      void transfer.settled.then(() => this.#closeOrder(order));
+    }
     const { signal } = options;
     if (signal === undefined || transfer.state !== "running") return;
     const onAbort = (): void => transfer.cancel(signal.reason);
@@ -247,26 +281,41 @@ export class Submitter {
     transfer.then(forget, forget);
   }
 
-  /** How a notification goes out when no hop carries it: to the peer of an empty transfer, else to ourselves. */
-  #delivery(plan: TransferPlan, agent: string | null): ((payload: Uint8Array) => void) | null {
-    if (agent !== null) return null;
+  /** Lets go of the events that were opened for an order. */
+  #closeOrder(order: CudaOrder | null): void {
+    const { driver } = this.#session.cuda;
+    if (order !== null && driver !== null) void closeOrder(order, driver);
+  }
+
+  /** How a notification goes out when no hop carries it: to the peer that takes part, else to ourselves. */
+  #sender(plan: TransferPlan): (payload: Uint8Array | string) => void {
     const peer = this.#messenger.peerOf(this.#planning.snapshot, plan);
-    if (peer === null) return (payload) => this.#messenger.deliverHere(payload);
+    if (peer === null) return (payload) => this.#messenger.deliverHere(payloadBytes(payload));
     return (payload) => {
-      this.#messenger.notify(peer, payload).catch((error: unknown) => {
-        this.#events.emit("warning", {
-          code: "NOTIFICATION",
-          message: `a notification was not delivered: ${error instanceof Error ? error.message : String(error)}`,
-        });
-      });
+      this.#messenger.notify(peer, payload).catch((error: unknown) => this.#undelivered(error));
     };
   }
 
-  #layerNotifier(options: TransferOptions, agent: string | null): ((layer: number) => void) | null {
+  #layerNotifier(options: TransferOptions, plan: TransferPlan): ((layer: number) => void) | null {
     const { layerwise } = options;
     if (typeof layerwise !== "object" || layerwise.notify === undefined) return null;
     const { notify } = layerwise;
-    return (layer) => this.#messenger.sendOrDeliver(agent, notify(layer));
+    const send = this.#sender(plan);
+    return (layer) => {
+      try {
+        send(notify(layer));
+      } catch (error) {
+        // A mistake in a caller's function does not disturb the transfer.
+        this.#undelivered(error);
+      }
+    };
+  }
+
+  #undelivered(error: unknown): void {
+    this.#events.emit("warning", {
+      code: "NOTIFICATION",
+      message: `a notification was not delivered: ${error instanceof Error ? error.message : String(error)}`,
+    });
   }
 
   #refuse(transfer: Transfer, reason: unknown): void {

@@ -9,10 +9,13 @@ import { BlockIo } from "./block-io.ts";
 import { closeTransport, type CloseReport } from "./closing.ts";
 import { systemClock } from "./deadlines.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
-import { Engine } from "./engine.ts";
+import { CONTROL } from "./control-message.ts";
+import { Engine, type EndedTransfer } from "./engine.ts";
 import { EventHub, type TransportEvents } from "./events.ts";
 import { exportMetadata, type ExportOptions } from "./exporting.ts";
 import { Leases } from "./leases.ts";
+import { listenForControl } from "./listening.ts";
+import { Liveness } from "./liveness.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import { MetricsBook, prometheusText, type TransportMetrics } from "./metrics.ts";
 import { Messenger } from "./messenger.ts";
@@ -26,7 +29,7 @@ import { Registrar } from "./registrar.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
 import { TransportState } from "./state.ts";
-import type { TransferRequest } from "./submit.ts";
+import { agentOf, type TransferRequest } from "./submit.ts";
 import { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
 
@@ -49,6 +52,7 @@ export class Transport implements AsyncDisposable {
   readonly #peers: PeerBook;
   readonly #queue: NotificationQueue;
   readonly #messenger: Messenger;
+  readonly #liveness: Liveness<Peer>;
   readonly #submitter: Submitter;
   readonly #planning: Planning;
   readonly #arrivals: Arrivals;
@@ -71,6 +75,7 @@ export class Transport implements AsyncDisposable {
         executor: (name) => session.executors.get(name),
         report: (ended) => {
           this.#metrics.record(ended);
+          this.#blame(ended);
           if (!this.#events.has("transfer")) return;
           const { id, plan, settlement, bytes, durationMicros, error } = ended;
           const descriptors = plan.legs.reduce(
@@ -100,6 +105,16 @@ export class Transport implements AsyncDisposable {
     this.#peers = new PeerBook(session, this.#state, this.#engine, this.#events);
     this.#queue = new NotificationQueue((waiting) => this.#messenger.wait(waiting));
     this.#messenger = new Messenger(session, this.#state, this.#peers, this.#queue);
+    this.#liveness = new Liveness(
+      {
+        clock: systemClock,
+        peers: () => this.#peers.peers.filter((peer) => peer.understandsControl),
+        send: (peer) => this.#messenger.control(peer, CONTROL.heartbeat),
+        lost: (peer, reason) => this.#peers.lose(peer, reason),
+      },
+      session.agent === null ? 0 : options.heartbeatMillis,
+    );
+    listenForControl(this.#messenger, this.#peers, this.#liveness);
     this.#planning = new Planning(session, this.#state, this.#leases);
     this.#submitter = new Submitter(
       session,
@@ -125,6 +140,7 @@ export class Transport implements AsyncDisposable {
       this.#messenger,
       this.#events,
       systemClock,
+      session.options.deadlineMillis,
     );
   }
 
@@ -245,8 +261,10 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError `METADATA_MALFORMED`, `METADATA_UNAUTHENTICATED`, `METADATA_EXPIRED`, `DUPLICATE_WORKER`,
    * `AGENT_MISMATCH`, `NIXL`.
    */
-  importMetadata(bytes: Uint8Array): Promise<Peer> {
-    return this.#peers.import(bytes);
+  async importMetadata(bytes: Uint8Array): Promise<Peer> {
+    const peer = await this.#peers.import(bytes);
+    this.#liveness.start();
+    return peer;
   }
 
   /** Moves blocks. Never throws: an invalid request rejects before the first byte moves. */
@@ -343,6 +361,15 @@ export class Transport implements AsyncDisposable {
     this.#session.context.close(0);
   }
 
+  /** A transfer that failed because its peer is gone says so of the peer too. */
+  #blame(ended: EndedTransfer): void {
+    if (ended.error?.code !== "ERR_KVF_PEER_LOST") return;
+    const agent = agentOf(ended.plan);
+    const peer = agent === null ? undefined : this.#peers.byWireName(agent);
+    if (peer !== undefined)
+      queueMicrotask(() => this.#peers.lose(peer, ended.error?.message ?? "a transfer failed"));
+  }
+
   #close(): Promise<CloseReport> {
     return closeTransport({
       session: this.#session,
@@ -352,6 +379,7 @@ export class Transport implements AsyncDisposable {
       peers: this.#peers,
       arrivals: this.#arrivals,
       messenger: this.#messenger,
+      liveness: this.#liveness,
       queue: this.#queue,
     }).finally(() => openTransports.delete(this));
   }

@@ -40,6 +40,9 @@ export interface LayoutScratch {
   /** -1 in dynamo-1.0. */
   logicalType: number;
   version: number;
+  /** Where the bytes of the config stand that the fields below were read from; length 0 for none. */
+  configAt: number;
+  configLength: number;
   /** {@link CONFIG_FIELDS}, two words each. */
   readonly config: Uint32Array;
   /** Variant in dynamo-1.0, -1 else. */
@@ -77,6 +80,8 @@ export function newScratch(): LayoutScratch {
     handle3: 0,
     logicalType: -1,
     version: 0,
+    configAt: 0,
+    configLength: 0,
     config: new Uint32Array(2 * CONFIG_FIELDS.length),
     innerShape: -1,
     headsKnown: false,
@@ -162,16 +167,30 @@ export function wide(low: number, high: number): bigint {
 }
 
 function scanConfig(reader: ByteReader, kvbm: boolean, scratch: LayoutScratch): void {
-  const config = scratch.config;
+  const start = reader.position;
+  const { config, configLength } = scratch;
+  // Most layouts of a package have one config: the same bytes say the same and need not be read again.
+  if (
+    configLength > 0 &&
+    configLength <= reader.end - start &&
+    sameBytes(reader.bytes, start, scratch.configAt, configLength)
+  ) {
+    reader.position = start + configLength;
+    return;
+  }
+  scratch.configLength = 0;
   for (let field = 0; field < CONFIG_FIELDS.length; field++) {
     readInteger(reader, 2, "layout_config");
     config[field * 2] = reader.word0;
     config[field * 2 + 1] = reader.word1;
   }
-  if (!kvbm) {
-    scratch.innerShape = readVariant(reader, 3, "inner_shape");
-    return;
-  }
+  if (kvbm) scanHeads(reader, scratch);
+  else scratch.innerShape = readVariant(reader, 3, "inner_shape");
+  scratch.configAt = start;
+  scratch.configLength = reader.position - start;
+}
+
+function scanHeads(reader: ByteReader, scratch: LayoutScratch): void {
   const at = reader.position;
   const tag = readByte(reader, "num_heads");
   if (tag > 1) throw malformed(reader.format, at, `num_heads has the option tag ${tag}`);

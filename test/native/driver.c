@@ -8,6 +8,7 @@
 #include "driver.h"
 #include "driver_contexts.h"
 #include "driver_copies.h"
+#include "driver_refusals.h"
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
 

@@ -6,7 +6,13 @@ import type { PackageFormat } from "../../lib/wire/index.ts";
 import { randomOf } from "../random.ts";
 import type { Random } from "../random.ts";
 import { makePackage, makeRawPackage, randomBytes } from "../wire/generate.ts";
-import { changedBytesHold, DYNAMO_FORMATS, dynamoFormatHolds, ownFormatHolds, rawFormHolds } from "../wire/laws.ts";
+import {
+  changedBytesHold,
+  DYNAMO_FORMATS,
+  dynamoFormatHolds,
+  ownFormatHolds,
+  rawFormHolds,
+} from "../wire/laws.ts";
 import type { Verdict } from "../wire/laws.ts";
 import { hostileInputs } from "../wire/hostile-inputs.ts";
 
@@ -34,35 +40,118 @@ export interface WireProofResult {
 /** Inputs of a mebibyte must be decoded or refused within this. */
 const LIMIT = { milliseconds: 10, bytes: 8 * 2 ** 20 } as const;
 
-/** Tries round trips, damage and hostile inputs. */
+/** Below this many cases a second process costs more than it saves. */
+const SHARED_FROM = 40_000;
+
+/** Every `of`-th case, beginning with case `part`. */
+interface Share {
+  readonly cases: number;
+  readonly seed: number;
+  readonly minutes: number;
+  readonly part: number;
+  readonly of: number;
+}
+
+interface ShareResult {
+  readonly cases: number;
+  readonly failures: number;
+  readonly findings: readonly string[];
+  readonly tally: Readonly<Record<string, number>>;
+}
+
+/** Tries round trips, damage and hostile inputs; on two processors where there are two. */
 export async function run(options: WireProofOptions): Promise<WireProofResult> {
   const started = performance.now();
-  const until = started + (options.minutes ?? Number.POSITIVE_INFINITY) * 60_000;
+  const { cases, seed } = options;
+  // JSON has no Infinity.
+  const minutes = Math.min(options.minutes ?? Number.POSITIVE_INFINITY, 1e9);
+  const of = cases < SHARED_FROM ? 1 : Math.min(2, navigator.hardwareConcurrency);
+  const others = Array.from({ length: of - 1 }, (_, index) =>
+    elsewhere({ cases, seed, minutes, part: index + 1, of }),
+  );
+  const results = [
+    await tryShare({ cases, seed, minutes, part: 0, of }),
+    ...(await Promise.all(others)),
+    tryHostile(seed),
+  ];
   const tally: Record<string, number> = {};
-  const findings: string[] = [];
-  let cases = 0;
-  let failures = 0;
-  const note = (kind: string, index: number, verdict: Verdict): void => {
-    tally[kind] = (tally[kind] ?? 0) + 1;
-    if (verdict === null) return;
-    failures++;
-    if (findings.length < 20) findings.push(`seed ${options.seed} ${kind} ${index}: ${verdict.slice(0, 2_000)}`);
+  for (const result of results)
+    for (const [kind, count] of Object.entries(result.tally)) tally[kind] = (tally[kind] ?? 0) + count;
+  return {
+    name: "wire",
+    cases: sum(results, "cases"),
+    failures: sum(results, "failures"),
+    seed,
+    seconds: (performance.now() - started) / 1_000,
+    findings: results.flatMap(({ findings }) => findings).slice(0, 20),
+    tally,
   };
+}
 
-  for (let index = 0; index < options.cases && performance.now() < until; index++, cases++) {
-    const [kind, verdict] = tryCase(randomOf(options.seed, index), index);
-    note(kind, index, verdict);
+function sum(results: readonly ShareResult[], field: "cases" | "failures"): number {
+  return results.reduce((total, result) => total + result[field], 0);
+}
+
+async function elsewhere(share: Share): Promise<ShareResult> {
+  const child = Bun.spawn([process.execPath, import.meta.path, JSON.stringify(share)], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  const stop = (): void => child.kill();
+  process.once("exit", stop);
+  const text = await new Response(child.stdout).text();
+  const code = await child.exited;
+  process.off("exit", stop);
+  if (code !== 0)
+    return { cases: 0, failures: 1, findings: [`a share of the cases ended with ${code}`], tally: {} };
+  return JSON.parse(text) as ShareResult;
+}
+
+async function tryShare(share: Share): Promise<ShareResult> {
+  const until = performance.now() + share.minutes * 60_000;
+  const notes = newNotes(share.seed);
+  let cases = 0;
+  for (let index = share.part; index < share.cases && performance.now() < until; index += share.of, cases++) {
+    const [kind, verdict] = tryCase(randomOf(share.seed, index), index);
+    notes.add(kind, index, verdict);
     // Lets other work of the process run.
-    if (index % 256 === 0) await Promise.resolve();
+    if (cases % 256 === 0) await Promise.resolve();
   }
-  const packages = Math.ceil(options.cases / 1_000);
-  for (let index = 0; index < packages && performance.now() < until; index++) {
-    damageEverywhere(randomOf(options.seed ^ 0x5bd1e995, index), (kind, verdict) => note(kind, index, verdict));
+  const packages = Math.ceil(share.cases / 1_000);
+  for (let index = share.part; index < packages && performance.now() < until; index += share.of) {
+    damageEverywhere(randomOf(share.seed ^ 0x5bd1e995, index), (kind, verdict) =>
+      notes.add(kind, index, verdict),
+    );
     await Promise.resolve();
   }
-  for (const { name, bytes } of hostileInputs()) note("hostile", 0, takesTooMuch(name, bytes));
-  const seconds = (performance.now() - started) / 1_000;
-  return { name: "wire", cases, failures, seed: options.seed, seconds, findings, tally };
+  return { cases, ...notes.result() };
+}
+
+function tryHostile(seed: number): ShareResult {
+  const notes = newNotes(seed);
+  for (const { name, bytes } of hostileInputs()) notes.add("hostile", 0, takesTooMuch(name, bytes));
+  return { cases: 0, ...notes.result() };
+}
+
+interface Notes {
+  add(kind: string, index: number, verdict: Verdict): void;
+  result(): Omit<ShareResult, "cases">;
+}
+
+function newNotes(seed: number): Notes {
+  const tally: Record<string, number> = {};
+  const findings: string[] = [];
+  let failures = 0;
+  return {
+    add: (kind, index, verdict) => {
+      tally[kind] = (tally[kind] ?? 0) + 1;
+      if (verdict === null) return;
+      failures++;
+      if (findings.length < 20) findings.push(`seed ${seed} ${kind} ${index}: ${verdict.slice(0, 2_000)}`);
+    },
+    result: () => ({ failures, findings, tally }),
+  };
 }
 
 /** One random case; which law it tries follows from its number. */
@@ -104,7 +193,9 @@ function damageEverywhere(random: Random, note: (kind: string, verdict: Verdict)
   const own = format === "kvferry";
   const value = makePackage(random, { format: own ? null : format, layouts: 2 });
   const bytes = encodePackage({ ...value, nixlMetadata: value.nixlMetadata.slice(0, 5) }, format);
-  const changes = own ? [1, 2, 4, 8, 16, 32, 64, 128, 255] : Array.from({ length: 255 }, (_, index) => index + 1);
+  const changes = own
+    ? [1, 2, 4, 8, 16, 32, 64, 128, 255]
+    : Array.from({ length: 255 }, (_, index) => index + 1);
   const changed = bytes.slice();
   for (let at = 0; at < bytes.length; at++) {
     note(`${format} truncated`, changedBytesHold(bytes.subarray(0, at), format));
@@ -147,4 +238,10 @@ function takesTooMuch(name: string, bytes: Uint8Array): Verdict {
 function memory(): number {
   const { heapSize, extraMemorySize } = heapStats();
   return heapSize + extraMemorySize;
+}
+
+if (import.meta.main) {
+  const share = JSON.parse(process.argv[2] ?? "null") as Share | null;
+  if (share === null) throw new Error("run it as `bun run proof -- wire`");
+  process.stdout.write(JSON.stringify(await tryShare(share)));
 }

@@ -30,6 +30,23 @@ export async function buildStandin(out: string, options: StandinOptions = {}): P
   return out;
 }
 
+/**
+ * Compiles `cuda.c`, the stand-in for libcuda.so.1, unless it is there and newer than its sources.
+ *
+ * @param out - Path of the result.
+ * @returns `out`.
+ * @throws Error with the compiler's words.
+ */
+export async function buildCudaStandin(out: string): Promise<string> {
+  const sources = [
+    join(import.meta.dir, "cuda.c"),
+    ...["cuda_driver.h", "kernels/body.h", "kernels/program.h"].map((name) => join(SHIM_FOLDER, name)),
+  ];
+  if (newerThan(out, sources)) return out;
+  await compile(out, undefined, ["-I", SHIM_FOLDER, "-O2", sources[0] ?? "", "-lpthread"]);
+  return out;
+}
+
 /** Compiles a shared library that has no function at all. */
 export async function buildEmptyLibrary(out: string): Promise<string> {
   if (!newerThan(out, [])) await compile(out, undefined, ["-x", "c", "/dev/null"]);

@@ -284,7 +284,7 @@ struct cu_event_s {
 };
 static struct cu_event_s *events;
 
-typedef enum { COPY, SET, BOX, KERNEL, RECORD, WAIT, CALL } kind_of;
+typedef enum { COPY, SET, BOX, KERNEL, RECORD, WAIT, CALL, WRITE } kind_of;
 typedef struct work {
     kind_of kind;
     uint64_t dst, src, bytes, number;
@@ -363,6 +363,7 @@ static void *stream_thread(void *argument) {
             switch (w->kind) {
                 case COPY: memcpy((void *)(uintptr_t)w->dst, (const void *)(uintptr_t)w->src, w->bytes); break;
                 case SET: memset((void *)(uintptr_t)w->dst, (int)w->number, w->bytes); break;
+                case WRITE: __atomic_store_n((uint32_t *)(uintptr_t)w->dst, (uint32_t)w->number, __ATOMIC_RELEASE); break;
                 case BOX: run_box(&w->box); break;
                 case KERNEL: run_kernel(w); break;
                 case CALL:
@@ -442,6 +443,13 @@ static cu_result stream_wait(cu_stream stream, cu_event event, unsigned flags) {
     (void)flags;
     BEGIN_IN_CONTEXT("cuStreamWaitEvent")
     END(event->recorded ? add_work(stream, (work){.kind = WAIT, .event = event, .number = event->recorded}) : CU_OK);
+}
+
+static cu_result stream_write(cu_stream stream, cu_pointer at, uint32_t value, unsigned flags) {
+    (void)flags;
+    BEGIN_IN_CONTEXT("cuStreamWriteValue32")
+    range *r = range_of(at);
+    END(r && at % 4 == 0 ? add_work(stream, (work){.kind = WRITE, .dst = at, .number = value}) : CU_INVALID_VALUE);
 }
 
 static cu_result stream_call(cu_stream stream, void (*call)(void *), void *argument) {
@@ -737,7 +745,7 @@ API cu_result cuGetProcAddress_v2(const char *name, void **out, int wanted, uint
         {"cuPointerGetAttribute", (void *)pointer_attribute}, {"cuMemcpyAsync", (void *)mem_copy}, {"cuMemcpy3DAsync", (void *)mem_copy3d},
         {"cuMemsetD8Async", (void *)mem_set}, {"cuStreamCreateWithPriority", (void *)stream_create}, {"cuStreamDestroy", (void *)stream_destroy},
         {"cuStreamSynchronize", (void *)stream_synchronize}, {"cuStreamQuery", (void *)stream_query}, {"cuStreamWaitEvent", (void *)stream_wait},
-        {"cuLaunchHostFunc", (void *)stream_call}, {"cuEventCreate", (void *)event_create}, {"cuEventDestroy", (void *)event_destroy},
+        {"cuLaunchHostFunc", (void *)stream_call}, {"cuStreamWriteValue32", (void *)stream_write}, {"cuEventCreate", (void *)event_create}, {"cuEventDestroy", (void *)event_destroy},
         {"cuEventRecord", (void *)event_record}, {"cuEventQuery", (void *)event_query}, {"cuEventSynchronize", (void *)event_synchronize},
         {"cuIpcGetMemHandle", (void *)ipc_export}, {"cuIpcOpenMemHandle", (void *)ipc_open}, {"cuIpcCloseMemHandle", (void *)ipc_close},
         {"cuIpcGetEventHandle", (void *)ipc_event_export}, {"cuIpcOpenEventHandle", (void *)ipc_event_open}, {"cuGetErrorName", (void *)error_name},

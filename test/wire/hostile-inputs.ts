@@ -38,11 +38,26 @@ function messagePack(): HostileInput[] {
 function columns(): HostileInput[] {
   const value = packageOf([layoutOf(0)]);
   return [
-    { name: "columns: a million empty strings", bytes: forged(value, (body) => (body["textEnds"] = new Uint8Array(MIB - 2_000))) },
-    { name: "columns: one long string", bytes: forged(value, (body) => (body["text"] = "x".repeat(MIB - 2_000))) },
-    { name: "columns: layouts of nothing", bytes: forged(value, (body) => (body["layouts"] = new Uint8Array(20 * 50_000))) },
-    { name: "columns: shapes of nothing", bytes: forged(value, (body) => (body["shapeWords"] = new Uint8Array(24 * 40_000))) },
-    { name: "columns: an audience of 130,000", bytes: forged(value, (body) => (body["audience"] = new Uint8Array(8 * 130_000))) },
+    {
+      name: "columns: a million empty strings",
+      bytes: forged(value, (body) => (body["textEnds"] = new Uint8Array(MIB - 2_000))),
+    },
+    {
+      name: "columns: one long string",
+      bytes: forged(value, (body) => (body["text"] = "x".repeat(MIB - 2_000))),
+    },
+    {
+      name: "columns: layouts of nothing",
+      bytes: forged(value, (body) => (body["layouts"] = new Uint8Array(20 * 50_000))),
+    },
+    {
+      name: "columns: shapes of nothing",
+      bytes: forged(value, (body) => (body["shapeWords"] = new Uint8Array(24 * 40_000))),
+    },
+    {
+      name: "columns: an audience of 130,000",
+      bytes: forged(value, (body) => (body["audience"] = new Uint8Array(8 * 130_000))),
+    },
     { name: "columns: a crowd of interleaved components", bytes: crowd() },
     { name: "columns: uneven layers that interleave", bytes: uneven() },
     { name: "columns: 12,000 layouts", bytes: encodePackage(packageOf(layouts(12_000)), "kvferry") },
@@ -71,9 +86,15 @@ function uneven(): Uint8Array {
     componentOf({
       config: { ...CONFIG, numLayers: layers },
       arrangement: { strides: { block: layers * 256, outer: 64, page: 16 }, regions: "per-layer" },
-      addresses: Array.from({ length: layers }, (_, layer) => 0x100000 + id + layer * 256 + (layer % 2 === 1 ? 64 : 0)),
+      addresses: Array.from(
+        { length: layers },
+        (_, layer) => 0x100000 + id + layer * 256 + (layer % 2 === 1 ? 64 : 0),
+      ),
     });
-  return encodePackage(packageOf(Array.from({ length: 500 }, (_, id) => layoutOf(id, [part(id, 60 + (id % 3))]))), "kvferry");
+  return encodePackage(
+    packageOf(Array.from({ length: 500 }, (_, id) => layoutOf(id, [part(id, 60 + (id % 3))]))),
+    "kvferry",
+  );
 }
 
 function dynamo(): HostileInput[] {
@@ -91,7 +112,10 @@ function dynamo(): HostileInput[] {
       "dynamo-1.0",
     );
   const regions = (count: number): { addr: bigint; size: bigint }[] =>
-    Array.from({ length: count }, (_, index) => ({ addr: BigInt(0x10000 + ((index * 7_919) % count) * 512), size: 256n }));
+    Array.from({ length: count }, (_, index) => ({
+      addr: BigInt(0x10000 + ((index * 7_919) % count) * 512),
+      size: 256n,
+    }));
   return [
     { name: "Dynamo: layouts without regions", bytes: many(30_000, () => ({ memory_descriptors: [] })) },
     {
@@ -109,14 +133,21 @@ function dynamo(): HostileInput[] {
         memory_descriptors: regions(65_536),
       })),
     },
-    { name: "Dynamo: 100,000 regions where one belongs", bytes: many(1, () => ({ memory_descriptors: regions(100_000) })) },
+    {
+      name: "Dynamo: 100,000 regions where one belongs",
+      bytes: many(1, () => ({ memory_descriptors: regions(100_000) })),
+    },
     {
       name: "Dynamo: layouts of other agents",
-      bytes: many(10_000, (id) => ({ nixl_metadata: { agent_name: `w${id}`, mem_type: "Dram", device_id: 0n } })),
+      bytes: many(10_000, (id) => ({
+        nixl_metadata: { agent_name: `w${id}`, mem_type: "Dram", device_id: 0n },
+      })),
     },
     {
       name: "Dynamo: 19,000 layouts as a worker has them",
-      bytes: many(19_000, (id) => ({ memory_descriptors: [{ addr: 0x7f00_0000_0000n + BigInt(id) * 4096n, size: 65_536n }] })),
+      bytes: many(19_000, (id) => ({
+        memory_descriptors: [{ addr: 0x7f00_0000_0000n + BigInt(id) * 4096n, size: 65_536n }],
+      })),
     },
   ];
 }
