@@ -348,6 +348,11 @@ typedef struct launch {
 /* Room for `bytes` of lists in the lane's staging. KVF_AGAIN: the oldest upload is not over and the caller is impatient. */
 static int32_t stage_lists(submission *s, uint32_t bytes, uint32_t *at) {
     kvf_lane *lane = s->lane;
+    if (!lane->list_device) {
+        if (!s->patient && !s->touched) return KVF_AGAIN;
+        int32_t status = kvf_lane_lists(s->device, lane);
+        if (status != KVF_OK) return status;
+    }
     if (lane->list_used + bytes > KVF_LIST_BYTES) {
         uint32_t next = (lane->list_segment + 1) % KVF_LIST_SEGMENTS;
         cu_result result = s->patient || s->touched ? s->cu->event_synchronize(lane->list_free[next]) : s->cu->event_query(lane->list_free[next]);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "cuda_kernels.h"
@@ -150,8 +151,10 @@ static int32_t open_locked(int ordinal) {
     kvf_condition_init(&device->watched);
     kvf_condition_init(&device->look);
     for (uint32_t i = 0; i < KVF_FLAGS; i++) device->free_flag[device->free_flags++] = (uint16_t)(KVF_FLAGS - 1 - i);
-    device->rate[KVF_TO_DEVICE] = device->rate[KVF_TO_HOST] = 50;
-    device->rate[KVF_ON_DEVICE] = 1000;
+    for (int m = 0; m < KVF_METHODS; m++) {
+        device->rate[KVF_TO_DEVICE][m] = device->rate[KVF_TO_HOST][m] = 50;
+        device->rate[KVF_ON_DEVICE][m] = 1000;
+    }
     for (int d = 0; d < KVF_DIRECTIONS; d++) {
         for (int i = 0; i < KVF_LANES; i++) pthread_mutex_init(&device->lane[d][i].lock, NULL);
     }
@@ -244,7 +247,21 @@ static int32_t prepare_lanes(kvf_cuda_device *device) {
         device->flags = flags;
     }
     for (int d = 0; d < KVF_DIRECTIONS; d++) {
-        for (int i = 0; i < KVF_LANES && status == KVF_OK; i++) status = kvf_lane_prepare(device, &device->lane[d][i]);
+        for (int i = 0; i < KVF_LANES && status == KVF_OK; i++) {
+            status = kvf_lane_prepare(device, &device->lane[d][i]);
+            if (status == KVF_OK) status = kvf_lane_lists(device, &device->lane[d][i]);
+        }
+    }
+    /* Memory cannot be had while kernels run: tasks that wait for long ones find two lanes ready. */
+    kvf_lane *own[KVF_LANES] = {NULL};
+    for (int i = 0; i < KVF_LANES && status == KVF_OK; i++) {
+        own[i] = kvf_lane_take_own(device);
+        if (!own[i]) status = KVF_E_NOMEM;
+        else status = kvf_lane_prepare(device, own[i]);
+        if (status == KVF_OK) status = kvf_lane_lists(device, own[i]);
+    }
+    for (int i = 0; i < KVF_LANES; i++) {
+        if (own[i]) own[i]->taken = false;
     }
     kvf_cuda_leave();
     return status;
@@ -345,12 +362,19 @@ int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane) {
     for (int i = 0; i < KVF_LIST_SEGMENTS && result == CU_OK; i++) {
         if (!lane->list_free[i]) result = cu->event_create(&lane->list_free[i], CU_EVENT_NO_TIMING);
     }
-    const size_t bytes = (size_t)KVF_LIST_SEGMENTS * KVF_LIST_BYTES;
-    if (result == CU_OK && !lane->list_host) result = cu->host_alloc((void **)&lane->list_host, bytes, CU_HOST_PORTABLE);
-    if (result == CU_OK && !lane->list_device) result = cu->alloc(&lane->list_device, bytes);
-    if (result != CU_OK) return kvf_cuda_failed(device, result, "CUDA: streams and scratch could not be made");
+    if (result != CU_OK) return kvf_cuda_failed(device, result, "CUDA: streams could not be made");
     lane->ready = true;
     return KVF_OK;
+}
+
+int32_t kvf_lane_lists(kvf_cuda_device *device, kvf_lane *lane) {
+    if (lane->list_device) return KVF_OK;
+    const kvf_cuda_driver *cu = kvf_cuda_driver_get();
+    const size_t bytes = (size_t)KVF_LIST_SEGMENTS * KVF_LIST_BYTES;
+    cu_result result = CU_OK;
+    if (!lane->list_host) result = cu->host_alloc((void **)&lane->list_host, bytes, CU_HOST_PORTABLE | CU_HOST_MAPPED);
+    if (result == CU_OK) result = cu->alloc(&lane->list_device, bytes);
+    return result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: staging for lists could not be made");
 }
 
 int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane) {
@@ -452,14 +476,22 @@ void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double valu
 
 /* ---- watching flags -------------------------------------------------------------------------------------------
  * A sleeping thread that the driver wakes runs tens of microseconds after the device is done. So the end of a copy is
- * foreseen from the rate last seen, and a thread sleeps until shortly before it and then looks at the flag that the
- * stream writes; when the foreseen time is well past it lets the driver call instead. Nothing runs: it sleeps for good.
+ * foreseen from the rate last seen: a thread sleeps until shortly before, looks at the flag that the stream writes, the
+ * more often the nearer the end should be, and when the foreseen time is well past it leaves the task to the driver's
+ * callback. With nothing in flight it sleeps for good.
  */
 
 #define MICRO UINT64_C(1000)
-#define WAKE_EARLY (80 * MICRO) /* a timed sleep may last that much longer */
-#define LOOK_LONGER (100 * MICRO)
-#define LINGER (150 * MICRO)    /* awake after the last one, so that a chain of small copies wakes nobody */
+#define NEAR (64 * MICRO)          /* around the foreseen end it looks without pause */
+#define PAUSE (20 * MICRO)         /* elsewhere at least that often */
+#define EVENT_PAUSE (15 * MICRO)   /* for tasks that wait for events of others, whose end nobody can foresee */
+#define EVENT_LOOKS (20000 * MICRO)
+#define LATE (5000 * MICRO)
+#define WAKE_EARLY (100 * MICRO)   /* a timed sleep may last that much longer */
+#define SHORT (4 * MICRO)          /* not worth a sleep */
+#define LINGER (100 * MICRO)       /* awake after the last one, so that a chain of small copies wakes nobody */
+
+static void learn(const kvf_task *task, uint64_t now);
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -487,13 +519,13 @@ void kvf_task_look(kvf_task *task) {
     const uint64_t now = kvf_now_nanos();
     pthread_mutex_lock(&device->lock);
     uint64_t *expected = &device->expected[task->direction];
-    const uint64_t lasts = (uint64_t)((double)task->hop.bytes / device->rate[task->direction]);
-    const uint64_t starts = *expected > task->begun ? *expected : task->begun;
-    task->expected = starts + lasts + 5 * MICRO;
-    if (!kvf_task_waits(task)) *expected = starts + lasts; /* who waits for events says nothing about the link */
-    task->look_from = task->expected - lasts / 16;
-    task->look_until = task->expected + lasts / 4 + LOOK_LONGER;
-    if (task->look_until < now + LOOK_LONGER) task->look_until = now + LOOK_LONGER;
+    const bool waits = kvf_task_waits(task); /* such a one says nothing about the link */
+    task->lasts = (uint64_t)((double)task->hop.bytes / device->rate[task->direction][task->method % KVF_METHODS]);
+    const uint64_t starts = *expected > task->begun && !waits ? *expected : task->begun;
+    if (!waits) *expected = starts + task->lasts;
+    task->expected = starts + task->lasts + 5 * MICRO;
+    task->look_from = waits ? task->begun : task->expected - task->lasts / 4 - 5 * MICRO;
+    task->look_until = waits ? now + EVENT_LOOKS : task->expected + task->lasts + LATE;
     const uint64_t from = task->look_from;
     pthread_mutex_unlock(&device->lock);
     /* No lock from here on: the looking thread takes none while it is awake, so that neither waits for the other. */
@@ -508,6 +540,7 @@ void kvf_task_look(kvf_task *task) {
 
 static void on_done(void *argument) {
     kvf_task *task = argument;
+    learn(task, kvf_now_nanos());
     kvf_task_settle(task, task->status, task->done_flags, task->value, task->text);
     atomic_store(&task->over, true);
 }
@@ -520,24 +553,43 @@ int32_t kvf_task_call(kvf_task *task) {
 }
 
 /* What was seen of the link, for the next estimate. */
-static void learn(kvf_cuda_device *device, const kvf_task *task, uint64_t now) {
+static void learn(const kvf_task *task, uint64_t now) {
+    kvf_cuda_device *device = task->device;
     const kvf_direction way = task->direction;
     if (kvf_task_waits(task) || task->status != KVF_OK) return;
-    const uint64_t lasted = now > task->begun ? now - task->begun : 1;
     pthread_mutex_lock(&device->lock);
-    const uint64_t lasts = (uint64_t)((double)task->hop.bytes / device->rate[way]);
-    const bool alone = task->expected < task->begun + lasts + 10 * MICRO; /* nothing was queued before it */
-    if (alone && task->hop.bytes > 1u << 20 && lasted > 20 * MICRO) {
-        double seen = (double)task->hop.bytes / (double)(lasted - 10 * MICRO);
-        device->rate[way] = seen < 0.1 ? 0.1 : (device->rate[way] + seen) / 2;
+    double *rate = &device->rate[way][task->method % KVF_METHODS];
+    const bool alone = task->expected <= task->begun + task->lasts + 10 * MICRO; /* nothing was queued before it */
+    if (alone && task->hop.bytes >= 1u << 20) {
+        const uint64_t lasted = now > task->begun + 20 * MICRO ? now - task->begun - 10 * MICRO : 10 * MICRO;
+        double seen = (double)task->hop.bytes / (double)lasted;
+        if (!task->seen && seen < 1.4 * *rate) seen = 1.4 * *rate; /* over before the first look: how much is not known */
+        *rate = seen < 0.05 ? 0.05 : (*rate + seen) / 2;
     }
-    if (device->expected[way] < now) device->expected[way] = now;
+    /* What is queued behind it ends as much earlier or later. */
+    const uint64_t off = device->expected[way] + now;
+    device->expected[way] = off > task->expected + now ? off - task->expected : now;
     pthread_mutex_unlock(&device->lock);
 }
 
-/* Takes the tasks that are over, and those that took too long, off the list; answers when to look for the others. */
+/* When to look at a task again. */
+static uint64_t look_again(const kvf_task *task, uint64_t now) {
+    if (now < task->look_from) return task->look_from;
+    uint64_t far, most;
+    if (kvf_task_waits(task)) {
+        far = (now - task->begun) / 4;
+        most = EVENT_PAUSE;
+    } else {
+        far = now < task->expected ? task->expected - now : now - task->expected;
+        most = PAUSE;
+    }
+    const uint64_t pause = far < NEAR ? 0 : far / 16;
+    return now + (pause < most ? pause : most);
+}
+
+/* Takes the tasks that are over, and those that took too long, off the list; answers when to look again. */
 static uint64_t look_once(kvf_cuda_device *device, kvf_task **list, uint64_t now, kvf_task **over, kvf_task **late) {
-    uint64_t from = UINT64_MAX;
+    uint64_t again = UINT64_MAX;
     for (kvf_task **at = list; *at;) {
         kvf_task *task = *at;
         const bool written = __atomic_load_n(&device->flags[(task->flag - 1) * KVF_FLAG_WORDS], __ATOMIC_ACQUIRE) == task->number;
@@ -546,18 +598,19 @@ static uint64_t look_once(kvf_cuda_device *device, kvf_task **list, uint64_t now
             kvf_task **to = written ? over : late;
             task->look_next = *to;
             *to = task;
-        } else {
-            if (task->look_from < from) from = task->look_from;
-            at = &task->look_next;
+            continue;
         }
+        const uint64_t next = look_again(task, now);
+        if (now >= task->look_from) task->seen = true;
+        if (next < again) again = next;
+        at = &task->look_next;
     }
-    return from;
+    return again;
 }
 
 static void end_looks(kvf_cuda_device *device, kvf_task *over, kvf_task *late) {
     while (over) {
         kvf_task *next = over->look_next;
-        learn(device, over, kvf_now_nanos());
         on_done(over);
         over = next;
     }
@@ -576,6 +629,7 @@ static void *look_thread(void *argument) {
     kvf_task *list = NULL;
     uint64_t busy = 0;
     bool stop = false;
+    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
     atomic_store(&device->looks, true);
     while (!stop) {
         kvf_task *more = atomic_load_explicit(&device->looked, memory_order_relaxed) ? atomic_exchange(&device->looked, NULL) : NULL;
@@ -587,21 +641,24 @@ static void *look_thread(void *argument) {
         }
         const uint64_t now = kvf_now_nanos();
         kvf_task *over = NULL, *late = NULL;
-        const uint64_t from = look_once(device, &list, now, &over, &late);
+        const uint64_t again = look_once(device, &list, now, &over, &late);
         if (over || late) {
             end_looks(device, over, late);
             busy = kvf_now_nanos();
-        } else if (from > now + WAKE_EARLY && now > busy + LINGER) {
+        } else if (again > now + WAKE_EARLY && now > busy + LINGER) {
             pthread_mutex_lock(&device->lock);
-            atomic_store(&device->look_at, from);
+            atomic_store(&device->look_at, again);
             atomic_store(&device->looks, false);
             if (!device->stop && !atomic_load(&device->looked)) {
-                if (from == UINT64_MAX) pthread_cond_wait(&device->look, &device->lock);
-                else kvf_condition_wait_until(&device->look, &device->lock, from - WAKE_EARLY);
+                if (again == UINT64_MAX) pthread_cond_wait(&device->look, &device->lock);
+                else kvf_condition_wait_until(&device->look, &device->lock, again - WAKE_EARLY);
             }
             atomic_store(&device->looks, true);
             stop = device->stop;
             pthread_mutex_unlock(&device->lock);
+        } else if (again > now + SHORT && again != UINT64_MAX) {
+            uint64_t pause = again - now < PAUSE ? again - now : PAUSE; /* new tasks are seen that late at most */
+            nanosleep(&(struct timespec){0, (long)(pause - SHORT / 2)}, NULL);
         } else {
             for (int i = 0; i < 16; i++) relax();
             if ((now >> 12 & 3) == 0) sched_yield();

@@ -27,6 +27,7 @@ typedef enum kvf_direction { KVF_TO_DEVICE, KVF_TO_HOST, KVF_ON_DEVICE, KVF_DIRE
 /* Tasks whose end a thread may watch at once; more end through the driver's callback. */
 #define KVF_FLAGS 1024
 #define KVF_FLAG_WORDS 16 /* a cache line each */
+#define KVF_METHODS 8
 
 #define KVF_SLABS 4
 #define KVF_BATCH 4096
@@ -117,7 +118,7 @@ typedef struct kvf_cuda_device {
     uint32_t numbers;        /* of the last task that has a flag */
     pthread_cond_t look;
     uint64_t expected[KVF_DIRECTIONS]; /* when what is queued in a direction should be over */
-    double rate[KVF_DIRECTIONS];       /* bytes a nanosecond, as last seen */
+    double rate[KVF_DIRECTIONS][KVF_METHODS]; /* bytes a nanosecond, as last seen */
     cu_event *spare;         /* events without timing */
     uint32_t spares, spare_room;
     struct kvf_task *running;
@@ -152,8 +153,10 @@ int32_t kvf_cuda_failed(kvf_cuda_device *device, cu_result result, const char *w
 kvf_lane *kvf_lane_take_own(kvf_cuda_device *device);
 /* Makes the stream for completions; the context is entered and the lane locked. */
 int32_t kvf_lane_side(kvf_cuda_device *device, kvf_lane *lane);
-/* Makes the streams and scratch of a lane; the context is entered and the lane locked. */
+/* Makes the streams and events of a lane; the context is entered and the lane locked. */
 int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane);
+/* Makes its staging for lists. */
+int32_t kvf_lane_lists(kvf_cuda_device *device, kvf_lane *lane);
 /* Makes its slabs. */
 int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane);
 
@@ -186,7 +189,8 @@ typedef struct kvf_task {
     uint32_t flag;          /* 1 + its index, or 0 */
     uint32_t number;        /* what the stream writes there */
     kvf_direction direction;
-    uint64_t begun, expected, look_from, look_until; /* nanoseconds */
+    uint64_t begun, lasts, expected, look_from, look_until; /* nanoseconds */
+    bool seen;              /* its flag was looked at before it was written */
     struct kvf_task *look_next;
     struct kvf_mark *marks; /* one for each program that is watched */
     atomic_bool settled;

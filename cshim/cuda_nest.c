@@ -530,6 +530,8 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
         }
         if (nest->run) {
             program->runs_at = used;
+            program->runs_step = 1;
+            while (program->runs_step * 2 < nest->pairs) program->runs_step *= 2;
             uint32_t block = 0;
             for (uint64_t p = 0; p < nest->pairs; p++) {
                 at[used++] = block;

@@ -243,6 +243,7 @@ int32_t kvf_nixl_notify_job(kvf_word context, uint32_t slot, kvf_word agent, con
 }
 
 int32_t kvf_nixl_take_notifications(kvf_word agent, uint8_t *bytes, kvf_word capacity, double *out) {
+    out[0] = out[1] = out[2] = 0;
     kvf_agent *found = kvf_agent_acquire(agent);
     if (!found) return KVF_E_CLOSED;
     int32_t status = kvf_inbox_take(&found->inbox, bytes, capacity, out);

@@ -16,9 +16,12 @@
 
 #define MICROS ((uint64_t)1000)
 #define MILLIS ((uint64_t)1000000)
-/* A control thread that has waited this long is let in by the lanes; they wait for it at most so long. */
+/* A control thread that has waited this long is let in by the lanes (sooner when somebody waits for a notification: it
+ * costs the lanes that must stand still for it); they wait for it at most so long, and then let it wait: another lane may
+ * be stuck in a post and keep the lock for ever. */
 #define GATE_PATIENCE (20 * MILLIS)
-#define GATE_BOUND (10 * MILLIS)
+#define GATE_PATIENCE_EAGER (2 * MILLIS)
+#define GATE_BOUND (100 * MILLIS)
 
 static void *control_main(void *argument);
 static void *closer_main(void *argument);
@@ -137,13 +140,15 @@ void kvf_agent_exclusive_end(kvf_agent *agent) {
 
 void kvf_agent_yield(kvf_agent *agent) {
     uint64_t since = atomic_load_explicit(&agent->gate, memory_order_relaxed);
-    if (since == 0) return;
+    if (since == 0 || since == atomic_load_explicit(&agent->gate_given_up, memory_order_relaxed)) return;
     uint64_t now = kvf_now_nanos();
-    if (now < since + GATE_PATIENCE) return;
+    bool eager = atomic_load_explicit(&agent->eager, memory_order_relaxed);
+    if (now < since + (eager ? GATE_PATIENCE_EAGER : GATE_PATIENCE)) return;
     for (uint64_t end = now + GATE_BOUND; now < end; now = kvf_now_nanos()) {
         if (atomic_load_explicit(&agent->gate, memory_order_relaxed) != since) return;
         nanosleep(&(struct timespec){0, 20000}, NULL);
     }
+    atomic_store_explicit(&agent->gate_given_up, since, memory_order_relaxed);
 }
 
 /* ---- start ------------------------------------------------------------------------------------------------------ */

@@ -76,6 +76,7 @@ struct kvf_agent {
     atomic_uint references; /* threads, and calls that look at it */
 
     _Atomic uint64_t gate;      /* 0, or since when the control thread has been in an exclusive call */
+    _Atomic uint64_t gate_given_up; /* the value of `gate` that lanes no longer wait for */
     atomic_bool eager;          /* somebody waits for a notification */
     atomic_bool closing;
     _Atomic uint64_t give_up_at; /* while closing: when pieces in flight are released unfinished */

@@ -31,14 +31,36 @@ KVF_DEVICE kvf_u32 kvf_divide(kvf_u32 n, kvf_divisor d) {
     return (kvf_u32)(((kvf_u64)n * d.scale) >> d.shift);
 }
 
-KVF_DEVICE kvf_u32 kvf_list_word(const kvf_kernel_program *p, kvf_u32 at) {
-    const kvf_u32 *lists = p->lists ? (const kvf_u32 *)(uintptr_t)p->lists : p->words;
-    return lists[at];
+/* Reads of lists: one access an entry, free to move before anything that is written. */
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+KVF_DEVICE kvf_u32 kvf_list1(const kvf_u32 *at) {
+    kvf_u32 a;
+    asm("ld.u32 %0, [%1];" : "=r"(a) : "l"(at));
+    return a;
 }
+KVF_DEVICE void kvf_list2(const kvf_u32 *at, kvf_u32 *a, kvf_u32 *b) {
+    asm("ld.v2.u32 {%0,%1}, [%2];" : "=r"(*a), "=r"(*b) : "l"(at));
+}
+KVF_DEVICE void kvf_list4(const kvf_u32 *at, kvf_u64 *a, kvf_u64 *b) {
+    asm("ld.v2.u64 {%0,%1}, [%2];" : "=l"(*a), "=l"(*b) : "l"(at));
+}
+#else
+KVF_DEVICE kvf_u32 kvf_list1(const kvf_u32 *at) { return *at; }
+KVF_DEVICE void kvf_list2(const kvf_u32 *at, kvf_u32 *a, kvf_u32 *b) {
+    *a = at[0];
+    *b = at[1];
+}
+KVF_DEVICE void kvf_list4(const kvf_u32 *at, kvf_u64 *a, kvf_u64 *b) {
+    memcpy(a, at, 8);
+    memcpy(b, at + 2, 8);
+}
+#endif
 
-/* Addresses of several rows of the flattened program at once, so that the program's numbers are fetched once for all. */
+/* Addresses of N rows of the flattened program at once: the program's numbers are fetched once for all, and the reads
+ * of the lists overlap. Everything is unrolled, so that no array needs memory. */
 #define KVF_LOCATE(N)                                                                                             \
     KVF_DEVICE void kvf_locate##N(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {             \
+        const kvf_u32 *lists = p->lists ? (const kvf_u32 *)(uintptr_t)p->lists : p->words;                        \
         KVF_UNROLL                                                                                                \
         for (int j = 0; j < N; j++) {                                                                             \
             s[j] = p->src;                                                                                        \
@@ -58,45 +80,52 @@ KVF_DEVICE kvf_u32 kvf_list_word(const kvf_kernel_program *p, kvf_u32 at) {
             }                                                                                                     \
         }                                                                                                         \
         if (p->bases_at != KVF_KERNEL_NONE) {                                                                     \
-            KVF_UNROLL                                                                                            \
-            for (int j = 0; j < N; j++) kvf_locate_base(p, &n[j], &s[j], &d[j]);                                  \
-        }                                                                                                         \
-        if (p->runs_at != KVF_KERNEL_NONE) {                                                                      \
-            KVF_ROLL                                                                                              \
-            for (int j = 0; j < N; j++) kvf_locate_run(p, &n[j], &s[j], &d[j]);                                   \
-        }                                                                                                         \
-        if (p->pairs) {                                                                                           \
+            const kvf_u32 inner = p->flags & KVF_KERNEL_BASES_INNER;                                              \
+            kvf_u64 x[N], y[N];                                                                                   \
             KVF_UNROLL                                                                                            \
             for (int j = 0; j < N; j++) {                                                                         \
-                s[j] += (kvf_u64)kvf_list_word(p, p->pairs_at + 2 * n[j]) << p->src_shift;                        \
-                d[j] += (kvf_u64)kvf_list_word(p, p->pairs_at + 2 * n[j] + 1) << p->dst_shift;                    \
+                const kvf_u32 q = kvf_divide(n[j], p->outer), r = n[j] - q * p->outer.by;                         \
+                kvf_list4(lists + p->bases_at + 4 * (inner ? r : q), &x[j], &y[j]);                               \
+                n[j] = inner ? q : r;                                                                             \
+            }                                                                                                     \
+            KVF_UNROLL                                                                                            \
+            for (int j = 0; j < N; j++) {                                                                         \
+                s[j] += x[j];                                                                                     \
+                d[j] += y[j];                                                                                     \
+            }                                                                                                     \
+        }                                                                                                         \
+        if (p->runs_at != KVF_KERNEL_NONE) { /* from a block to its pair: the last that starts at or before it */  \
+            kvf_u32 pair[N];                                                                                      \
+            KVF_UNROLL                                                                                            \
+            for (int j = 0; j < N; j++) pair[j] = 0;                                                              \
+            KVF_ROLL                                                                                              \
+            for (kvf_u32 step = p->runs_step; step > 0; step >>= 1) {                                             \
+                KVF_UNROLL                                                                                        \
+                for (int j = 0; j < N; j++) {                                                                     \
+                    const kvf_u32 next = pair[j] + step;                                                          \
+                    const kvf_u32 at = next < p->pairs ? next : 0;                                                \
+                    if (next < p->pairs && kvf_list1(lists + p->runs_at + at) <= n[j]) pair[j] = next;            \
+                }                                                                                                 \
+            }                                                                                                     \
+            KVF_UNROLL                                                                                            \
+            for (int j = 0; j < N; j++) {                                                                         \
+                const kvf_i64 step = n[j] - kvf_list1(lists + p->runs_at + pair[j]);                              \
+                s[j] += (kvf_u64)(step * p->src_run);                                                             \
+                d[j] += (kvf_u64)(step * p->dst_run);                                                             \
+                n[j] = pair[j];                                                                                   \
+            }                                                                                                     \
+        }                                                                                                         \
+        if (p->pairs) {                                                                                           \
+            kvf_u32 x[N], y[N];                                                                                   \
+            KVF_UNROLL                                                                                            \
+            for (int j = 0; j < N; j++) kvf_list2(lists + p->pairs_at + 2 * n[j], &x[j], &y[j]);                  \
+            KVF_UNROLL                                                                                            \
+            for (int j = 0; j < N; j++) {                                                                         \
+                s[j] += (kvf_u64)x[j] << p->src_shift;                                                            \
+                d[j] += (kvf_u64)y[j] << p->dst_shift;                                                            \
             }                                                                                                     \
         }                                                                                                         \
     }
-
-KVF_DEVICE void kvf_locate_base(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {
-    kvf_u32 q = kvf_divide(*n, p->outer);
-    kvf_u32 r = *n - q * p->outer.by;
-    kvf_u32 inner = p->flags & KVF_KERNEL_BASES_INNER;
-    kvf_u32 at = p->bases_at + 4 * (inner ? r : q);
-    *n = inner ? q : r;
-    *s += (kvf_u64)kvf_list_word(p, at) | (kvf_u64)kvf_list_word(p, at + 1) << 32;
-    *d += (kvf_u64)kvf_list_word(p, at + 2) | (kvf_u64)kvf_list_word(p, at + 3) << 32;
-}
-
-/* From a block's number to its pair: the last one whose first block is at or before it. */
-KVF_DEVICE void kvf_locate_run(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {
-    kvf_u32 low = 0, high = p->pairs;
-    while (high - low > 1) {
-        kvf_u32 middle = (low + high) >> 1;
-        if (kvf_list_word(p, p->runs_at + middle) <= *n) low = middle;
-        else high = middle;
-    }
-    kvf_i64 step = *n - kvf_list_word(p, p->runs_at + low);
-    *s += (kvf_u64)(step * p->src_run);
-    *d += (kvf_u64)(step * p->dst_run);
-    *n = low;
-}
 
 KVF_LOCATE(1)
 KVF_LOCATE(4)
@@ -196,7 +225,7 @@ KVF_ROWS(n, narrow)
 
 /* ---- long rows ----------------------------------------------------------------------------------------------- */
 
-#define KVF_PIECES_UNROLL 8
+#define KVF_PIECES_UNROLL 4
 
 /* The piece that unit `n` stands for; returns its bytes. */
 KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *src, kvf_u64 *dst) {

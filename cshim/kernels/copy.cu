@@ -2,7 +2,7 @@
 #include "body.h"
 
 #define KVF_ENTRIES(W)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(512) kvf_rows_##W(const __grid_constant__ kvf_kernel_program p) {    \
+    extern "C" __global__ void __launch_bounds__(512, 2) kvf_rows_##W(const __grid_constant__ kvf_kernel_program p) {    \
         kvf_rows##W(&p, blockIdx.x, gridDim.x, threadIdx.x, blockDim.x);                                              \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(512) kvf_pieces_##W(const __grid_constant__ kvf_kernel_program p) {  \

@@ -43,7 +43,7 @@ typedef struct kvf_divisor {
 typedef struct kvf_kernel_program {
     kvf_u64 src;       /* added to every address */
     kvf_u64 dst;
-    kvf_u64 lists;     /* device address of the lists, or 0: they are in `words` */
+    kvf_u64 lists;     /* address of the lists, 16-byte aligned, or 0: they are in `words` */
     kvf_i64 src_run;
     kvf_i64 dst_run;
     kvf_i64 src_stride[KVF_KERNEL_LOOPS];
@@ -56,14 +56,16 @@ typedef struct kvf_kernel_program {
     kvf_u32 loops;
     kvf_u32 flags;
     kvf_u32 pairs;      /* 0: no list, offsets are 0 */
-    kvf_u32 bases_at;   /* word of the list of bases: (src, dst) as two 64-bit numbers each; KVF_KERNEL_NONE: none */
-    kvf_u32 pairs_at;   /* word of the list of pairs: (src, dst) in units of 2^src_shift and 2^dst_shift bytes */
+    kvf_u32 bases_at;   /* word of the list of bases: (src, dst) as two 64-bit numbers each, 16-byte aligned;
+                           KVF_KERNEL_NONE: none */
+    kvf_u32 pairs_at;   /* even word of the list of pairs: (src, dst) in units of 2^src_shift and 2^dst_shift bytes */
     kvf_u32 runs_at;    /* word of the first block of each pair and their end; KVF_KERNEL_NONE: every run is 1 */
     kvf_u32 src_shift;
     kvf_u32 dst_shift;
     kvf_u32 narrow;      /* log2 of the access width of the narrow kernels */
     kvf_u32 piece_bytes; /* of long rows: KVF_KERNEL_PIECE; of bulk copies: the stage's size */
-    kvf_u32 words[KVF_KERNEL_INLINE_WORDS];
+    kvf_u32 runs_step;   /* greatest power of two below the number of pairs: where the search for a block's pair starts */
+    kvf_u32 words[KVF_KERNEL_INLINE_WORDS] __attribute__((aligned(16)));
 } kvf_kernel_program;
 
 #define KVF_KERNEL_NONE 0xffffffffu

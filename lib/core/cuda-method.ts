@@ -51,11 +51,11 @@ const pitched: Method = (work, gpu, cuda) => {
       : Number.POSITIVE_INFINITY,
     width: 1,
     inline: false,
-    taken: "The rows lie at an even pitch on both sides, so few 2-D copies move them all.",
+    taken: "The rows lie at an even pitch on both sides, so few copies of boxes move them all.",
     passed: gpu.pageable
       ? NOT_PINNED
       : fits
-        ? "2-D copies are slower for rows of this size or for so many blocks."
+        ? "Copies of boxes are slower for rows of this size or for so many blocks."
         : "The rows do not lie at one even pitch on both sides.",
   };
 };

@@ -64,22 +64,6 @@ export function unmapMemory(context: NativeContext, memory: MappedMemory): void 
   context.library.kvf_memory_unmap(memory.address, memory.bytes, memory.descriptor);
 }
 
-/** The same on a thread of the library, for memory whose unmapping takes long. */
-export function unmapMemoryJob(context: NativeContext, memory: MappedMemory): Promise<void> {
-  return context.job(
-    "unregister",
-    (slot) =>
-      context.library.kvf_memory_unmap_job(
-        context.address,
-        slot,
-        memory.address,
-        memory.bytes,
-        memory.descriptor,
-      ),
-    () => undefined,
-  );
-}
-
 /** Writes every page of mapped memory from several threads, so that later use finds it there. */
 export function touchMemory(context: NativeContext, memory: MappedMemory, threads: number): Promise<void> {
   return context.job(

@@ -2,7 +2,7 @@ import { arrangementView } from "../core/arrangement-view.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { ComponentRecord, ComponentShape, LayoutRecord } from "../core/layout.ts";
 import { nativeError, type NativeContext } from "../native/context.ts";
-import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
+import { mapMemory, releaseMemory } from "../native/memory.ts";
 import { toArrayBuffer } from "bun:ffi";
 import { KVF_FILL_CONSTANT, KVF_FILL_RANDOM, KVF_FILL_SEQUENTIAL, KVF_OK } from "../native/symbols.ts";
 import type { Leases } from "./leases.ts";
@@ -32,6 +32,11 @@ export type MoveBlocks = (
   },
 ) => Promise<void>;
 
+/** Pinned memory for blocks of a GPU; see `CudaStages`. */
+export interface DeviceStages {
+  take(device: number, bytes: number): Promise<{ readonly address: number; release(): Promise<void> }>;
+}
+
 /** Host memory that one fill or checksum goes through at a time. */
 const STAGE_BYTES = 16 * 2 ** 20;
 
@@ -47,11 +52,13 @@ export class BlockIo {
   readonly #context: NativeContext;
   readonly #leases: Leases;
   readonly #move: MoveBlocks;
+  readonly #stages: DeviceStages | null;
 
-  constructor(context: NativeContext, leases: Leases, move: MoveBlocks) {
+  constructor(context: NativeContext, leases: Leases, move: MoveBlocks, stages: DeviceStages | null = null) {
     this.#context = context;
     this.#leases = leases;
     this.#move = move;
+    this.#stages = stages;
   }
 
   async read(
@@ -223,25 +230,47 @@ export class BlockIo {
     work: (stage: Stage) => Promise<T>,
   ): Promise<T> {
     const stageBytes = component.shape.config.blockBytes * blocks;
-    const memory = mapMemory(this.#context, stageBytes, false);
     this.#leases.acquire(layout.handle);
+    let stage: StageMemory | undefined;
     let mayBeTouched = false;
     try {
+      const memory = (stage = await this.#stageMemory(component, stageBytes));
       const bytes = new Uint8Array(toArrayBuffer(memory.address as never, 0, stageBytes));
-      return await work({ memory, bytes, record: stageRecord(component, blocks, memory.address) });
+      return await work({ memory, bytes, record: stageRecord(component, blocks, memory) });
     } catch (error) {
       mayBeTouched = error instanceof KvferryError && error.settlement === "in-doubt";
       throw error;
     } finally {
       this.#leases.release(layout.handle);
       // A stage that somebody may still write to stays mapped for good.
-      if (!mayBeTouched) await releaseMemory(this.#context, memory);
+      if (!mayBeTouched) await stage?.release();
     }
+  }
+
+  /** Blocks of a GPU go through pinned memory, which kernels can reach. */
+  async #stageMemory(component: ComponentRecord, bytes: number): Promise<StageMemory> {
+    const { storage } = component;
+    if (storage.kind === "device" && this.#stages !== null) {
+      const pinned = await this.#stages.take(storage.device, bytes);
+      return { address: pinned.address, storage: "pinned", release: () => pinned.release() };
+    }
+    const mapped = mapMemory(this.#context, bytes, false);
+    return {
+      address: mapped.address,
+      storage: "system",
+      release: async () => releaseMemory(this.#context, mapped),
+    };
   }
 }
 
+interface StageMemory {
+  readonly address: number;
+  readonly storage: "system" | "pinned";
+  release(): Promise<void>;
+}
+
 interface Stage {
-  readonly memory: MappedMemory;
+  readonly memory: { readonly address: number };
   /** Only inside the work that was given the stage. */
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly record: LayoutRecord;
@@ -254,7 +283,11 @@ function firstIds(count: number): Uint32Array {
 }
 
 /** A layout over host memory that holds blocks of a component in logical order. Never registered. */
-function stageRecord(component: ComponentRecord, blocks: number, address: number): LayoutRecord {
+function stageRecord(
+  component: ComponentRecord,
+  blocks: number,
+  { address, storage }: StageMemory,
+): LayoutRecord {
   const { config, name, group } = component.shape;
   const staged = { ...config, numBlocks: blocks, alignment: 1, totalBytes: config.blockBytes * blocks };
   const shape: ComponentShape = {
@@ -282,7 +315,7 @@ function stageRecord(component: ComponentRecord, blocks: number, address: number
     components: [
       {
         shape,
-        storage: { kind: "system" },
+        storage: { kind: storage },
         regionAddresses: bases,
         regionSizes: Float64Array.of(staged.totalBytes),
         attachment: { kind: "addresses", bases, origin: "own" },

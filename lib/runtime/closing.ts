@@ -1,6 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Arrivals } from "./arrival.ts";
 import { CONTROL } from "./control-message.ts";
+import type { Clock } from "./deadlines.ts";
 import type { Engine } from "./engine.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Messenger } from "./messenger.ts";
@@ -46,20 +47,24 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   queue.close();
   arrivals.close();
   liveness.stop();
+  const { clock } = session;
+  // The clock's timers do not keep the process alive: what is awaited here must.
+  session.context.holdProcess(true);
   const closed = new KvferryError(
     "CLOSED",
     "close",
     "the transport was closed",
     "Await transfers before closing.",
   );
-  await within(DRAIN_MILLIS, engine.idle());
+  await within(clock, DRAIN_MILLIS, engine.idle());
   if (engine.runningCount > 0) {
     engine.cancelAll(closed);
-    await within(STOP_MILLIS, engine.idle());
+    await within(clock, STOP_MILLIS, engine.idle());
     engine.giveUpAll(closed);
   }
   // Peers that hear it need not wait for silence to know.
   await within(
+    clock,
     STOP_MILLIS,
     Promise.allSettled(
       peers.peers
@@ -68,11 +73,11 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
     ),
   );
   messenger.close();
-  await within(NATIVE_MILLIS, peers.forgetAll());
+  await within(clock, NATIVE_MILLIS, peers.forgetAll());
   // An agent that is gone touches nothing: what only waited for that proof is free.
   let stuck = 0;
   if (session.agent !== null) {
-    const left = await within(NATIVE_MILLIS, session.agent.close());
+    const left = await within(clock, NATIVE_MILLIS, session.agent.close());
     stuck = left ?? 1;
     if (stuck === 0) {
       engine.proveQuiet(() => true, "agent-closed");
@@ -81,23 +86,24 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   }
   const inDoubt = engine.doubtfulCount;
   const layouts = await registrar.releaseAll();
-  await within(NATIVE_MILLIS, session.cuda.close());
+  await within(clock, NATIVE_MILLIS, session.stages.close());
+  await within(clock, NATIVE_MILLIS, session.cuda.close());
   engine.stop();
   stuck += session.context.close(NATIVE_MILLIS);
   return { layouts, stuck, inDoubt };
 }
 
 /** The promise's value, or undefined when it takes longer. Failures count as done. */
-function within<T>(millis: number, promise: Promise<T>): Promise<T | undefined> {
+function within<T>(clock: Clock, millis: number, promise: Promise<T>): Promise<T | undefined> {
   return new Promise((resolve) => {
-    const timer = setTimeout(() => resolve(undefined), millis);
+    const cancel = clock.after(millis, () => resolve(undefined));
     promise.then(
       (value) => {
-        clearTimeout(timer);
+        cancel();
         resolve(value);
       },
       () => {
-        clearTimeout(timer);
+        cancel();
         resolve(undefined);
       },
     );

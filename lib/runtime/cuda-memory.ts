@@ -4,7 +4,7 @@ import { checkedSum } from "../core/integers.ts";
 import type { Region } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
 import type { CudaDriver } from "../native/cuda.ts";
-import { mapMemory, unmapMemory, unmapMemoryJob, touchMemory, type MappedMemory } from "../native/memory.ts";
+import { mapMemory, releaseMemory, touchMemory, type MappedMemory } from "../native/memory.ts";
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import { adoptRegions, carve } from "./host-memory.ts";
@@ -128,8 +128,6 @@ export interface PinnedMemory {
 
 /** Threads that touch fresh memory; more do not make the kernel faster. */
 const TOUCH_THREADS = 16;
-/** Unmapping this much takes long enough to leave it to a thread. */
-const UNMAP_JOB_BYTES = 64 * 2 ** 20;
 
 /**
  * Allocates pinned memory on threads of the library.
@@ -158,7 +156,7 @@ export async function allocatePinned(
     await touchMemory(context, mapping, Math.min(TOUCH_THREADS, navigator.hardwareConcurrency));
     await driver.pin(device, mapping.address, mapping.bytes);
   } catch (error) {
-    unmapMemory(context, mapping);
+    await releaseMemory(context, mapping);
     throw error;
   }
   return {
@@ -182,8 +180,7 @@ async function unpinAndUnmap(
     ignoreLoss(error);
     return;
   }
-  if (mapping.bytes >= UNMAP_JOB_BYTES) await unmapMemoryJob(context, mapping);
-  else unmapMemory(context, mapping);
+  await releaseMemory(context, mapping);
 }
 
 /** Gives back is all one can do with a device that is lost; the loss itself was reported by what it broke. */

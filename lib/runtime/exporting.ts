@@ -31,7 +31,7 @@ export async function exportMetadata(
   options: ExportOptions,
 ): Promise<Uint8Array> {
   state.demandOpen("exportMetadata");
-  const format = options.format ?? "kvferry";
+  const format = formatOf(options);
   const handles = options.layouts?.map((layout) => (typeof layout === "bigint" ? layout : layout.handle));
   const now = Date.now();
   const expiresAtMs = expiry(options, now);
@@ -68,6 +68,19 @@ export async function exportMetadata(
     metadata,
     format,
     first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },
+  );
+}
+
+const FORMATS: readonly PackageFormat[] = ["kvferry", "dynamo-1.0", "kvbm-physical-1"];
+
+function formatOf({ format = "kvferry" }: ExportOptions): PackageFormat {
+  if (FORMATS.includes(format)) return format;
+  throw new KvferryError(
+    "INVALID_CONFIG",
+    "exportMetadata",
+    `there is no format ${JSON.stringify(format)}`,
+    `Use one of ${FORMATS.join(", ")}.`,
+    { format, formats: FORMATS },
   );
 }
 

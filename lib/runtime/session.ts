@@ -8,7 +8,9 @@ import { openLibrary } from "../native/library.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { deviceMemory, externalCudaMemory, externalIpcMemory, pinnedMemory } from "./cuda-memory.ts";
 import { CudaSession } from "./cuda-session.ts";
+import { CudaStages } from "./cuda-stages.ts";
 import type { Executor } from "./executor.ts";
+import { systemClock, type Clock } from "./deadlines.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
@@ -22,6 +24,8 @@ const NIXL_LANES = 2;
 /** What an open transport holds of the machine. */
 export interface Session {
   readonly options: ResolvedOptions;
+  /** Every timer of the transport runs on it; a simulation gives its own. */
+  readonly clock: Clock;
   readonly incarnation: number;
   /** Name of this transport's agent on NIXL's wire. */
   readonly wireName: string;
@@ -31,6 +35,8 @@ export interface Session {
   readonly noNixl: KvferryError | null;
   /** The way to GPUs; loads the driver when one is first asked for. */
   readonly cuda: CudaSession;
+  /** Pinned memory for reading and writing blocks of GPU memory. */
+  readonly stages: CudaStages;
   /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
   readonly executors: ReadonlyMap<ExecutorName, Executor>;
@@ -77,12 +83,14 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     return {
       providers,
       options,
+      clock: systemClock,
       incarnation,
       wireName: wire,
       context,
       agent,
       noNixl: reason,
       cuda,
+      stages: new CudaStages(context, cuda),
       get profile(): MachineProfile {
         return cuda.profile;
       },

@@ -140,7 +140,9 @@ export class Submitter {
   }
 
   #make(options: TransferOptions): Transfer {
-    return new Transfer(++this.#lastId, options.layerwise !== undefined && options.layerwise !== false);
+    // What was given may be no request at all: that is refused like everything else.
+    const layerwise: unknown = (options as TransferOptions | undefined | null)?.layerwise;
+    return new Transfer(++this.#lastId, layerwise !== undefined && layerwise !== false);
   }
 
   #start(
@@ -187,7 +189,8 @@ export class Submitter {
     const { promise: stopped, resolve: stop } = Promise.withResolvers<Stop>();
     const onAbort = (): void => stop({ reason: signal?.reason, error: null });
     signal?.addEventListener("abort", onAbort, { once: true });
-    const timer = setTimeout(() => {
+    const { clock } = this.#session;
+    const cancelTimer = clock.after(deadlineMillis, () => {
       const error = new KvferryError(
         "TIMEOUT",
         "transfer",
@@ -196,7 +199,7 @@ export class Submitter {
         { deadlineMillis },
       );
       stop({ reason: error, error });
-    }, deadlineMillis);
+    });
     let stopping: Stop | undefined;
     transfer.attach(
       {
@@ -208,7 +211,7 @@ export class Submitter {
       },
       "waiting",
     );
-    const startedAt = performance.now();
+    const startedAt = clock.now();
     try {
       const early = await Promise.race([
         Promise.all([ordering, ...after.map((before) => before.then(() => null, wrapPredecessor))]),
@@ -224,7 +227,7 @@ export class Submitter {
       }
       this.#state.demandOpen("transfer");
       const order = await ordering;
-      const left = Math.max(1, deadlineMillis - (performance.now() - startedAt));
+      const left = Math.max(1, deadlineMillis - (clock.now() - startedAt));
       const planned = plan();
       launched = true;
       this.#launch(transfer, options, planned, left, destinationBlocks, order);
@@ -236,7 +239,7 @@ export class Submitter {
           (order) => this.#closeOrder(order),
           () => undefined,
         );
-      clearTimeout(timer);
+      cancelTimer();
       signal?.removeEventListener("abort", onAbort);
     }
   }

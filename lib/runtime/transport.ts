@@ -7,7 +7,6 @@ import { isLocal, isRemote, localCount, remoteCount } from "../core/registry-que
 import { Arrivals, type Arrival, type ExpectOptions } from "./arrival.ts";
 import { BlockIo } from "./block-io.ts";
 import { closeTransport, type CloseReport } from "./closing.ts";
-import { systemClock } from "./deadlines.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
 import { CONTROL } from "./control-message.ts";
 import { Engine, type EndedTransfer } from "./engine.ts";
@@ -71,7 +70,7 @@ export class Transport implements AsyncDisposable {
     );
     this.#engine = new Engine(
       {
-        clock: systemClock,
+        clock: session.clock,
         executor: (name) => session.executors.get(name),
         report: (ended) => {
           this.#metrics.record(ended);
@@ -107,7 +106,7 @@ export class Transport implements AsyncDisposable {
     this.#messenger = new Messenger(session, this.#state, this.#peers, this.#queue);
     this.#liveness = new Liveness(
       {
-        clock: systemClock,
+        clock: session.clock,
         peers: () => this.#peers.peers.filter((peer) => peer.understandsControl),
         send: (peer) => this.#messenger.control(peer, CONTROL.heartbeat),
         lost: (peer, reason) => this.#peers.lose(peer, reason),
@@ -125,8 +124,11 @@ export class Transport implements AsyncDisposable {
       this.#messenger,
       this.#events,
     );
-    const io = new BlockIo(session.context, this.#leases, (source, destination, blocks) =>
-      this.#submitter.move(source, destination, blocks),
+    const io = new BlockIo(
+      session.context,
+      this.#leases,
+      (source, destination, blocks) => this.#submitter.move(source, destination, blocks),
+      session.stages,
     );
     this.#registrar = new Registrar(session, this.#state, this.#leases, {
       io,
@@ -139,7 +141,7 @@ export class Transport implements AsyncDisposable {
       this.#queue,
       this.#messenger,
       this.#events,
-      systemClock,
+      session.clock,
       session.options.deadlineMillis,
     );
   }
@@ -151,10 +153,15 @@ export class Transport implements AsyncDisposable {
    * there, `UNSUPPORTED_PLATFORM` where the native library cannot run.
    */
   static async open(options: OpenOptions): Promise<Transport> {
-    const session = await openSession(resolveOptions(options, process.env));
+    const transport = Transport.over(await openSession(resolveOptions(options, process.env)));
+    installExitHook();
+    return transport;
+  }
+
+  /** @internal A transport over a session that was opened elsewhere; a simulation gives its own. */
+  static over(session: Session): Transport {
     const transport = new Transport(session);
     openTransports.add(transport);
-    installExitHook();
     return transport;
   }
 
@@ -287,6 +294,7 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError what every such transfer would reject with.
    */
   prepare(request: PrepareRequest): PreparedTransfer {
+    this.#state.demandOpen("prepare");
     return new PreparedTransfer(this.#planning, this.#submitter, request);
   }
 

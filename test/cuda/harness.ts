@@ -2,7 +2,16 @@
 // plain copy of the driver, and whole transfers compared byte for byte. The same cases run on a GPU and on the stand-in.
 import { dlopen, ptr } from "bun:ffi";
 import { expect } from "bun:test";
-import { Transport, type LayoutConfig, type LayoutSpec, type LocalLayout, type MemorySpec, type TransferOptions } from "../../index.ts";
+import {
+  KvferryError,
+  Transport,
+  type Transfer,
+  type LayoutConfig,
+  type LayoutSpec,
+  type LocalLayout,
+  type MemorySpec,
+  type TransferOptions,
+} from "../../index.ts";
 import type { TransferResult } from "../../lib/runtime/transfer.ts";
 import { encodeHop } from "../../lib/core/encode.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
@@ -27,7 +36,9 @@ export const METHODS: readonly string[] = [
 /** Dynamo's standard shape: 2 layers x K,V x 16 tokens x 128 elements of 2 bytes: blocks of 16 KiB. */
 export const STANDARD = { numLayers: 2, outerDim: 2, pageSize: 16, innerDim: 128 } as const;
 
-export async function openCuda(options: Partial<Parameters<typeof Transport.open>[0]> = {}): Promise<Transport> {
+export async function openCuda(
+  options: Partial<Parameters<typeof Transport.open>[0]> = {},
+): Promise<Transport> {
   return await Transport.open({ workerId: 1n, nixl: false, neighbours: false, cuda: {}, ...options });
 }
 
@@ -41,8 +52,8 @@ export function tell(what: string, value: string): void {
 /** How often an entry of the stand-in was called. */
 export function calls(name: string): number {
   if (STANDIN === null) throw new Error("only the stand-in counts calls");
-  const { symbols } = dlopen(STANDIN, { standin_calls: { args: ["cstring"], returns: "u64_fast" } });
-  return Number(symbols.standin_calls(cString(name) as never));
+  const { symbols } = dlopen(STANDIN, { standin_calls: { args: ["cstring"], returns: "u64" } });
+  return Number(symbols["standin_calls"]?.(cString(name) as never));
 }
 
 /** The native library, for what only tests call. */
@@ -63,7 +74,12 @@ export function answer(call: (out: Float64Array<ArrayBuffer>) => number): number
 }
 
 /** Bytes at an address of any kind of memory, fetched by one plain copy. */
-export function fetchBytes(address: number, bytes: number, kind: string, device = 0): Uint8Array<ArrayBuffer> {
+export function fetchBytes(
+  address: number,
+  bytes: number,
+  kind: string,
+  device = 0,
+): Uint8Array<ArrayBuffer> {
   const copy = new Uint8Array(new ArrayBuffer(bytes));
   plainCopy(address, addressOf(copy), bytes, kind === "device", false, device);
   return copy;
@@ -154,11 +170,27 @@ export async function verified(
     const [here, there] = [from(sourceAt), to(destinationAt)];
     there.bytes.set(here.bytes.subarray(here.offset, here.offset + bytes), there.offset);
   }
-  const result = await transport.transfer({ source, sourceBlocks, destination, destinationBlocks, ...options });
+  const result = await transport.transfer({
+    source,
+    sourceBlocks,
+    destination,
+    destinationBlocks,
+    ...options,
+  });
   expect(result.bytes).toBe(movedBytes);
   expectSame(regionsOf(destination), wanted, "destination");
   expectSame(regionsOf(source), before, "source");
   return result;
+}
+
+/** What a transfer failed with; fails itself when it did not. */
+export async function failureOf(transfer: Transfer): Promise<KvferryError> {
+  const failure: unknown = await transfer.then(
+    () => null,
+    (error: unknown) => error,
+  );
+  if (failure instanceof KvferryError) return failure;
+  throw new Error(`the transfer did not fail with an error of ours: ${String(failure)}`);
 }
 
 /** A spec of the given memory kind in one of the plain arrangements. */
@@ -192,7 +224,9 @@ function expectSame(found: readonly Uint8Array[], wanted: readonly Uint8Array[],
       if (first < 0) first = at;
       wrong++;
     }
-    expect(`${side}, region ${index}: ${wrong} of ${other.length} bytes wrong, the first at ${first}`).toBe("");
+    expect(`${side}, region ${index}: ${wrong} of ${other.length} bytes wrong, the first at ${first}`).toBe(
+      "",
+    );
   }
 }
 

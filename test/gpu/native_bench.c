@@ -309,7 +309,7 @@ static void link_case(const char *name, uint64_t chunk, bool to_host, bool pool)
         snprintf(variant, sizeof variant, "kernel %u", ctas);
         verified_run(id, variant, &h, KVF_CUDA_METHOD_KERNEL, ctas, src, dst, reach, dma.micros, 9, false, ctas == 16);
     }
-    for (uint32_t stage = 4096; stage <= 8192 && gpu->kernel[KVF_KERNEL_BULK]; stage *= 2) {
+    for (uint32_t stage = 4096; stage <= 8192 && sweep && gpu->kernel[KVF_KERNEL_BULK]; stage *= 2) {
         for (uint32_t ctas = 2; ctas <= 16; ctas *= 2) {
             if (!sweep && (stage != standard.bulk_stage || ctas != standard.bulk_ctas)) continue;
             if (stage > chunk && stage > 4096) continue;

@@ -446,7 +446,8 @@ static void fault(void) {
     }
     for (uint32_t slot = 10; slot < 14; slot++) {
         EXPECT(wait_slot(slot, 20000));
-        EXPECT(done[slot].status == KVF_E_CUDA && done[slot].flags == (KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT));
+        /* In doubt where something was queued; a copy that was still on its way to the queue touched nothing. */
+        EXPECT(done[slot].status == KVF_E_CUDA && (done[slot].flags == (KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT) || (slot > 11 && done[slot].flags == 0)));
         if (slot == 10) printf("fault: %s\n", failure(slot));
     }
     EXPECT(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, NULL, 0) == KVF_E_CUDA);

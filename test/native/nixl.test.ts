@@ -31,6 +31,8 @@ const FAULTS = [
   "notifications: 24 MiB that nobody takes are neither dropped nor mixed up",
   "notifications: an empty one arrives and the word in the shared block is set",
   "crowd: transfers of all sizes on four lanes, with control work between them",
+  "sharing: several lanes work on one transfer, progress counts whole programs only",
+  "sharing: lanes that share a transfer are given up together",
   "refused: malformed calls begin nothing",
   "context: closing it takes its agents along, bounded, and the rest ends later",
 ];

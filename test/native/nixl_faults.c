@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 
+#include "nixl_agent.h"
 #include "nixl_jobs.h"
 
 #define KIB ((size_t)1024)
@@ -503,13 +504,47 @@ static void case_crowd(void) {
         char from[64], text[64];
         for (uint32_t i = 0; i < 64; i++) wrong += next_notification(b, from, text, sizeof text, 5) != 4;
     }
-    /* One large transfer that several lanes share. */
-    control("mode inline");
-    control("delay post_xfer_req 200");
+    verdict(name, wrong == 0, "%u wrong", wrong);
+    tear_down(name);
+}
+
+/* Posts that copy are shared among lanes, as far as there are cores: here as if there were eight. */
+static void case_sharing(void) {
+    const char *name = "sharing: several lanes work on one transfer, progress counts whole programs only";
+    set_up(4);
+    kvf_agent *agent = kvf_agent_acquire(a);
+    agent->sharers = 4;
+    kvf_agent_release(agent);
+    control("delay post_xfer_req 1000");
     memset(there, 0xee, AREA);
-    outcome o = run(1, AREA, 65536, 0, NULL);
-    verdict(name, wrong == 0 && o.status == KVF_OK && memcmp(here, there, AREA) == 0, "%u wrong; shared: %d %s", wrong, o.status,
-            o.text);
+    int32_t started = start(2, KVF_NIXL_WRITE, 1, AREA, 65536, 0, "whole");
+    for (int i = 0; i < 100000 && progress_bytes(2) == 0; i++) nap(50e-6);
+    control("block post_xfer_req");
+    for (int i = 0; i < 100000 && control("blocked post_xfer_req") < 4; i++) nap(50e-6);
+    long together = control("blocked post_xfer_req");
+    uint32_t programs = progress_programs(2);
+    control("unblock post_xfer_req");
+    outcome o = await(started, 2);
+    bool arrived = heard(b, "whole");
+    verdict(name,
+            together == 4 && programs == 0 && o.status == KVF_OK && o.value == (double)AREA && progress_programs(2) == 1 &&
+                arrived && memcmp(here, there, AREA) == 0,
+            "%ld lanes together, %d %s", together, o.status, o.text);
+    /* All of them are given up together and replaced. */
+    control("reset");
+    control("delay post_xfer_req 1000");
+    started = start(2, KVF_NIXL_WRITE, 1, AREA, 65536, 0, NULL);
+    for (int i = 0; i < 100000 && progress_bytes(2) == 0; i++) nap(50e-6);
+    control("block post_xfer_req");
+    for (int i = 0; i < 100000 && control("blocked post_xfer_req") < 4; i++) nap(50e-6);
+    int32_t gave = kvf_nixl_abandon(context, 2);
+    control("unblock post_xfer_req");
+    o = await(started, 2);
+    control("reset");
+    outcome next = run(64, 4096, 0, 0, NULL);
+    verdict("sharing: lanes that share a transfer are given up together",
+            gave == KVF_OK && o.status == KVF_E_CANCELLED && o.flags == KVF_DONE_TOUCHED && next.status == KVF_OK,
+            "%d, %d (%u), next %d", gave, o.status, o.flags, next.status);
     tear_down(name);
 }
 
@@ -585,6 +620,7 @@ int main(int argc, char **argv) {
     case_forget();
     case_flood();
     case_crowd();
+    case_sharing();
     case_refusals();
     case_context_close();
     printf("%s\n", failures ? "failed" : "passed");

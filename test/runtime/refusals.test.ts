@@ -27,8 +27,10 @@ async function bench(
   destination: Partial<LayoutSpec> = {},
 ): Promise<Bench> {
   const transport = await openLocal();
-  const from = await transport.register({ ...systemSpec("source"), ...source } as LayoutSpec);
-  const to = await transport.register({ ...systemSpec("destination"), ...destination } as LayoutSpec);
+  const specOf = (name: string, given: Partial<LayoutSpec>): LayoutSpec =>
+    ("components" in given ? { name, ...given } : { ...systemSpec(name), ...given }) as LayoutSpec;
+  const from = await transport.register(specOf("source", source));
+  const to = await transport.register(specOf("destination", destination));
   for (const component of Object.values(from.components)) await component.fill(1);
   for (const component of Object.values(to.components)) await component.fill(0xff);
   return {
@@ -71,7 +73,7 @@ describe("block lists", () => {
     ["with an id above 2^32", "BLOCK_OUT_OF_RANGE", { sourceBlocks: [2 ** 32 + 1] }],
     ["with an id that is no number", "BLOCK_OUT_OF_RANGE", { sourceBlocks: ["0"] as never }],
     ["with a bigint", "BLOCK_OUT_OF_RANGE", { sourceBlocks: [0n] as never }],
-    ["that are none", "BLOCK_OUT_OF_RANGE", { sourceBlocks: "0" as never }],
+    ["that are none", "LENGTH_MISMATCH", { sourceBlocks: "0" as never }],
     ["with a destination twice", "DUPLICATE_BLOCK", { sourceBlocks: [0, 1], destinationBlocks: [2, 2] }],
     ["of a space that the layout has not", "LENGTH_MISMATCH", { sourceBlocks: { other: [0] } }],
   ];
@@ -219,11 +221,8 @@ describe("handles", () => {
     await using made = await bench();
     await using other = await openLocal();
     await using twin = await openLocal({ workerId: made.transport.workerId });
-    for (const [word, stranger] of [
-      ["UNKNOWN_HANDLE", await other.register(systemSpec("stranger"))],
-      ["STALE_HANDLE", await twin.register(systemSpec("twin"))],
-    ] as const)
-      await refusedEverywhere(word, made, { source: stranger });
+    for (const stranger of [await other.register(systemSpec("stranger")), await twin.register(systemSpec("twin"))])
+      await refusedEverywhere("UNKNOWN_HANDLE", made, { source: stranger });
   });
 
   test("that are neither layouts nor handles are refused", async () => {
@@ -232,15 +231,14 @@ describe("handles", () => {
       await refusedEverywhere("UNKNOWN_HANDLE", made, { source });
   });
 
-  test("of an unregistered layout are stale, also when its id is used again", async () => {
+  test("of an unregistered layout are stale", async () => {
     await using made = await bench();
     const { transport, source, destination } = made;
     const gone = source.handle;
     await source.unregister();
     await refusedEverywhere("STALE_HANDLE", made, { source: gone });
     const again = await transport.register(systemSpec("again"));
-    expect(again.record.layoutId).toBe(0);
-    await refusedEverywhere("STALE_HANDLE", made, { source: gone });
+    expect(again.record.layoutId).toBe(2);
     await refused("STALE_HANDLE", () => transport.layout(gone));
     await refused("STALE_HANDLE", source.read(0));
     await refused("STALE_HANDLE", source.write(0, new Uint8Array(512)));
@@ -381,6 +379,12 @@ describe("registration", () => {
     expect(again.record.layoutId).toBe(300);
     expect(again.handle).not.toBe(layouts[300]?.handle);
     await refused("TOO_MANY_LAYOUTS", transport.register(spec));
+    // The id is used again, the handle is not.
+    const gone = layouts[300];
+    if (gone === undefined) throw new Error("there is no layout 300");
+    const request = { source: gone, destination: again, sourceBlocks: [0], destinationBlocks: [1] };
+    await refused("STALE_HANDLE", transport.transfer(request));
+    await refused("STALE_HANDLE", () => transport.layout(gone.handle));
   });
 });
 
@@ -433,22 +437,28 @@ describe("without NIXL", () => {
     await using other = await openLocal();
     const peer = await other.importMetadata(await transport.exportMetadata());
     await refused("NO_NIXL", other.notify(peer, "hello"));
-    const target = await other.register(systemSpec("target"));
-    const error = await refused(
-      "NO_NIXL",
-      other.transfer({
-        source: target,
-        destination: peer.layout("destination"),
-        sourceBlocks: [0],
-        destinationBlocks: [0],
-      }),
-    );
-    expect(error.remedy).toMatch(/nixl|setup/i);
-    made.untouched();
     expect((await transport.transfer({ source, destination, sourceBlocks: [0], destinationBlocks: [0] })).bytes).toBe(
       512,
     );
   });
+});
+
+nixlTest("a transfer to a peer with NIXL is refused with the remedy where NIXL is missing", async () => {
+  await using pair = await openPair();
+  await using made = await bench();
+  const { transport, source, destination } = made;
+  const there = await pair.b.register(systemSpec("there"));
+  await there.fill(0xee);
+  const peer = await transport.importMetadata(await pair.b.exportMetadata());
+  for (const request of [
+    { source, destination: peer.layout("there") },
+    { source: peer.layout("there"), destination },
+  ]) {
+    const error = await refused("NO_NIXL", transport.transfer({ ...request, sourceBlocks: [0], destinationBlocks: [0] }));
+    expect(error.remedy).toMatch(/nixl/i);
+  }
+  made.untouched();
+  expect(there.bytes[0]?.every((byte) => byte === 0xee)).toBe(true);
 });
 
 describe("metadata", () => {

@@ -35,7 +35,7 @@ export function freshWorker(): bigint {
 
 /** A transport without NIXL and CUDA. */
 export function openLocal(options: Partial<OpenOptions> = {}): Promise<Transport> {
-  return Transport.open({ workerId: freshWorker(), nixl: false, cuda: false, ...options });
+  return Transport.open({ workerId: freshWorker(), nixl: false, cuda: false, neighbours: false, ...options });
 }
 
 /** A transport with a NIXL agent, which reaches others through NIXL only. */

@@ -1,0 +1,496 @@
+// How transfers run: notifications with them, chains, signals, prepared runs, layers, progress, events.
+import { describe, expect, test } from "bun:test";
+import { Transport, type LayoutConfig, type LocalLayout, type TransferEvent } from "../../index.ts";
+import { refused } from "./helpers/refusal.ts";
+import { nixlTest, openLocal, openPair, SMALL, systemSpec, until } from "./helpers/transports.ts";
+
+const text = (payload: Uint8Array): string => new TextDecoder().decode(payload);
+
+async function nextMessage(transport: Transport): Promise<{ from: string; text: string }> {
+  for await (const { from, payload } of transport.notifications({ signal: AbortSignal.timeout(10_000) }))
+    return { from, text: text(payload) };
+  throw new Error("no message came");
+}
+
+/** Large enough to run on another thread, and in many pieces. */
+const LARGE: LayoutConfig = { numBlocks: 64, numLayers: 8, outerDim: 2, pageSize: 64, innerDim: 1024 };
+
+async function largePair(transport: Transport): Promise<{ source: LocalLayout; destination: LocalLayout }> {
+  const source = await transport.register(systemSpec("large source", LARGE));
+  const destination = await transport.register({
+    ...systemSpec("large destination", LARGE),
+    arrangement: "layer-separate/block-second",
+  });
+  return { source, destination };
+}
+
+const ALL: Uint32Array = Uint32Array.from({ length: 64 }, (_unused, index) => index);
+
+describe("empty transfers", () => {
+  test("are done with 0 bytes, and their notification is delivered here", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    const transfer = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [],
+      destinationBlocks: [],
+      notify: "empty",
+    });
+    const result = await transfer;
+    expect(result).toMatchObject({ settlement: "done", bytes: 0, descriptors: 0 });
+    expect(await transfer.settled).toEqual({ settlement: "done", proof: "completed" });
+    expect(await nextMessage(transport)).toEqual({ from: transport.agentName, text: "empty" });
+  });
+
+  nixlTest("to a peer are done with 0 bytes, and their notification is delivered there", async () => {
+    await using pair = await openPair();
+    const here = await pair.a.register(systemSpec("here"));
+    await pair.b.register(systemSpec("there"));
+    const peer = await pair.meet();
+    await pair.a.transfer({
+      source: here,
+      destination: peer.layout("there"),
+      sourceBlocks: new Uint32Array(0),
+      destinationBlocks: [],
+      notify: new Uint8Array([1, 2, 3]),
+    });
+    expect(await nextMessage(pair.b)).toEqual({ from: pair.a.agentName, text: "\x01\x02\x03" });
+  });
+});
+
+describe("notifications with data", () => {
+  test("of a local transfer come to the transport itself, after the data", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    await source.fill("sequential");
+    const transfer = transport.transfer({
+      source,
+      destination,
+      sourceBlocks: ALL,
+      destinationBlocks: ALL,
+      notify: "moved",
+    });
+    expect(await nextMessage(transport)).toEqual({ from: transport.agentName, text: "moved" });
+    expect(await destination.checksums([0, 63])).toEqual(await source.checksums([0, 63]));
+    await transfer;
+  });
+
+  for (const direction of ["push", "pull"] as const)
+    nixlTest(`of a ${direction} come to the peer when the data is there`, async () => {
+      await using pair = await openPair();
+      const { a, b } = pair;
+      const own = await a.register(systemSpec("own", LARGE));
+      const other = await b.register(systemSpec("other", LARGE));
+      await (direction === "push" ? own : other).fill({ random: 5 });
+      const peer = await pair.meet();
+      const [source, destination] = direction === "push" ? [own, peer.layout("other")] : [peer.layout("other"), own];
+      const transfer = a.transfer({
+        source,
+        destination,
+        sourceBlocks: ALL,
+        destinationBlocks: ALL,
+        notify: new TextEncoder().encode("with data"),
+      });
+      expect(await nextMessage(b)).toEqual({ from: a.agentName, text: "with data" });
+      if (direction === "push") expect(await other.checksums([0, 63])).toEqual(await own.checksums([0, 63]));
+      await transfer;
+      expect(await other.checksums(ALL)).toEqual(await own.checksums(ALL));
+    });
+});
+
+describe("chains", () => {
+  test("each link starts when the one before is done, and sees its bytes", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x", { ...SMALL, numBlocks: 16 }));
+    await layout.fill("sequential");
+    let last = transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    for (let block = 1; block < 15; block++) {
+      last = transport.transfer({
+        source: layout,
+        destination: layout,
+        sourceBlocks: [block],
+        destinationBlocks: [block + 1],
+        after: [last],
+      });
+      expect(last.state).toBe("waiting");
+      expect(last.progress).toEqual({ done: 0, total: 0 });
+    }
+    await last;
+    const sums = await layout.checksums(Array.from({ length: 16 }, (_unused, index) => index));
+    expect(new Set(sums).size).toBe(1);
+  });
+
+  test("a link never starts when the one before failed, and says why", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    await layout.fill(9);
+    const bad = transport.transfer({ source: layout, destination: layout, sourceBlocks: [9], destinationBlocks: [1] });
+    const next = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+      after: [bad],
+    });
+    const error = await refused("IN_USE", next);
+    expect((error.cause as { code: string }).code).toBe("ERR_KVF_BLOCK_OUT_OF_RANGE");
+    expect(await next.settled).toEqual({ settlement: "never-started", proof: "never-started" });
+  });
+
+  test("an invalid link is refused at once, whatever it waits for", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    const first = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
+    const second = transport.transfer({
+      source,
+      destination,
+      sourceBlocks: [64],
+      destinationBlocks: [0],
+      after: [first],
+    });
+    await refused("BLOCK_OUT_OF_RANGE", second);
+    await first;
+  });
+
+  test("a layout that went while a link waited is stale then", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    const small = await transport.register(systemSpec("small", { ...LARGE, numBlocks: 1 }));
+    const first = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
+    const second = transport.transfer({
+      source: small,
+      destination,
+      sourceBlocks: [0],
+      destinationBlocks: [0],
+      after: [first],
+    });
+    await small.unregister();
+    await refused("STALE_HANDLE", second);
+    await first;
+  });
+});
+
+describe("signals and cancelling", () => {
+  test("a signal that is aborted already rejects with its own reason and moves nothing", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    await layout.fill(1, { blocks: [0] });
+    const reason = { mine: true };
+    const transfer = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+      signal: AbortSignal.abort(reason),
+    });
+    expect(await transfer.catch((error: unknown) => error)).toBe(reason);
+    expect(await transfer.settled).toEqual({ settlement: "never-started", proof: "never-started" });
+    expect((await layout.read(1)).every((byte) => byte === 0)).toBe(true);
+  });
+
+  for (const how of ["signal", "cancel", "cancel without a reason"] as const)
+    test(`a link that waits and is stopped by ${how} never starts`, async () => {
+      await using transport = await openLocal();
+      const { source, destination } = await largePair(transport);
+      await destination.fill(0xff, { blocks: [0] });
+      const controller = new AbortController();
+      const reason = new Error("changed my mind");
+      const first = transport.transfer({ source, destination, sourceBlocks: ALL.slice(1), destinationBlocks: ALL.slice(1) });
+      const second = transport.transfer({
+        source,
+        destination,
+        sourceBlocks: [0],
+        destinationBlocks: [0],
+        after: [first],
+        signal: controller.signal,
+      });
+      if (how === "signal") controller.abort(reason);
+      else second.cancel(how === "cancel" ? reason : undefined);
+      if (how === "cancel without a reason") await refused("CLOSED", second);
+      else expect(await second.catch((error: unknown) => error)).toBe(reason);
+      expect(await second.settled).toEqual({ settlement: "never-started", proof: "never-started" });
+      await first;
+      expect((await destination.read(0)).every((byte) => byte === 0xff)).toBe(true);
+    });
+
+  test("a running copy stops, its end is proven, and the blocks can be used again", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    await source.fill({ random: 1 });
+    let stopped = 0;
+    for (let count = 0; count < 20; count++) {
+      const controller = new AbortController();
+      const transfer = transport.transfer({
+        source,
+        destination,
+        sourceBlocks: ALL,
+        destinationBlocks: ALL,
+        signal: controller.signal,
+      });
+      expect(transfer.state).toBe("running");
+      controller.abort("enough");
+      const end = await transfer.then(
+        () => "done",
+        (reason: unknown) => reason,
+      );
+      expect(["done", "enough"]).toContain(end as string);
+      const settled = await transfer.settled;
+      if (end === "enough") {
+        stopped++;
+        expect(["backend-ended", "never-started"]).toContain(settled.proof);
+      }
+    }
+    expect(stopped).toBeGreaterThan(0);
+    expect(destination.quarantinedBlocks()).toEqual([]);
+    await transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
+    expect(await destination.checksums(ALL)).toEqual(await source.checksums(ALL));
+  });
+
+  nixlTest("a push over NIXL stops at a piece, and the blocks can be used again", async () => {
+    await using pair = await openPair();
+    const { a, b } = pair;
+    const own = await a.register(systemSpec("own", LARGE));
+    const other = await b.register(systemSpec("other", LARGE));
+    await own.fill({ random: 1 });
+    const peer = await pair.meet();
+    const request = { source: own, destination: peer.layout("other"), sourceBlocks: ALL, destinationBlocks: ALL };
+    await a.transfer(request);
+    await own.fill({ random: 2 });
+    for (let count = 0; count < 10; count++) {
+      const transfer = a.transfer(request);
+      setTimeout(() => transfer.cancel(), count);
+      await transfer.catch(() => undefined);
+      const { settlement, proof } = await transfer.settled;
+      expect(settlement === "done" ? proof : "stopped").toBe(settlement === "done" ? "completed" : "stopped");
+    }
+    await a.transfer(request);
+    expect(await other.checksums(ALL)).toEqual(await own.checksums(ALL));
+  });
+
+  test("cancelling what has ended changes nothing", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    const transfer = transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    await transfer;
+    transfer.cancel(new Error("late"));
+    expect(transfer.state).toBe("done");
+    expect((await transfer).bytes).toBe(512);
+  });
+});
+
+describe("deadlines", () => {
+  test("a link that waits past its deadline never starts", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    const { source, destination } = await largePair(transport);
+    const first = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
+    const endless = Array.from({ length: 200 }).reduce<typeof first>(
+      (before) => transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL, after: [before] }),
+      first,
+    );
+    const late = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+      after: [endless],
+      deadlineMs: 20,
+    });
+    const error = await refused("TIMEOUT", late);
+    expect(error.settlement).toBe("never-started");
+    endless.cancel();
+  });
+});
+
+describe("prepared transfers", () => {
+  test("run with other ids each time, many at once", async () => {
+    await using transport = await openLocal();
+    const config = { ...SMALL, numBlocks: 32 };
+    const source = await transport.register(systemSpec("source", config));
+    const destination = await transport.register({
+      ...systemSpec("destination", config),
+      arrangement: "layer-separate/block-first",
+    });
+    await source.fill({ random: 4 });
+    const prepared = transport.prepare({ source, destination });
+    await Promise.all(Array.from({ length: 32 }, (_unused, block) => prepared.run([31 - block], [block])));
+    const ids = Array.from({ length: 32 }, (_unused, index) => index);
+    expect(await destination.checksums(ids)).toEqual(await source.checksums(ids.toReversed()));
+    await refused("BLOCK_OUT_OF_RANGE", prepared.run([32], [0]));
+    await refused("LENGTH_MISMATCH", prepared.run([0, 1], [0]));
+    await refused("DUPLICATE_BLOCK", prepared.run([0, 1], [0, 0]));
+  });
+
+  test("of layouts that are gone are refused as stale, at preparing and at running", async () => {
+    await using transport = await openLocal();
+    const source = await transport.register(systemSpec("source"));
+    const destination = await transport.register(systemSpec("destination"));
+    const prepared = transport.prepare({ source, destination });
+    await prepared.run([0], [0]);
+    // Other layouts come and go without harm.
+    await (await transport.register(systemSpec("other"))).unregister();
+    await prepared.run([0], [0]);
+    await source.unregister();
+    await refused("STALE_HANDLE", prepared.run([0], [0]));
+    await refused("STALE_HANDLE", () => transport.prepare({ source, destination }));
+  });
+});
+
+describe("layers", () => {
+  test("of a local transfer come in order, each when its bytes are there", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    await source.fill("sequential");
+    const transfer = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL, layerwise: true });
+    const seen: number[] = [];
+    for await (const layer of transfer.layers()) {
+      seen.push(layer);
+      const want = (await source.read(63, { layers: { start: layer, end: layer + 1 } })).toHex();
+      expect((await destination.read(63, { layers: { start: layer, end: layer + 1 } })).toHex()).toBe(want);
+    }
+    expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    expect((await transfer).bytes).toBe(source.config.totalBytes);
+  });
+
+  nixlTest("of a push come in order here, and at the peer with their messages before the last one", async () => {
+    await using pair = await openPair();
+    const { a, b } = pair;
+    const config = { ...LARGE, numBlocks: 8 };
+    const own = await a.register(systemSpec("own", config));
+    const other = await b.register({ ...systemSpec("other", config), arrangement: "layer-separate/block-first" });
+    await own.fill("sequential");
+    const { b: there, a: here } = await pair.meetBoth();
+    const ids = [0, 1, 2, 3, 4, 5, 6, 7];
+    const arrival = b.expect({
+      layout: other,
+      blocks: ids,
+      from: here,
+      tag: "all",
+      layerTag: (layer) => `layer ${layer}`,
+    });
+    const transfer = a.transfer({
+      source: own,
+      destination: there.layout("other"),
+      sourceBlocks: ids,
+      destinationBlocks: ids,
+      layerwise: { every: 2, notify: (layer) => `layer ${layer}` },
+      notify: "all",
+    });
+    const sent = (async () => {
+      const layers: number[] = [];
+      for await (const layer of transfer.layers()) layers.push(layer);
+      return layers;
+    })();
+    const received: number[] = [];
+    for await (const layer of arrival.layers()) {
+      received.push(layer);
+      const range = { layers: { start: layer, end: layer + 1 } };
+      expect((await other.read(7, range)).toHex()).toBe((await own.read(7, range)).toHex());
+    }
+    expect(await sent).toEqual(ids);
+    expect(received).toEqual(ids);
+    expect(await arrival).toMatchObject({ settlement: "done", from: a.agentName });
+    expect(await other.checksums(ids)).toEqual(await own.checksums(ids));
+  });
+
+  test("need `layerwise`, and end with the transfer's failure", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    const request = { source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] };
+    const plain = transport.transfer(request);
+    await plain;
+    expect(plain.layers().next()).rejects.toThrow(TypeError);
+    const bad = transport.transfer({ ...request, sourceBlocks: [9], layerwise: true });
+    await refused("BLOCK_OUT_OF_RANGE", bad.layers().next());
+    const empty = transport.transfer({ ...request, sourceBlocks: [], destinationBlocks: [], layerwise: true });
+    await empty;
+    for await (const layer of empty.layers()) expect(layer).toBeGreaterThanOrEqual(0);
+  });
+
+  test("a mistake in a function that makes their messages is a warning and disturbs nothing", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    const warnings: string[] = [];
+    transport.on("warning", ({ message }) => warnings.push(message));
+    const transfer = transport.transfer({
+      source,
+      destination,
+      sourceBlocks: ALL,
+      destinationBlocks: ALL,
+      layerwise: {
+        every: 1,
+        notify: () => {
+          throw new Error("my mistake");
+        },
+      },
+    });
+    expect((await transfer).settlement).toBe("done");
+    expect(warnings).toHaveLength(8);
+    expect(warnings[0]).toContain("my mistake");
+  });
+});
+
+describe("what is told about a transfer", () => {
+  test("progress rises to the total, ids rise, events name every end", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    const events: TransferEvent[] = [];
+    const stop = transport.on("transfer", (event) => events.push(event));
+    const first = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
+    const total = source.config.totalBytes;
+    expect(first.progress.total).toBe(total);
+    let last = 0;
+    while (first.state === "running") {
+      expect(first.progress.done).toBeGreaterThanOrEqual(last);
+      last = first.progress.done;
+      await Bun.sleep(0);
+    }
+    expect(first.progress).toEqual({ done: total, total });
+    const second = transport.transfer({ source, destination, sourceBlocks: [99], destinationBlocks: [0] });
+    await refused("BLOCK_OUT_OF_RANGE", second);
+    expect(second.id).toBe(first.id + 1);
+    await until("both events", () => events.length === 2);
+    expect(events).toMatchObject([
+      { id: first.id, settlement: "done", bytes: total, error: null },
+      { id: second.id, settlement: "never-started", bytes: 0 },
+    ]);
+    expect(events[1]?.error?.code).toBe("ERR_KVF_BLOCK_OUT_OF_RANGE");
+    stop();
+    await transport.transfer({ source, destination, sourceBlocks: [0], destinationBlocks: [0] });
+    expect(events).toHaveLength(2);
+  });
+
+  test("a failure that nobody awaits ends nothing", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    let unhandled = 0;
+    const count = (): void => void unhandled++;
+    process.on("unhandledRejection", count);
+    transport.transfer({ source: layout, destination: layout, sourceBlocks: [9], destinationBlocks: [0] });
+    await Bun.sleep(20);
+    process.off("unhandledRejection", count);
+    expect(unhandled).toBe(0);
+  });
+
+  test("explain and transfer agree on bytes, descriptors and coverage", async () => {
+    await using transport = await openLocal();
+    const { source, destination } = await largePair(transport);
+    const request = { source, destination, sourceBlocks: [3, 4, 9], destinationBlocks: [5, 6, 1] };
+    const explained = transport.explain(request);
+    const result = await transport.transfer(request);
+    expect(result.bytes).toBe(explained.bytes);
+    expect(result.coverage).toBe(explained.coverage);
+    expect(result.descriptors).toBe(
+      explained.legs.reduce((sum, leg) => sum + leg.hops.reduce((all, hop) => all + hop.descriptorsAfter, 0), 0),
+    );
+  });
+
+  test("metrics count what happened", async () => {
+    await using transport = await openLocal();
+    const layout = await transport.register(systemSpec("x"));
+    await transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    expect(transport.metricsText()).toMatch(/^kvferry.*\s512$/m);
+    expect(JSON.stringify(transport.dump())).toContain("worker-");
+  });
+});
