@@ -20,6 +20,7 @@ const MIB = 2 ** 20;
 const CHUNK = 16_384;
 const CHUNKS = 10_000;
 const REGION_MIB = 256;
+const WARM_SAMPLES = 15;
 const PYTHON = "NIXL's Python client";
 
 /** A row of the suite: what a sample is. */
@@ -47,7 +48,7 @@ const CASES: readonly Case[] = [
       layout: "large" as const,
       blocks: size,
       scattered: false,
-      batch: size === 1 ? 32 : size === 16 ? 4 : 1,
+      batch: size === 1 ? 128 : size === 16 ? 8 : 1,
       // Small ones are kept in flight, as who moves many does; what one alone takes is a row of its own.
       depth: size === 1 ? 4 : size === 16 ? 2 : 1,
     })),
@@ -59,7 +60,7 @@ const CASES: readonly Case[] = [
     layout: "large" as const,
     blocks: 1,
     scattered: false,
-    batch: 32,
+    batch: 128,
     depth: 1,
   })),
   {
@@ -183,6 +184,8 @@ export async function measure(work: NixlWork): Promise<Record<string, Record<str
     if (here === undefined || there === undefined) throw new Error(`no layout ${one.layout}`);
     const mover = moverOf(transport, one, here, there);
     await verify(peer, one, here, mover);
+    // Small transfers are measured when the code that starts them is compiled.
+    for (let count = 0; count < WARM_SAMPLES; count += 1) if (one.blocks === 1) await mover.sample();
     const bytes = one.batch * one.blocks * (one.layout === "large" ? MIB : CHUNK);
     const anchorName = one.anchor ?? one.name;
     const command = (name: string): string => `run ${name} 1 ${one.batch} ${one.depth}`;

@@ -1,5 +1,5 @@
 /*
- * nixl_agent.c - makes, finds, stops and frees agents; the control thread's loop.
+ * nixl_agent.c - finds, starts, stops and frees agents; peers; the gate.
  */
 #define _GNU_SOURCE
 #include "nixl_agent.h"
@@ -23,7 +23,6 @@
 #define GATE_PATIENCE_EAGER (2 * MILLIS)
 #define GATE_BOUND (100 * MILLIS)
 
-static void *control_main(void *argument);
 static void *closer_main(void *argument);
 static void member_stop(kvf_member *member);
 static uint32_t member_join(kvf_member *member, uint64_t deadline);
@@ -41,7 +40,7 @@ static struct {
     uint32_t turn;
 } table[MAX_AGENTS];
 
-static bool table_add(kvf_agent *agent) {
+bool kvf_agent_publish(kvf_agent *agent) {
     bool added = false;
     pthread_mutex_lock(&table_mutex);
     for (uint32_t i = 0; i < MAX_AGENTS && !added; i++) {
@@ -55,7 +54,7 @@ static bool table_add(kvf_agent *agent) {
     return added;
 }
 
-static void table_remove(kvf_agent *agent) {
+void kvf_agent_unpublish(kvf_agent *agent) {
     pthread_mutex_lock(&table_mutex);
     for (uint32_t i = 0; i < MAX_AGENTS; i++) {
         if (table[i].agent == agent) table[i].agent = NULL;
@@ -153,11 +152,6 @@ void kvf_agent_yield(kvf_agent *agent) {
 
 /* ---- start ------------------------------------------------------------------------------------------------------ */
 
-typedef struct start {
-    kvf_agent *agent;
-    uint32_t slot;
-} start;
-
 static kvf_agent *agent_new(kvf_context *ctx, const nixl_functions *api, const char *name) {
     kvf_agent *agent = calloc(1, sizeof *agent);
     char *copy = strdup(name);
@@ -184,7 +178,7 @@ int32_t kvf_agent_start(kvf_context *ctx, uint32_t slot, const char *name, uint3
     const nixl_functions *api = kvf_nixl_api();
     if (!api) return KVF_E_UNAVAILABLE;
     kvf_agent *agent = agent_new(ctx, api, name);
-    start *begin = malloc(sizeof *begin);
+    kvf_agent_start_order *begin = malloc(sizeof *begin);
     if (!agent || !begin) {
         if (agent) kvf_agent_release(agent);
         free(begin);
@@ -196,12 +190,12 @@ int32_t kvf_agent_start(kvf_context *ctx, uint32_t slot, const char *name, uint3
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t half = cores > 3 ? (uint32_t)cores / 2 : 1;
     agent->sharers = half < lanes ? half : lanes;
-    *begin = (start){agent, slot};
+    *begin = (kvf_agent_start_order){agent, slot};
     int32_t status = kvf_job_begin(ctx, slot);
     if (status == KVF_OK) {
         /* The thread begins by taking the mutex, so it cannot end (and detach itself) before it has its name. */
         pthread_mutex_lock(&agent->mutex);
-        status = kvf_thread_start(&agent->control, "kvf-nixl", control_main, begin);
+        status = kvf_thread_start(&agent->control, "kvf-nixl", kvf_control_main, begin);
         pthread_mutex_unlock(&agent->mutex);
         if (status != KVF_OK) kvf_job_drop(ctx, slot);
     }
@@ -212,164 +206,10 @@ int32_t kvf_agent_start(kvf_context *ctx, uint32_t slot, const char *name, uint3
     return status;
 }
 
-/* On the control thread: NIXL's agent and what goes with it. Fails with a text and leaves nothing. */
-static int32_t control_create(kvf_agent *agent) {
-    nixl_agent_config config;
-    memset(&config, 0, sizeof config);
-    config.progress_thread = true;
-    config.sync = NIXL_SYNC_RW;
-    config.workers = 1;
-    config.progress_micros = agent->progress_micros;
-    nixl_status status = agent->api->create_configured_agent(agent->name, &config, &agent->handle);
-    if (status != NIXL_SUCCESS) {
-        return kvf_refuse(KVF_E_NIXL, "nixl_capi_create_configured_agent answered %d (%s) for agent %s", status,
-                          kvf_nixl_status_name(status), agent->name);
-    }
-    status = agent->api->create_notif_map(&agent->notifications);
-    if (status != NIXL_SUCCESS) {
-        agent->api->destroy_agent(agent->handle);
-        return kvf_refuse(KVF_E_NIXL, "nixl_capi_create_notif_map answered %d (%s)", status,
-                          kvf_nixl_status_name(status));
-    }
-    return KVF_OK;
-}
-
-/* Lanes, word and membership. On failure `closing` is set and lanes that were started end. */
-static int32_t control_publish(kvf_agent *agent) {
-    int32_t status = KVF_OK;
-    pthread_mutex_lock(&agent->mutex);
-    for (uint32_t i = 0; i < agent->lane_count && status == KVF_OK; i++) status = kvf_lane_start(agent);
-    pthread_mutex_unlock(&agent->mutex);
-    if (status == KVF_OK && !table_add(agent)) status = kvf_refuse(KVF_E_BUSY, "%u NIXL agents are open", MAX_AGENTS);
-    if (status == KVF_OK) {
-        /* Membership holds a reference, until the member was joined. */
-        atomic_fetch_add(&agent->references, 1);
-        status = kvf_context_attach(agent->ctx, &agent->member);
-        if (status != KVF_OK) {
-            atomic_fetch_sub(&agent->references, 1);
-            table_remove(agent);
-        }
-    }
-    if (status != KVF_OK) member_stop(&agent->member);
-    return status;
-}
-
-/* ---- the control thread ---------------------------------------------------------------------------------------- */
-
-/* How long to wait before looking for notifications again, after `quiet` nanoseconds without any. */
-static uint64_t look_pause(const kvf_agent *agent, uint64_t quiet) {
-    if (atomic_load_explicit(&agent->eager, memory_order_relaxed)) {
-        return quiet < 2 * MILLIS ? 30 * MICROS : quiet < 20 * MILLIS ? 100 * MICROS : 250 * MICROS;
-    }
-    return quiet < 5 * MILLIS ? 250 * MICROS : quiet < 50 * MILLIS ? MILLIS : 4 * MILLIS;
-}
-
-/* Waits for an order until `until`; NULL when there is none. */
-static kvf_order *next_order(kvf_agent *agent, uint64_t until) {
-    pthread_mutex_lock(&agent->mutex);
-    while (!agent->first_order && !atomic_load(&agent->closing)) {
-        if (kvf_condition_wait_until(&agent->control_wakes, &agent->mutex, until) != KVF_OK) break;
-        /* Woken without an order: the eagerness changed. */
-        if (!agent->first_order) break;
-    }
-    kvf_order *order = agent->first_order;
-    if (order) {
-        agent->first_order = order->next;
-        if (!agent->first_order) agent->last_order = NULL;
-    }
-    pthread_mutex_unlock(&agent->mutex);
-    return order;
-}
-
-void kvf_agent_refuse_orders(kvf_agent *agent) {
-    pthread_mutex_lock(&agent->mutex);
-    kvf_order *order = agent->first_order;
-    agent->first_order = agent->last_order = NULL;
-    pthread_mutex_unlock(&agent->mutex);
-    while (order) {
-        kvf_order *next = order->next;
-        kvf_job_fail(order->ctx, order->slot, KVF_E_CLOSED, 0, "the NIXL agent %s is closing", agent->name);
-        kvf_order_free(order);
-        order = next;
-    }
-}
-
-static void control_loop(kvf_agent *agent) {
-    uint64_t active = kvf_now_nanos();
-    uint64_t look = active;
-    bool eager = false;
-    while (!atomic_load(&agent->closing)) {
-        kvf_order *order = next_order(agent, look);
-        if (atomic_load(&agent->closing)) {
-            if (order) {
-                kvf_job_fail(order->ctx, order->slot, KVF_E_CLOSED, 0, "the NIXL agent %s is closing", agent->name);
-                kvf_order_free(order);
-            }
-            break;
-        }
-        if (order) kvf_order_run(agent, order);
-        uint64_t now = kvf_now_nanos();
-        bool wanted = atomic_load_explicit(&agent->eager, memory_order_relaxed);
-        if (wanted && !eager) active = look = now;
-        eager = wanted;
-        if (now < look) {
-            uint64_t sooner = now + look_pause(agent, now - active);
-            if (sooner < look) look = sooner;
-            continue;
-        }
-        if (!kvf_inbox_full(&agent->inbox) && kvf_agent_collect(agent)) {
-            active = kvf_now_nanos();
-            kvf_context_notify(agent->ctx);
-        }
-        now = kvf_now_nanos();
-        look = now + look_pause(agent, now - active);
-    }
-}
-
-static void *control_main(void *argument) {
-    start begin = *(start *)argument;
-    free(argument);
-    kvf_agent *agent = begin.agent;
-    kvf_context *ctx = agent->ctx;
-    pthread_mutex_lock(&agent->mutex);
-    pthread_mutex_unlock(&agent->mutex);
-    prctl(PR_SET_TIMERSLACK, 1000ul);
-    int32_t status = control_create(agent);
-    if (status != KVF_OK) {
-        pthread_detach(pthread_self());
-        kvf_job_fail(ctx, begin.slot, status, 0, "%s", kvf_error_text());
-        kvf_agent_release(agent);
-        return NULL;
-    }
-    status = control_publish(agent);
-    if (status != KVF_OK) {
-        char text[KVF_TEXT_BYTES];
-        strncpy(text, kvf_error_text(), sizeof text - 1);
-        text[sizeof text - 1] = 0;
-        kvf_lanes_join(agent, UINT64_MAX);
-        pthread_detach(pthread_self());
-        kvf_job_fail(ctx, begin.slot, status, 0, "%s", text);
-    } else {
-        kvf_job_finish(ctx, begin.slot, KVF_OK, 0, (double)agent->word);
-        control_loop(agent);
-    }
-    kvf_agent_refuse_orders(agent);
-    /* Nothing may be inside NIXL when its agent goes; lanes that never come back keep it, and this thread, for ever. */
-    pthread_mutex_lock(&agent->mutex);
-    while (agent->live_lanes > 0) pthread_cond_wait(&agent->ended, &agent->mutex);
-    pthread_mutex_unlock(&agent->mutex);
-    agent->api->destroy_notif_map(agent->notifications);
-    agent->api->destroy_agent(agent->handle);
-    kvf_agent_free_backends(agent);
-    kvf_agent_release(agent);
-    return NULL;
-}
-
 /* ---- stop ------------------------------------------------------------------------------------------------------- */
 
-static void member_stop(kvf_member *member) {
-    kvf_agent *agent = (kvf_agent *)member;
-    table_remove(agent);
+void kvf_agent_begin_stop(kvf_agent *agent) {
+    kvf_agent_unpublish(agent);
     pthread_mutex_lock(&agent->mutex);
     if (!atomic_load(&agent->closing)) {
         atomic_store(&agent->give_up_at, kvf_now_nanos() + KVF_NIXL_CLOSE_GRACE);
@@ -379,6 +219,10 @@ static void member_stop(kvf_member *member) {
     pthread_cond_broadcast(&agent->lane_wakes);
     pthread_cond_broadcast(&agent->ended);
     pthread_mutex_unlock(&agent->mutex);
+}
+
+static void member_stop(kvf_member *member) {
+    kvf_agent_begin_stop((kvf_agent *)member);
 }
 
 /* Joins what ends by the deadline and drops the membership's reference; returns the number of lanes left behind (1 when only the control thread is stuck). */

@@ -95,7 +95,6 @@ struct kvf_agent {
     uint32_t orphans;
     uint32_t idle_lanes;
     kvf_peer *peers;
-    bool attached;
 
     kvf_backend backends[KVF_NIXL_MAX_BACKENDS]; /* the control thread's own */
     uint32_t backend_count;
@@ -125,10 +124,21 @@ void kvf_agent_exclusive_end(kvf_agent *agent);
 kvf_peer *kvf_agent_peer(kvf_agent *agent, const char *name);
 /* With the agent's mutex held: drops a reference. */
 void kvf_agent_peer_drop(kvf_peer *peer);
-/* Fails all orders that wait, when the control thread will not come to them any more. */
-void kvf_agent_refuse_orders(kvf_agent *agent);
+/* Gives the agent its word; false when too many are open. Takes it back. */
+bool kvf_agent_publish(kvf_agent *agent);
+void kvf_agent_unpublish(kvf_agent *agent);
+/* Tells all threads to end, without waiting. */
+void kvf_agent_begin_stop(kvf_agent *agent);
 
-/* ---- nixl_control.c: orders ---------------------------------------------------------------------------------- */
+/* ---- nixl_control.c: the control thread and its orders ---------------------------------------------------------- */
+
+/* What the control thread is started with; it frees it. */
+typedef struct kvf_agent_start_order {
+    kvf_agent *agent;
+    uint32_t slot;
+} kvf_agent_start_order;
+
+void *kvf_control_main(void *start_order);
 
 typedef enum kvf_order_kind {
     KVF_ORDER_BACKEND,
@@ -161,15 +171,26 @@ kvf_order *kvf_order_new(kvf_order_kind kind, const char *name, const void *byte
 void kvf_order_free(kvf_order *order);
 /* Begins the job and hands the order over; the order is freed in any case. */
 int32_t kvf_order_submit(kvf_agent *agent, kvf_context *ctx, uint32_t slot, kvf_order *order);
-/* Carries out an order and ends its job. On the control thread. */
-void kvf_order_run(kvf_agent *agent, kvf_order *order);
-/* Moves what NIXL has received to the inbox; true when there was something. On the control thread. */
-bool kvf_agent_collect(kvf_agent *agent);
+/* Fails all orders that wait, when the control thread will not come to them any more. */
+void kvf_agent_refuse_orders(kvf_agent *agent);
+
+/* ---- nixl_memory.c and nixl_peers.c: what carries out an order and ends its job, on the control thread ----------- */
+
+void kvf_order_backend(kvf_agent *agent, const kvf_order *order);
+void kvf_order_register(kvf_agent *agent, const kvf_order *order);
+void kvf_order_deregister(kvf_agent *agent, const kvf_order *order);
+void kvf_order_metadata(kvf_agent *agent, const kvf_order *order);
+void kvf_order_load_peer(kvf_agent *agent, const kvf_order *order);
+void kvf_order_forget_peer(kvf_agent *agent, const kvf_order *order);
+void kvf_order_notify(kvf_agent *agent, const kvf_order *order);
+/* Ends a job: NIXL's `function` answered `status` for `what`; or it is done. */
+void kvf_order_refused(const kvf_order *order, nixl_status status, const char *function, const char *what);
+void kvf_order_finished(const kvf_order *order, double value);
 /* Frees the backends' argument objects and wrappers, after the agent was destroyed. */
 void kvf_agent_free_backends(kvf_agent *agent);
-/* True when the payload is the library's own question whether a peer still answers. */
-bool kvf_is_probe(const void *payload, size_t length);
-/* After `function` failed with `status`: true when NIXL has dropped the peer or cannot reach it. With `ask`, sends the
+/* Moves what NIXL has received to the inbox; true when there was something. */
+bool kvf_agent_collect(kvf_agent *agent);
+/* True when NIXL has dropped the peer or cannot reach it; asked after a failure, from any thread. With `ask`, sends the
  * peer a probe, which kvferry's receivers throw away. */
 bool kvf_agent_peer_gone(kvf_agent *agent, const char *peer, bool ask);
 

@@ -67,11 +67,29 @@ typedef struct kvf_lists {
     nixl_xfer_dlist remote[NIXL_MEMORY_TYPES];
 } kvf_lists;
 
+/* ---- nixl_pieces.c ------------------------------------------------------------------------------------------- */
+
+/* Where the pace of a new peer begins. */
+kvf_pace kvf_pace_first(void);
+/* A full piece that was quick makes the next ones larger, one that took long smaller. */
+void kvf_pace_adapt(kvf_pace *pace, const kvf_piece *piece, uint64_t nanos);
+/* Moves to the next row of the cursor. */
+void kvf_transfer_advance(kvf_transfer *transfer);
 void kvf_lists_free(const nixl_functions *api, kvf_lists *lists);
 
 /* Cuts the next piece and creates its request: false when there is none (all cut, stopped, or creation failed, which
  * stops the transfer). A piece that was cut must land or break. */
 bool kvf_transfer_cut(kvf_transfer *transfer, kvf_lists *lists, kvf_piece *piece);
+
+/* ---- nixl_transfer.c: account -------------------------------------------------------------------------------- */
+
+/* With the transfer's mutex held: no further post, for this reason; the first one stays. */
+void kvf_transfer_halt(kvf_transfer *transfer, int32_t status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* With the transfer's mutex held: looks at everything that forbids a further post, and halts for it. */
+bool kvf_transfer_may_go_on(kvf_transfer *transfer);
+/* With the transfer's mutex held: takes a piece off the list of those in flight. */
+void kvf_transfer_unlist(kvf_transfer *transfer, const kvf_piece *piece);
 /* Before the piece is posted. */
 void kvf_transfer_posting(kvf_transfer *transfer, kvf_piece *piece);
 /* The piece is complete; `nanos` is what it took. */

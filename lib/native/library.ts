@@ -2,6 +2,7 @@ import { dlopen, type Pointer } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { KvferryError } from "../core/errors.ts";
+import { embeddedShim } from "./embedded.ts";
 import { ABI_HASH, symbols } from "./symbols.ts";
 
 /** What may be given for a parameter: addresses and 64-bit integers as numbers, buffers as views. */
@@ -40,7 +41,8 @@ export function openLibrary(): NativeLibrary {
 }
 
 /**
- * Where the native library is: `KVFERRY_SHIM`, else one that came prebuilt, else one that was built here.
+ * Where the native library is: `KVFERRY_SHIM`, else one inside this executable, else one that came prebuilt, else one
+ * that was built here.
  *
  * @throws KvferryError `UNSUPPORTED_PLATFORM` when there is none.
  */
@@ -56,6 +58,7 @@ export function libraryPath(): string {
     );
   }
   const given = process.env[SHIM_VARIABLE];
+  if (embeddedShim !== null && (given === undefined || given === "")) return embeddedShim.path;
   const candidates =
     given !== undefined && given !== ""
       ? [resolve(given)]

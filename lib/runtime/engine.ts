@@ -70,6 +70,8 @@ export class Engine {
   readonly #watched: Set<Run> = new Set();
   readonly #reached: Set<string> = new Set();
   #idleWaiters: (() => void)[] = [];
+  /** Peers with whom no transfer may start now. */
+  readonly #paused: Map<string, Promise<void>> = new Map();
 
   constructor(effects: EngineEffects, leases: Leases) {
     this.#effects = effects;
@@ -121,6 +123,27 @@ export class Engine {
   /** Gives up on everything that still runs: it is settled now, in doubt where something may have been touched. */
   giveUpAll(error: KvferryError): void {
     for (const run of this.#running) giveUpWith(run, error);
+  }
+
+  /** Lets no transfer with a peer start until the returned function is called. */
+  pause(agent: string): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#paused.set(agent, promise);
+    return () => {
+      if (this.#paused.get(agent) === promise) this.#paused.delete(agent);
+      resolve();
+    };
+  }
+
+  /** Resolves when transfers with the peer may start again; undefined when they may now. */
+  paused(agent: string | null): Promise<void> | undefined {
+    return agent === null || this.#paused.size === 0 ? undefined : this.#paused.get(agent);
+  }
+
+  /** Resolves when no outcome of a transfer with the peer is open. */
+  async ended(agent: string): Promise<void> {
+    const running = [...this.#running].filter((run) => run.task.agent === agent);
+    await Promise.allSettled(running.map((run) => run.transfer));
   }
 
   /** Resolves when no transfer's outcome is open. */

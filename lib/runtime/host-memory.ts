@@ -25,7 +25,8 @@ export function systemMemory(context: NativeContext): MemoryProvider {
       attachment: ownAddresses(addresses),
       nixlDevice: 0,
       nixl: [
-        { memory: KVF_MEM_DRAM, regions: [{ address: mapping.address, bytes: mapping.bytes, device: 0 }] },
+        // Not the whole mapping: what lies behind the last region is nobody's business.
+        { memory: KVF_MEM_DRAM, regions: [{ address: mapping.address, bytes, device: 0 }] },
       ],
       release: () => releaseMemory(context, mapping),
     };

@@ -1,10 +1,9 @@
+import { KvferryError } from "../core/errors.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import type { NixlPart } from "./layout-memory.ts";
 
 /** What NIXL holds registered for a layout; given back with {@link NixlExtents.release}. */
-export interface NixlHold {
-  readonly extents: readonly Extent[];
-}
+export type NixlHold = readonly Extent[];
 
 interface Extent {
   readonly memory: number;
@@ -12,16 +11,13 @@ interface Extent {
   users: number;
   /** Settles when NIXL has answered. */
   ready: Promise<void>;
-  /** The extent that took its place because it holds it whole. */
-  replacedBy: Extent | undefined;
 }
 
 /**
- * Keeps NIXL's registrations from nesting: layouts that lie in memory that is registered already share that
- * registration.
+ * Keeps NIXL's registrations from nesting: layouts in memory that is registered already share that registration.
  *
  * NIXL looks a descriptor up in the registration that begins nearest before it, so that a registration inside another
- * one hides whatever lies behind it in the outer one (seen with NIXL 1.5.1: creating a request answers -2).
+ * one hides whatever lies behind it in the outer one (NIXL 1.5.1 then answers -2 when a request is made).
  */
 export class NixlExtents {
   readonly #agent: NixlAgent;
@@ -35,94 +31,90 @@ export class NixlExtents {
   /**
    * Registers what is not registered yet. All or nothing.
    *
-   * @throws KvferryError `NIXL` with what NIXL answered.
+   * @throws KvferryError `NIXL` with what NIXL answered, `INVALID_CONFIG` for a region around one that is registered.
    */
   async acquire(parts: readonly NixlPart[]): Promise<NixlHold> {
-    const extents: Extent[] = [];
-    const waiting: Promise<void>[] = [];
-    for (const part of parts) {
-      const fresh: Extent[] = [];
-      for (const region of part.regions) extents.push(this.#take(part.memory, region, fresh));
-      const used = fresh.filter((extent) => extent.replacedBy === undefined);
-      if (used.length === 0) continue;
-      // One call for all regions of a part: NIXL takes them all or none.
-      const ready = this.#agent.register(
-        part.memory,
-        used.map((extent) => extent.region),
-      );
-      ready.catch(() => undefined);
-      for (const extent of used) extent.ready = ready;
+    const held: Extent[] = [];
+    try {
+      for (const memory of new Set(parts.map((part) => part.memory)))
+        this.#takeAll(
+          memory,
+          parts.filter((part) => part.memory === memory).flatMap((part) => part.regions),
+          held,
+        );
+      const outcomes = await Promise.allSettled(new Set(held.map((extent) => extent.ready)));
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+      return held;
+    } catch (error) {
+      await this.release(held).catch(() => undefined);
+      throw error;
     }
-    for (const extent of extents) if (!waiting.includes(extent.ready)) waiting.push(extent.ready);
-    const outcomes = await Promise.allSettled(waiting);
-    const failed = outcomes.find((outcome) => outcome.status === "rejected");
-    if (failed === undefined) return { extents };
-    await this.release({ extents }).catch(() => undefined);
-    throw failed.reason;
   }
 
   /** Gives a hold back: what nobody else uses is deregistered. */
   async release(hold: NixlHold): Promise<void> {
-    const idle: Extent[] = [];
-    for (const held of hold.extents) {
-      const extent = present(held);
-      if (--extent.users > 0) continue;
-      this.#remove(extent);
-      idle.push(extent);
-    }
-    const failures: unknown[] = [];
-    await Promise.all(
-      idle.map(async (extent) => {
-        try {
-          await extent.ready;
-        } catch {
-          return; // it never was registered
-        }
-        await this.#agent.deregister(extent.memory, [extent.region]).catch((error: unknown) => failures.push(error));
-      }),
+    const idle = hold.filter((extent) => --extent.users === 0);
+    for (const extent of idle) this.#remove(extent);
+    const memories = new Set(idle.map((extent) => extent.memory));
+    const outcomes = await Promise.allSettled(
+      Array.from(memories, (memory) =>
+        this.#deregister(
+          memory,
+          idle.filter((extent) => extent.memory === memory),
+        ),
+      ),
     );
-    if (failures.length > 0) throw failures[0];
+    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
   }
 
-  /** The extent that holds a region: one that is there, or a new one, which is put into `fresh`. */
+  /** Takes a user's share in the extents of all regions, new ones registered by one call: NIXL takes them all or none. */
+  #takeAll(memory: number, regions: readonly NixlRegion[], held: Extent[]): void {
+    const fresh: Extent[] = [];
+    // Of regions that begin together the largest comes first: the others lie in it.
+    const ordered =
+      regions.length === 1
+        ? regions
+        : regions.toSorted((a, b) => a.device - b.device || a.address - b.address || b.bytes - a.bytes);
+    try {
+      for (const region of ordered) held.push(this.#take(memory, region, fresh));
+    } finally {
+      if (fresh.length > 0) {
+        const ready = this.#agent.register(
+          memory,
+          fresh.map((extent) => extent.region),
+        );
+        ready.catch(() => undefined);
+        for (const extent of fresh) extent.ready = ready;
+      }
+    }
+  }
+
+  /** The extent that holds a region: one that is there, or a new one, which is put into `fresh` too. */
   #take(memory: number, region: NixlRegion, fresh: Extent[]): Extent {
     const space = this.#space(memory, region.device);
     const at = firstAfter(space, region.address);
     const before = space[at - 1];
-    const end = region.address + region.bytes;
-    if (before !== undefined && before.region.address + before.region.bytes >= end) {
+    if (before !== undefined && endOf(before.region) >= endOf(region)) {
       before.users++;
       return before;
     }
-    const extent: Extent = { memory, region, users: 1, ready: SETTLED, replacedBy: undefined };
-    // Those that begin where this one does, or later, and lie in it.
-    const from = before !== undefined && before.region.address === region.address ? at - 1 : at;
-    let to = from;
-    for (let inner = space[to]; inner !== undefined; inner = space[++to])
-      if (inner.region.address + inner.region.bytes > end) break;
-    const inside = space.splice(from, to - from, extent);
+    const inner = before?.region.address === region.address ? before : space[at];
+    if (inner !== undefined && endOf(inner.region) <= endOf(region)) throw around(region, inner.region);
+    const extent: Extent = { memory, region, users: 1, ready: SETTLED };
+    space.splice(at, 0, extent);
     fresh.push(extent);
-    for (const inner of inside) this.#replace(inner, extent, fresh);
     return extent;
   }
 
-  /** The users of a registration that lies in a new one go over to that; the old one goes once the new one stands. */
-  #replace(inner: Extent, outer: Extent, fresh: readonly Extent[]): void {
-    outer.users += inner.users;
-    inner.replacedBy = outer;
-    if (fresh.includes(inner)) return;
-    const registered = inner.ready;
-    queueMicrotask(() => {
-      void (async () => {
-        try {
-          await registered;
-          await outer.ready;
-        } catch {
-          return;
-        }
-        await this.#agent.deregister(inner.memory, [inner.region]).catch(() => undefined);
-      })();
-    });
+  async #deregister(memory: number, extents: readonly Extent[]): Promise<void> {
+    const outcomes = await Promise.allSettled(extents.map((extent) => extent.ready));
+    const registered = extents.filter((_extent, index) => outcomes[index]?.status === "fulfilled");
+    // An agent that was destroyed has let its registrations go by itself.
+    if (registered.length > 0 && this.#agent.isOpen)
+      await this.#agent.deregister(
+        memory,
+        registered.map((extent) => extent.region),
+      );
   }
 
   #remove(extent: Extent): void {
@@ -143,10 +135,8 @@ export class NixlExtents {
 
 const SETTLED: Promise<void> = Promise.resolve();
 
-function present(extent: Extent): Extent {
-  let at = extent;
-  while (at.replacedBy !== undefined) at = at.replacedBy;
-  return at;
+function endOf(region: NixlRegion): number {
+  return region.address + region.bytes;
 }
 
 /** Index of the first extent that begins after an address. */
@@ -159,4 +149,14 @@ function firstAfter(space: readonly Extent[], address: number): number {
     else high = middle;
   }
   return low;
+}
+
+function around(region: NixlRegion, inner: NixlRegion): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    "register",
+    `the region of ${region.bytes} bytes at ${region.address} lies around one of ${inner.bytes} bytes at ${inner.address} that is registered with NIXL already`,
+    "Register the layout over the larger region first; layouts inside it then share its registration.",
+    { region, registered: inner },
+  );
 }

@@ -3,12 +3,14 @@ import type { Attachment } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
 import { forgetPeer, importPackage } from "../core/registry-peers.ts";
+import type { NixlAgent } from "../native/agent.ts";
 import { decodePackage } from "../wire/index.ts";
 import { macOf } from "./authentication.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
 import { checkPackage } from "./package-trust.ts";
 import { Peer, type PeerHost } from "./peer.ts";
+import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -27,8 +29,9 @@ export class PeerBook implements PeerHost {
   readonly #byWireName: Map<string, Peer> = new Map();
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
   readonly #arriving: Set<bigint | string> = new Set();
-  /** What NIXL was given for a peer, to go back to when an update fails. */
-  readonly #blobs: WeakMap<Peer, Uint8Array> = new WeakMap();
+  /** What NIXL was given for a peer: to compare an update with, and to go back to when it fails. */
+  readonly #inNixl: WeakMap<Peer, { readonly blob: Uint8Array; readonly regions: KnownRegions }> =
+    new WeakMap();
 
   constructor(session: Session, state: TransportState, engine: Engine, events: EventHub) {
     this.#session = session;
@@ -183,7 +186,8 @@ export class PeerBook implements PeerHost {
     }
     if (before !== undefined) this.#replaced(before);
     const peer = new Peer(this, { ...metadata, layouts: record.layouts });
-    this.#blobs.set(peer, metadata.nixlMetadata);
+    if (this.#session.agent !== null)
+      this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions: regionsOf(metadata) });
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
     this.#events.emit("peer", {
@@ -216,7 +220,6 @@ export class PeerBook implements PeerHost {
     }
     const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     this.#state.snapshot = entered.snapshot;
-    this.#blobs.set(peer, metadata.nixlMetadata);
     peer.replaceLayouts(entered.peer.layouts);
     this.#events.emit("peer", {
       change: "updated",
@@ -227,23 +230,46 @@ export class PeerBook implements PeerHost {
   }
 
   /**
-   * NIXL takes metadata that add to what it knows without disturbing transfers. Metadata that contradict it (a region
-   * that was registered anew under another key) are taken only after the peer was forgotten, which ends its transfers.
+   * NIXL takes metadata that add to what it knows without disturbing transfers. Metadata that contradict it are taken
+   * after the peer was forgotten: transfers with the peer end first, and those that come meanwhile wait.
    */
   async #reloadIntoNixl(peer: Peer, metadata: MetadataPackage): Promise<void> {
     const { agent } = this.#session;
     if (agent === null) return;
-    try {
-      await this.#loadIntoNixl(metadata);
-      return;
-    } catch {
-      // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+    const wanted = regionsOf(metadata);
+    const merged = mergedRegions(this.#inNixl.get(peer)?.regions ?? [], wanted);
+    if (merged !== null) {
+      const added = await this.#loadIntoNixl(metadata).then(
+        () => true,
+        // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+        () => false,
+      );
+      if (added) {
+        this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions: merged });
+        return;
+      }
     }
+    const resume = this.#engine.pause(peer.wireName);
+    try {
+      await this.#engine.ended(peer.wireName);
+      await this.#reloadAll(agent, peer, metadata, wanted);
+    } finally {
+      resume();
+    }
+  }
+
+  async #reloadAll(
+    agent: NixlAgent,
+    peer: Peer,
+    metadata: MetadataPackage,
+    regions: KnownRegions,
+  ): Promise<void> {
     try {
       await agent.forgetPeer(peer.wireName);
       await this.#loadIntoNixl(metadata);
+      this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions });
     } catch (error) {
-      const before = this.#blobs.get(peer);
+      const before = this.#inNixl.get(peer)?.blob;
       await agent.forgetPeer(peer.wireName).catch(() => undefined);
       if (before !== undefined && before.byteLength > 0)
         await agent

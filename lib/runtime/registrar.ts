@@ -3,9 +3,10 @@ import { KvferryError } from "../core/errors.ts";
 import { formatHandle, type LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
 import { registerLayout, unregisterLayout } from "../core/registry.ts";
-import { provideMemory, type LayoutMemory, type NixlPart } from "./layout-memory.ts";
+import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
 import type { Leases } from "./leases.ts";
+import { NixlExtents, type NixlHold } from "./nixl-extents.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 
@@ -21,6 +22,8 @@ export class Registrar {
   readonly #host: LayoutHost;
   /** Live layouts by id. */
   readonly #layouts: (LocalLayout | undefined)[] = [];
+  readonly #extents: NixlExtents | undefined;
+  readonly #holds: WeakMap<LocalLayout, NixlHold> = new WeakMap();
   #last: Promise<unknown> | undefined;
   #lastPending = 0;
 
@@ -29,6 +32,7 @@ export class Registrar {
     this.#state = state;
     this.#leases = leases;
     this.#host = host;
+    if (session.agent !== null) this.#extents = new NixlExtents(session.agent);
   }
 
   /** Live layouts in id order. */
@@ -84,7 +88,7 @@ export class Registrar {
     this.#layouts[layout.record.layoutId] = undefined;
     this.#state.changed();
     layout.retire();
-    await this.#letGo(layout.memory);
+    await this.#letGo(layout);
   }
 
   /** Frees every layout that nothing uses; for `close`. @returns Names of those that had to be left. */
@@ -102,27 +106,21 @@ export class Registrar {
     providing: LayoutMemory | Promise<LayoutMemory>,
     before: Promise<unknown> | undefined,
   ): Promise<LocalLayout> {
-    const { agent } = this.#session;
     const memory = await providing;
-    const registered: NixlPart[] = [];
+    let hold: NixlHold | undefined;
     try {
-      for (const part of agent === null ? [] : memory.nixl) {
-        await agent?.register(part.memory, part.regions);
-        registered.push(part);
-      }
+      hold = await this.#extents?.acquire(memory.nixl);
       await before;
       this.#state.demandOpen("register");
-      return this.#enter(resolved, memory);
+      return this.#enter(resolved, memory, hold);
     } catch (error) {
-      // What was not yet registered needs no taking back.
-      for (const part of registered)
-        await agent?.deregister(part.memory, part.regions).catch(() => undefined);
+      if (hold !== undefined) await this.#extents?.release(hold).catch(() => undefined);
       await memory.release();
       throw error;
     }
   }
 
-  #enter(resolved: ResolvedLayout, memory: LayoutMemory): LocalLayout {
+  #enter(resolved: ResolvedLayout, memory: LayoutMemory, hold?: NixlHold): LocalLayout {
     const components = resolved.components.map(({ shape }, index): ComponentRecord => {
       const part = memory.components[index];
       if (part === undefined)
@@ -152,15 +150,14 @@ export class Registrar {
     this.#state.changed();
     const layout = new LocalLayout(this.#host, entered.layout, memory);
     this.#layouts[entered.layout.layoutId] = layout;
+    if (hold !== undefined) this.#holds.set(layout, hold);
     return layout;
   }
 
-  async #letGo(memory: LayoutMemory): Promise<void> {
-    const { agent } = this.#session;
-    // An agent that was destroyed has let its registrations go by itself.
-    if (agent?.isOpen === true)
-      for (const part of memory.nixl) await agent.deregister(part.memory, part.regions);
-    await memory.release();
+  async #letGo(layout: LocalLayout): Promise<void> {
+    const hold = this.#holds.get(layout);
+    if (hold !== undefined) await this.#extents?.release(hold);
+    await layout.memory.release();
   }
 
   #busy(handle: LayoutHandle): boolean {

@@ -161,7 +161,8 @@ export class Submitter {
     // Refuse what is invalid now; what has to wait is planned again, on the snapshot of then.
     const planned = plan();
     const order = hasOrder(options) ? this.#orderOf(options, planned) : null;
-    if ((after === undefined || after.length === 0) && !(order instanceof Promise)) {
+    const first = after === undefined || after.length === 0;
+    if (first && !(order instanceof Promise) && this.#engine.paused(agentOf(planned)) === undefined) {
       this.#launch(transfer, options, planned, deadlineMillis, destinationBlocks, order);
       return;
     }
@@ -213,24 +214,19 @@ export class Submitter {
     );
     const startedAt = clock.now();
     try {
-      const early = await Promise.race([
-        Promise.all([ordering, ...after.map((before) => before.then(() => null, wrapPredecessor))]),
-        stopped,
-      ]);
+      const early = await Promise.race([this.#turn(ordering, after, plan), stopped]);
       // Both may have come in the same turn: then it still never starts.
       if (signal?.aborted === true) stopping ??= { reason: signal.reason, error: null };
-      if (!Array.isArray(early)) stopping ??= early;
-      if (stopping !== undefined) {
+      if ("reason" in early) stopping ??= early;
+      if (stopping !== undefined || "reason" in early) {
+        if (stopping === undefined) return;
         if (stopping.error === null) this.#abort(transfer, stopping.reason);
         else this.#neverStarted(transfer, stopping.reason, stopping.error);
         return;
       }
-      this.#state.demandOpen("transfer");
-      const order = await ordering;
       const left = Math.max(1, deadlineMillis - (clock.now() - startedAt));
-      const planned = plan();
       launched = true;
-      this.#launch(transfer, options, planned, left, destinationBlocks, order);
+      this.#launch(transfer, options, early.plan, left, destinationBlocks, early.order);
     } catch (error) {
       this.#refuse(transfer, error);
     } finally {
@@ -241,6 +237,25 @@ export class Submitter {
         );
       cancelTimer();
       signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** Waits for other transfers, and for a peer that is being renewed; the plan is one of then. */
+  async #turn(
+    ordering: CudaOrder | Promise<CudaOrder> | null,
+    after: readonly Transfer[],
+    plan: () => TransferPlan,
+  ): Promise<{ readonly plan: TransferPlan; readonly order: CudaOrder | null }> {
+    const [order] = await Promise.all([
+      ordering,
+      ...after.map((before) => before.then(() => undefined, wrapPredecessor)),
+    ]);
+    for (;;) {
+      this.#state.demandOpen("transfer");
+      const planned = plan();
+      const paused = this.#engine.paused(agentOf(planned));
+      if (paused === undefined) return { plan: planned, order };
+      await paused;
     }
   }
 

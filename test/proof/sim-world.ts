@@ -50,8 +50,9 @@ export interface SimLanding {
   readonly source: number;
   readonly destination: number;
   readonly bytes: number;
-  /** Told just before the bytes move. */
-  readonly check: () => string | null;
+  /** Whose work it is, and since when. */
+  readonly by: SimProcess;
+  readonly since: number;
 }
 
 /** A run of memory that somebody allocated. */
@@ -77,6 +78,8 @@ export class SimWorld {
   #nextBase = 0x10000;
   /** Events that ran. */
   steps = 0;
+  /** Asked just before bytes move; answers with what is wrong with it, or null. */
+  onLanding: (landing: SimLanding) => string | null = () => null;
 
   constructor(random: Random, traced: boolean) {
     this.random = random;
@@ -156,7 +159,7 @@ export class SimWorld {
 
   /** Copies bytes: both ends must be memory that nobody has given back. */
   land(landing: SimLanding): void {
-    const problem = landing.check();
+    const problem = this.onLanding(landing);
     if (problem !== null) this.find(`${landing.what}: ${problem}`);
     for (const [side, address] of [
       ["source", landing.source],
