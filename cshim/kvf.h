@@ -88,6 +88,7 @@ KVF_API int32_t kvf_slot_result(kvf_word context, uint32_t slot, uint8_t *bytes,
 
 #define KVF_MEMORY_HUGE 1u    /* advise huge pages */
 #define KVF_MEMORY_SHARED 2u  /* memfd-backed, sealed against shrinking; out[2] = descriptor */
+#define KVF_MEMORY_GUARDED 4u /* with SHARED: nobody but this mapping can ever write to it (Linux 5.1 and later) */
 
 /* Maps zeroed memory, page-aligned. out[0] = address, out[1] = mapped bytes, out[2] = descriptor or -1. */
 KVF_API int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out);
@@ -289,5 +290,79 @@ KVF_API int32_t kvf_cuda_test_fault(int32_t device, kvf_word stream);
 /* Copies as kvf_cuda_copy_job does and waits, on the calling thread, `repeats` times: for measurements. out[0] = bytes of
  * one, then for each repeat two doubles: microseconds to submit, microseconds in all. */
 KVF_API int32_t kvf_cuda_test_copy(int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t repeats, double *out);
+
+/* ---- neighbours ------------------------------------------------------------------------------------------------
+ * Processes of one host talk over local sockets and hand each other descriptors of memory. One thread for each
+ * neighbour object accepts, receives and watches processes; what it saw waits as events, of which the context's
+ * notifications word tells. Sending happens on the calling thread as far as the socket takes it. All of these but
+ * kvf_neighbour_map are for the thread that owns the context.
+ *
+ * An event is a record: u32 kind, u32 connection, u32 payload bytes, u32 descriptors, then the descriptors (i32), then
+ * the payload, padded to a multiple of 4. Who takes the event owns the descriptors.
+ */
+
+#define KVF_NEIGHBOUR_ACCEPTED 1 /* a process of this user connected; payload: u32 user, u32 process, u32 watched */
+#define KVF_NEIGHBOUR_MESSAGE 2  /* a whole message */
+#define KVF_NEIGHBOUR_CLOSED 3   /* no more will come; payload: why, in words */
+#define KVF_NEIGHBOUR_EXITED 4   /* the process at the other end is gone: nothing of it runs any more */
+
+/* Longest message; a longer one ends the connection. */
+#define KVF_NEIGHBOUR_MESSAGE_BYTES 16777216
+/* Most descriptors with one message. */
+#define KVF_NEIGHBOUR_DESCRIPTORS 128
+
+/* Makes a neighbour object and starts its thread. out[0] = it. */
+KVF_API int32_t kvf_neighbour_open(kvf_word context, double *out);
+/* Listens on an abstract name. Processes of other users are turned away and counted. */
+KVF_API int32_t kvf_neighbour_listen(kvf_word neighbour, const char *name);
+/* Connects to an abstract name. out[0] = connection, out[1] = user and out[2] = process that listens there,
+ * out[3] = 1 when its end is watched. KVF_AGAIN: nobody accepts in time, try later. */
+KVF_API int32_t kvf_neighbour_connect(kvf_word neighbour, const char *name, double *out);
+/* Sends a message, or queues what the socket does not take now. `descriptors`: `count` pairs of doubles, a descriptor
+ * and 1 when the receiver shall only read (it is opened anew for that). out[0] = bytes queued for this connection. */
+KVF_API int32_t kvf_neighbour_send(kvf_word neighbour, uint32_t connection, const uint8_t *bytes, kvf_word length, const double *descriptors, uint32_t count, double *out);
+/* Takes whole events as records. out[0] = bytes written, out[1] = bytes of events that are left, out[2] = processes of
+ * other users that were turned away so far. KVF_AGAIN when nothing was written. */
+KVF_API int32_t kvf_neighbour_take(kvf_word neighbour, uint8_t *bytes, kvf_word capacity, double *out);
+/* Closes a connection's socket once what is queued has gone; its process stays watched. */
+KVF_API int32_t kvf_neighbour_shut(kvf_word neighbour, uint32_t connection);
+/* Drops a connection, its socket and its watch. */
+KVF_API int32_t kvf_neighbour_forget(kvf_word neighbour, uint32_t connection);
+/* Drops everything and ends the thread. */
+KVF_API int32_t kvf_neighbour_close(kvf_word neighbour);
+
+#define KVF_NEIGHBOUR_READ_ONLY 1u /* map it so that this process cannot write */
+#define KVF_NEIGHBOUR_KEEP 2u      /* leave the descriptor open */
+
+/* Maps all of a memory file that another process handed over, after looking at it: it must be a file in memory of
+ * exactly `bytes` bytes, sealed against shrinking. out[0] = address. The descriptor is closed in any case, unless KEEP
+ * is set. Given back by kvf_memory_unmap. */
+KVF_API int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, double *out);
+/* Looks at a descriptor that a caller gave: seals it against shrinking where it can be. out[0] = bytes of the file,
+ * out[1] = 1 when it can no more shrink. */
+KVF_API int32_t kvf_neighbour_inspect(int32_t descriptor, double *out);
+
+/* ---- files -----------------------------------------------------------------------------------------------------
+ * A file has a number, which programs give as the device of a side of kind 2; bases of that side are byte offsets. Each
+ * file is served by a lane of its own: one thread with an io_uring where the kernel allows it, else several threads.
+ * Aligned requests go past the page cache where the file system can.
+ */
+
+#define KVF_FILE_CREATE 1u    /* make it, or take over an empty one */
+#define KVF_FILE_TEMPORARY 2u /* `path` is a directory: a file in it that has no name */
+#define KVF_FILE_REPLACE 4u   /* with CREATE: content that is there is given up */
+#define KVF_FILE_BUFFERED 8u  /* never past the page cache */
+#define KVF_FILE_THREADS 16u  /* threads also where io_uring is allowed */
+
+/* Opens a file of `bytes` bytes; a new one has its space reserved. `depth`: requests in flight at most. value = its
+ * number. KVF_E_BUSY: another layout has it open. */
+KVF_API int32_t kvf_file_open_job(kvf_word context, uint32_t slot, const char *path, uint32_t flags, kvf_word bytes, uint32_t depth);
+/* Closes it once its lane has ended; value = threads that hang and were left behind with it. */
+KVF_API int32_t kvf_file_close_job(kvf_word context, uint32_t slot, uint32_t file);
+/* out[0] = bytes, out[1] = 1 when requests can go past the page cache, out[2] and out[3] = alignment of addresses and of
+ * offsets that this needs, out[4] = 1 when an io_uring serves it (known after its first copy). */
+KVF_API int32_t kvf_file_facts(uint32_t file, double *out);
+/* Copies a hop whose programs have a file on one side and host memory on the other. */
+KVF_API int32_t kvf_file_copy_job(kvf_word context, uint32_t slot, const double *hop, kvf_word words);
 
 #endif

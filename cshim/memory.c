@@ -13,6 +13,10 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14; older ones refuse it and pages are written one by one */
 #endif
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
+#endif
+
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #define MOST_BYTES ((uint64_t)1 << 53)
 /* Small enough to share threads and to stop, large enough that a call for each does not count. */
@@ -42,12 +46,13 @@ static void *map_aligned(uint64_t bytes, int flags, int descriptor) {
     return mapped;
 }
 
-/* A memory file of that size that can neither shrink nor grow any more; -1 with errno set. */
-static int sealed_file(uint64_t bytes) {
+/* A memory file of that size that can neither shrink nor grow any more; -1 with errno set. `open` leaves room for
+ * another seal. */
+static int sealed_file(uint64_t bytes, bool open) {
     int descriptor = memfd_create("kvferry", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor < 0) return -1;
     if (ftruncate(descriptor, (off_t)bytes) == 0 &&
-        fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+        fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | (open ? 0 : F_SEAL_SEAL)) == 0)
         return descriptor;
     int why = errno;
     close(descriptor);
@@ -56,14 +61,14 @@ static int sealed_file(uint64_t bytes) {
 }
 
 int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out) {
-    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_MEMORY_HUGE | KVF_MEMORY_SHARED)))
+    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_MEMORY_HUGE | KVF_MEMORY_SHARED | KVF_MEMORY_GUARDED)))
         return kvf_refuse(KVF_E_INVALID, "kvf_memory_map: %llu bytes, flags %u", (unsigned long long)bytes, flags);
     bool huge = (flags & KVF_MEMORY_HUGE) && bytes >= HUGE_PAGE;
     uint64_t mapped = round_up(bytes, page_bytes());
     int descriptor = -1;
     int how = MAP_PRIVATE | MAP_ANONYMOUS;
     if (flags & KVF_MEMORY_SHARED) {
-        descriptor = sealed_file(mapped);
+        descriptor = sealed_file(mapped, (flags & KVF_MEMORY_GUARDED) != 0);
         if (descriptor < 0) {
             kvf_refuse_errno(errno, "a memory file of %llu bytes", (unsigned long long)mapped);
             return KVF_E_NOMEM;
@@ -74,6 +79,14 @@ int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out) {
     if (address == MAP_FAILED) {
         kvf_refuse_errno(errno, "%llu bytes of memory", (unsigned long long)mapped);
         if (descriptor >= 0) close(descriptor);
+        return KVF_E_NOMEM;
+    }
+    /* The mapping above keeps its right to write; every later one, and every write to the file, is refused. */
+    if ((flags & KVF_MEMORY_SHARED) && (flags & KVF_MEMORY_GUARDED) &&
+        fcntl(descriptor, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+        kvf_refuse_errno(errno, "a memory file that others may only read");
+        munmap(address, mapped);
+        close(descriptor);
         return KVF_E_NOMEM;
     }
     if (huge) madvise(address, mapped, MADV_HUGEPAGE); /* advice only: a kernel without it maps small pages */

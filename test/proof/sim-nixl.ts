@@ -54,6 +54,7 @@ export class SimAgent {
   /** Nothing of it touches anything any more. */
   destroyed = false;
   onNotifications: (() => void) | undefined;
+  onProgress: (() => void) | undefined;
 
   constructor(network: SimNetwork, process: SimProcess, name: string) {
     this.#network = network;
@@ -132,10 +133,7 @@ export class SimAgent {
   /** Sends a message; order is kept between two agents. */
   deliver(target: SimAgent, payload: Uint8Array<ArrayBuffer>): void {
     const { world } = this.#network;
-    const at = Math.max(
-      world.now + world.random.between(1, 20) / 10,
-      this.#deliveredUntil.get(target) ?? 0,
-    );
+    const at = Math.max(world.now + world.random.between(1, 20) / 10, this.#deliveredUntil.get(target) ?? 0);
     this.#deliveredUntil.set(target, at);
     world.schedule(target.process, at - world.now, () => {
       if (!target.#open) return;
@@ -433,6 +431,7 @@ class SimTransfer implements RunningHop {
   #arrived(): void {
     this.#landed++;
     if (this.#over) return;
+    if (this.#context.watch) this.#agent.onProgress?.();
     this.#post();
   }
 
@@ -485,7 +484,9 @@ function piecesOf(world: SimWorld, hop: Hop, by: SimProcess, what: string): Piec
       pieces.push({ landing: { what, source, destination, bytes, by, since: world.now }, program, bytes });
     });
   // Rows of a small transfer often go together: the first one stands for those that follow it.
-  return pieces.length > 6 ? pieces.filter((_, index) => index % 2 === 0 || world.random.chance(0.5)) : pieces;
+  return pieces.length > 6
+    ? pieces.filter((_, index) => index % 2 === 0 || world.random.chance(0.5))
+    : pieces;
 }
 
 function failure(word: ConstructorParameters<typeof KvferryError>[0], message: string): KvferryError {

@@ -302,6 +302,7 @@ struct cu_stream_s {
     struct cu_context_s *context;
     work *first, **last;
     bool busy, closing;
+    pthread_cond_t queued; /* its thread sleeps here; `changed` is for who waits for events and for the end */
 };
 
 static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16"};
@@ -345,7 +346,7 @@ static void *stream_thread(void *argument) {
     struct cu_stream_s *stream = argument;
     pthread_mutex_lock(&lock);
     for (;;) {
-        while (!stream->first && !stream->closing) pthread_cond_wait(&changed, &lock);
+        while (!stream->first && !stream->closing) pthread_cond_wait(&stream->queued, &lock);
         work *w = stream->first;
         if (!w) break;
         stream->busy = true;
@@ -381,11 +382,12 @@ static void *stream_thread(void *argument) {
         stream->first = w->next;
         if (!stream->first) stream->last = &stream->first;
         stream->busy = stream->first != NULL;
+        if (w->kind == RECORD || fault != CU_OK || !stream->busy) pthread_cond_broadcast(&changed);
         free(w->program);
         free(w);
-        pthread_cond_broadcast(&changed);
     }
     pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&stream->queued);
     free(stream);
     return NULL;
 }
@@ -399,7 +401,7 @@ static cu_result add_work(struct cu_stream_s *stream, work given) {
     *stream->last = w;
     stream->last = &w->next;
     stream->busy = true;
-    pthread_cond_broadcast(&changed);
+    pthread_cond_signal(&stream->queued);
     return CU_OK;
 }
 
@@ -411,6 +413,7 @@ static cu_result stream_create(cu_stream *out, unsigned flags, int priority) {
     if (!stream) END(CU_OUT_OF_MEMORY);
     stream->context = own;
     stream->last = &stream->first;
+    pthread_cond_init(&stream->queued, NULL);
     pthread_t thread;
     if (pthread_create(&thread, NULL, stream_thread, stream) != 0) {
         free(stream);
@@ -424,7 +427,7 @@ static cu_result stream_create(cu_stream *out, unsigned flags, int priority) {
 static cu_result stream_destroy(cu_stream stream) {
     BEGIN_IN_CONTEXT("cuStreamDestroy")
     stream->closing = true;
-    pthread_cond_broadcast(&changed);
+    pthread_cond_signal(&stream->queued);
     END(CU_OK);
 }
 

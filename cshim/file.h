@@ -1,0 +1,57 @@
+/*
+ * file.h - open files and the lanes that move bytes to and from them. Each file has threads of its own, so that a device
+ * that hangs holds up nobody else.
+ */
+#ifndef KVF_FILE_H
+#define KVF_FILE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "context.h"
+
+/* A part of a hop: the rows that go to or come from one file. file_copy.c knows what is in it. */
+typedef struct kvf_file_part kvf_file_part;
+
+typedef struct kvf_file {
+    kvf_member member; /* first: the context knows the file by it */
+    struct kvf_file *next; /* in the table of open files */
+    kvf_context *ctx;
+    uint32_t number;
+    uint32_t references; /* atomic: the table, each part, each thread */
+    char *path;          /* for messages; of a file without a name: its directory and what it is */
+    int descriptor;      /* buffered */
+    int direct;          /* with O_DIRECT, or -1 */
+    bool named;
+    bool no_ring;
+    uint32_t memory_alignment; /* what O_DIRECT asks of addresses */
+    uint32_t offset_alignment; /* and of offsets and lengths */
+    uint32_t depth;            /* requests in flight at most */
+    uint64_t bytes;
+
+    pthread_mutex_t lock; /* guards all that follows */
+    pthread_cond_t work;  /* for lanes of threads */
+    pthread_cond_t ended; /* a thread ended */
+    bool closing;
+    bool detached;       /* close of the context does not know it any more */
+    uint32_t threads;
+    bool ring;           /* the lane is one thread with an io_uring */
+    int wake;            /* eventfd of such a lane, or -1 */
+    kvf_file_part *waiting_first;
+    kvf_file_part *waiting_last;
+    kvf_file_part *active; /* a ring: whose turn is next */
+    uint32_t active_count;
+} kvf_file;
+
+/* The open file of a number with one more reference, or NULL (text set). */
+kvf_file *kvf_file_find(uint32_t number);
+void kvf_file_release(kvf_file *file);
+
+/* Queues a part (its reference to the file is the caller's) and starts the lane's threads when there are none. On failure
+ * the part was not taken. */
+int32_t kvf_file_lane_submit(kvf_file *file, kvf_file_part *part);
+/* Wakes the lane's threads: something changed. The caller holds the file's lock. */
+void kvf_file_lane_wake(kvf_file *file);
+
+#endif

@@ -1,0 +1,108 @@
+// A whole transport on simulated ground: the code that ships, over a session whose effects are the world's.
+import { ownAddresses } from "../../lib/core/attachment.ts";
+import type { ExecutorName } from "../../lib/core/plan.ts";
+import { defaultProfile } from "../../lib/core/profile.ts";
+import type { NixlAgent } from "../../lib/native/agent.ts";
+import type { NativeContext } from "../../lib/native/context.ts";
+import type { CudaSession } from "../../lib/runtime/cuda-session.ts";
+import type { CudaStages } from "../../lib/runtime/cuda-stages.ts";
+import type { Executor } from "../../lib/runtime/executor.ts";
+import { carve } from "../../lib/runtime/host-memory.ts";
+import { wireName } from "../../lib/runtime/incarnation.ts";
+import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
+import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
+import type { Session } from "../../lib/runtime/session.ts";
+import { Transport } from "../../lib/runtime/transport.ts";
+import { SimAgent, simHostExecutor, simNixlExecutor, type SimNetwork } from "./sim-nixl.ts";
+import type { SimProcess } from "./sim-world.ts";
+
+/** A process with its transport. */
+export interface SimWorker {
+  readonly process: SimProcess;
+  readonly agent: SimAgent;
+  readonly transport: Transport;
+  readonly workerId: bigint;
+}
+
+let lastIncarnation = 0;
+
+/** Starts a process with an open transport. Incarnations count from 1 in each case, so that a seed replays. */
+export function startWorker(
+  network: SimNetwork,
+  options: OpenOptions & { readonly workerId: bigint },
+  first: boolean,
+): SimWorker {
+  const process = network.world.spawn();
+  lastIncarnation = first ? 1 : lastIncarnation + 1;
+  const resolved = resolveOptions({ ...options, cuda: false, neighbours: false }, {});
+  const incarnation = lastIncarnation;
+  const wire = wireName(resolved.agentName, incarnation);
+  const agent = new SimAgent(network, process, wire);
+  const context = simContext();
+  agent.onNotifications = () => context.onNotifications?.();
+  agent.onProgress = () => context.onProgress?.();
+  const session: Session = {
+    options: resolved,
+    clock: process.clock,
+    incarnation,
+    wireName: wire,
+    context: context as unknown as NativeContext, // only what the runtime calls on these routes
+    agent: agent as unknown as NixlAgent, // likewise
+    noNixl: null,
+    cuda: NO_CUDA as unknown as CudaSession, // likewise
+    stages: { close: async () => undefined } as unknown as CudaStages, // likewise
+    profile: defaultProfile,
+    executors: new Map<ExecutorName, Executor>([
+      ["host", simHostExecutor(network.world, process)],
+      ["nixl", simNixlExecutor(agent)],
+    ]),
+    providers: { system: simMemory(network, process) },
+  };
+  return { process, agent, transport: Transport.over(session), workerId: resolved.workerId };
+}
+
+interface SimContext {
+  isOpen: boolean;
+  running: number;
+  onProgress: (() => void) | undefined;
+  onNotifications: (() => void) | undefined;
+  holdProcess(): void;
+  close(): number;
+}
+
+function simContext(): SimContext {
+  return {
+    isOpen: true,
+    running: 0,
+    onProgress: undefined,
+    onNotifications: undefined,
+    holdProcess: () => undefined,
+    close() {
+      this.isOpen = false;
+      return 0;
+    },
+  };
+}
+
+const NO_CUDA = { driver: null, defaultDevice: 0, facts: () => null, close: async () => undefined };
+
+function simMemory(network: SimNetwork, process: SimProcess): MemoryProvider {
+  return ({ shape, regionBytes }, _provided, { name }) => {
+    const { offsets, bytes } = carve(shape, regionBytes);
+    const region = network.world.allocate(process, bytes, `${name ?? "?"} of P${process.id}`);
+    const addresses = offsets.map((offset) => region.base + offset);
+    return {
+      storage: { kind: "system" },
+      addresses,
+      sizes: offsets.map(() => regionBytes),
+      attachment: ownAddresses(addresses),
+      nixlDevice: 0,
+      nixl: [{ memory: 0, regions: [{ address: region.base, bytes, device: 0 }] }],
+      release: () => {
+        if (region.freed) network.world.find(`${region.name} was freed twice`);
+        region.freed = true;
+        network.world.say(() => `${region.name} is freed`);
+      },
+    };
+  };
+}
