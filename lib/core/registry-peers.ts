@@ -1,6 +1,6 @@
 import { KvferryError } from "./errors.ts";
 import type { LayoutHandle } from "./handle.ts";
-import { formatHandle } from "./handle.ts";
+import { formatHandle, handleLayoutId, handleWorkerId } from "./handle.ts";
 import type { Attachment, ComponentRecord, LayoutRecord } from "./layout.ts";
 import type { CheckedLayout } from "./package-check.ts";
 import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
@@ -53,7 +53,10 @@ export function importPackage(
   const checked = checkLayouts(metadata);
 
   const kept = options.updates === undefined ? undefined : known;
-  const layouts = checked.map((layout) => takeLayout(metadata.workerId, layout, attach));
+  const takenBack = kept?.takenBack;
+  const layouts = checked
+    .filter(({ layoutId, generation }) => generation > (takenBack?.get(layoutId) ?? -1))
+    .map((layout) => takeLayout(metadata.workerId, layout, attach));
   const byLayoutId = new Map(layouts.map((layout) => [layout.layoutId, layout]));
   const removed = new Map(kept?.removed);
   for (const layout of kept?.layouts ?? [])
@@ -70,6 +73,7 @@ export function importPackage(
     layouts,
     byLayoutId,
     removed,
+    ...(takenBack === undefined ? undefined : { takenBack }),
   };
   const remoteCount = snapshot.remoteCount - (known?.layouts.length ?? 0) + layouts.length;
   const peers = new Map(snapshot.peers).set(peer.workerId, peer);
@@ -93,6 +97,30 @@ export function forgetPeer(snapshot: RegistrySnapshot, workerId: bigint): Regist
   forgotten.set(workerId, { incarnation: peer.incarnation, sequence: peer.sequence });
   const remoteCount = snapshot.remoteCount - peer.layouts.length;
   return { ...snapshot, revision: snapshot.revision + 1, peers, forgotten, remoteCount };
+}
+
+/**
+ * Takes one layout of a peer out, because the peer said that it took it back: the handle is stale from then on, and a
+ * package that still has it does not bring it back.
+ *
+ * @returns The snapshot itself when the handle names no layout of a peer.
+ */
+export function takeBackLayout(snapshot: RegistrySnapshot, handle: LayoutHandle): RegistrySnapshot {
+  const peer = snapshot.peers.get(handleWorkerId(handle));
+  const record = peer?.byLayoutId.get(handleLayoutId(handle));
+  if (peer === undefined || record?.handle !== handle) return snapshot;
+  const { layoutId, generation } = record;
+  const byLayoutId = new Map(peer.byLayoutId);
+  byLayoutId.delete(layoutId);
+  const changed: PeerRecord = {
+    ...peer,
+    layouts: peer.layouts.filter((layout) => layout !== record),
+    byLayoutId,
+    removed: new Map(peer.removed).set(layoutId, generation),
+    takenBack: new Map(peer.takenBack).set(layoutId, generation),
+  };
+  const peers = new Map(snapshot.peers).set(peer.workerId, changed);
+  return { ...snapshot, revision: snapshot.revision + 1, peers, remoteCount: snapshot.remoteCount - 1 };
 }
 
 /**

@@ -42,6 +42,8 @@ export interface PeerRecord {
   readonly byLayoutId: ReadonlyMap<number, LayoutRecord>;
   /** Layout ids that an update took away, with their last generation. */
   readonly removed: ReadonlyMap<number, number>;
+  /** Layout ids that the peer said it took back, with their last generation: no package brings those back. */
+  readonly takenBack?: ReadonlyMap<number, number>;
 }
 
 /** What was last known of a peer that was forgotten: older packages of it are replays. */

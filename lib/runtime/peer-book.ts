@@ -3,14 +3,13 @@ import type { Attachment } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
 import { forgetPeer, importPackage } from "../core/registry-peers.ts";
-import type { NixlAgent } from "../native/agent.ts";
 import { decodePackage } from "../wire/index.ts";
 import { macOf } from "./authentication.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
 import { checkPackage } from "./package-trust.ts";
 import { Peer, type PeerHost } from "./peer.ts";
-import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
+import { PeersInNixl } from "./peers-in-nixl.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -29,15 +28,14 @@ export class PeerBook implements PeerHost {
   readonly #byWireName: Map<string, Peer> = new Map();
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
   readonly #arriving: Set<bigint | string> = new Set();
-  /** What NIXL was given for a peer: to compare an update with, and to go back to when it fails. */
-  readonly #inNixl: WeakMap<Peer, { readonly blob: Uint8Array; readonly regions: KnownRegions }> =
-    new WeakMap();
+  readonly #inNixl: PeersInNixl;
 
   constructor(session: Session, state: TransportState, engine: Engine, events: EventHub) {
     this.#session = session;
     this.#state = state;
     this.#engine = engine;
     this.#events = events;
+    this.#inNixl = new PeersInNixl(session, engine);
   }
 
   /** Imported peers in worker id order. */
@@ -100,6 +98,9 @@ export class PeerBook implements PeerHost {
     this.#engine.failAgent(peer.wireName, gone);
     try {
       await this.#session.agent?.forgetPeer(peer.wireName);
+    } catch (error) {
+      // A transport that closes forgets everybody anyway.
+      if (this.#state.isOpen) throw error;
     } finally {
       peer.markLost("forgotten");
     }
@@ -175,7 +176,7 @@ export class PeerBook implements PeerHost {
     const before = this.#peers.get(metadata.workerId);
     let record: PeerRecord;
     try {
-      await this.#loadIntoNixl(metadata);
+      await this.#inNixl.load(metadata);
       this.#state.demandOpen("importMetadata");
       const entered = importPackage(this.#state.snapshot, metadata, attach);
       this.#state.snapshot = entered.snapshot;
@@ -186,8 +187,7 @@ export class PeerBook implements PeerHost {
     }
     if (before !== undefined) this.#replaced(before);
     const peer = new Peer(this, { ...metadata, layouts: record.layouts });
-    if (this.#session.agent !== null)
-      this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions: regionsOf(metadata) });
+    this.#inNixl.loaded(peer, metadata);
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
     this.#events.emit("peer", {
@@ -204,23 +204,18 @@ export class PeerBook implements PeerHost {
     const attach = this.#attach(metadata);
     // Throws for a sequence that is not higher, before NIXL hears of it.
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
-    await this.#reloadIntoNixl(peer, metadata);
-    this.#state.demandOpen("update");
-    if (this.#peers.get(peer.workerId) !== peer) {
-      // It was forgotten meanwhile, perhaps before NIXL took the newer metadata.
-      if (!this.#byWireName.has(peer.wireName))
-        await this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
-      throw new KvferryError(
-        "PEER_LOST",
-        "update",
-        `peer ${peer.agentName} was forgotten during its update`,
-        "Import its metadata again.",
-        { workerId: peer.workerId.toString() },
-      );
+    const resume = await this.#inNixl.renew(peer, metadata, (reason) => this.lose(peer, reason));
+    let record: PeerRecord;
+    try {
+      this.#state.demandOpen("update");
+      if (this.#peers.get(peer.workerId) !== peer) throw await this.#forgottenMeanwhile(peer);
+      const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
+      this.#state.snapshot = entered.snapshot;
+      record = entered.peer;
+    } finally {
+      resume();
     }
-    const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
-    this.#state.snapshot = entered.snapshot;
-    peer.replaceLayouts(entered.peer.layouts);
+    peer.replaceLayouts(record.layouts);
     this.#events.emit("peer", {
       change: "updated",
       workerId: peer.workerId,
@@ -229,54 +224,17 @@ export class PeerBook implements PeerHost {
     });
   }
 
-  /**
-   * NIXL takes metadata that add to what it knows without disturbing transfers. Metadata that contradict it are taken
-   * after the peer was forgotten: transfers with the peer end first, and those that come meanwhile wait.
-   */
-  async #reloadIntoNixl(peer: Peer, metadata: MetadataPackage): Promise<void> {
-    const { agent } = this.#session;
-    if (agent === null) return;
-    const wanted = regionsOf(metadata);
-    const merged = mergedRegions(this.#inNixl.get(peer)?.regions ?? [], wanted);
-    if (merged !== null) {
-      const added = await this.#loadIntoNixl(metadata).then(
-        () => true,
-        // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
-        () => false,
-      );
-      if (added) {
-        this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions: merged });
-        return;
-      }
-    }
-    const resume = this.#engine.pause(peer.wireName);
-    try {
-      await this.#engine.ended(peer.wireName);
-      await this.#reloadAll(agent, peer, metadata, wanted);
-    } finally {
-      resume();
-    }
-  }
-
-  async #reloadAll(
-    agent: NixlAgent,
-    peer: Peer,
-    metadata: MetadataPackage,
-    regions: KnownRegions,
-  ): Promise<void> {
-    try {
-      await agent.forgetPeer(peer.wireName);
-      await this.#loadIntoNixl(metadata);
-      this.#inNixl.set(peer, { blob: metadata.nixlMetadata, regions });
-    } catch (error) {
-      const before = this.#inNixl.get(peer)?.blob;
-      await agent.forgetPeer(peer.wireName).catch(() => undefined);
-      if (before !== undefined && before.byteLength > 0)
-        await agent
-          .loadPeer(before, peer.wireName)
-          .catch((again: unknown) => this.lose(peer, again instanceof Error ? again.message : String(again)));
-      throw error;
-    }
+  /** A peer was forgotten during its update, perhaps before NIXL took the newer metadata. */
+  async #forgottenMeanwhile(peer: Peer): Promise<KvferryError> {
+    if (!this.#byWireName.has(peer.wireName))
+      await this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
+    return new KvferryError(
+      "PEER_LOST",
+      "update",
+      `peer ${peer.agentName} was forgotten during its update`,
+      "Import its metadata again.",
+      { workerId: peer.workerId.toString() },
+    );
   }
 
   /** A higher incarnation of a known worker was imported: the old one is gone. */
@@ -300,12 +258,6 @@ export class PeerBook implements PeerHost {
     this.#peers.delete(peer.workerId);
     this.#byWireName.delete(peer.wireName);
     this.#state.snapshot = forgetPeer(this.#state.snapshot, peer.workerId);
-  }
-
-  async #loadIntoNixl(metadata: MetadataPackage): Promise<void> {
-    const { agent } = this.#session;
-    if (agent === null || metadata.nixlMetadata.byteLength === 0) return;
-    await agent.loadPeer(metadata.nixlMetadata, metadata.wireName);
   }
 
   #attach(metadata: MetadataPackage): (layout: PackageLayout, component: PackageComponent) => Attachment {

@@ -11,6 +11,8 @@ import { CudaSession } from "./cuda-session.ts";
 import { CudaStages } from "./cuda-stages.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
+import { fileExecutor } from "./file-executor.ts";
+import { fileMemory } from "./file-memory.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
@@ -61,7 +63,10 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       // What is named must be there; what is not is loaded when a layout first asks for it.
       options.cuda?.demanded === true ? cuda.demand() : null,
     ]);
-    const executors = new Map<ExecutorName, Executor>([["host", hostExecutor(context)]]);
+    const executors = new Map<ExecutorName, Executor>([
+      ["host", hostExecutor(context)],
+      ["file", fileExecutor(context)],
+    ]);
     if (agent !== null) executors.set("nixl", nixlExecutor(context, agent));
     if (options.cuda !== null)
       executors.set(
@@ -72,6 +77,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       system: systemMemory(context),
       external: externalMemory(cuda),
       shared: sharedMemory,
+      disk: fileMemory(context, process.env),
       ...(options.cuda === null
         ? undefined
         : {

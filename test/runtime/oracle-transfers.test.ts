@@ -68,7 +68,9 @@ async function run(
     : transport.transfer(request));
   const differs = arena.memory.findIndex((byte, at) => byte !== expected[at]);
   if (differs >= 0)
-    throw new Error(`case ${index}: byte ${differs} is ${arena.memory[differs]}, must be ${expected[differs]}`);
+    throw new Error(
+      `case ${index}: byte ${differs} is ${arena.memory[differs]}, must be ${expected[differs]}`,
+    );
   expect(result.settlement).toBe("done");
 }
 

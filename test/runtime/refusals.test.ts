@@ -97,9 +97,10 @@ describe("block lists", () => {
     } as LayoutSpec);
     await refusedEverywhere("OVERLAP", made, { destination: alias });
     // The same blocks of other memory are no overlap.
-    expect((await transport.transfer({ source, destination: alias, sourceBlocks: [0], destinationBlocks: [1] })).bytes).toBe(
-      source.config.blockBytes,
-    );
+    expect(
+      (await transport.transfer({ source, destination: alias, sourceBlocks: [0], destinationBlocks: [1] }))
+        .bytes,
+    ).toBe(source.config.blockBytes);
   });
 
   test("may name a source twice", async () => {
@@ -112,12 +113,21 @@ describe("block lists", () => {
   });
 
   test("are copied at the call: changing them afterwards changes nothing", async () => {
-    await using made = await bench({ config: { ...SMALL, numBlocks: 4096 } }, { config: { ...SMALL, numBlocks: 4096 } });
+    await using made = await bench(
+      { config: { ...SMALL, numBlocks: 4096 } },
+      { config: { ...SMALL, numBlocks: 4096 } },
+    );
     const { transport, source, destination } = made;
     await source.fill("sequential");
     const ids = Uint32Array.from({ length: 4096 }, (_unused, index) => index);
     const first = transport.transfer({ source, destination, sourceBlocks: [0], destinationBlocks: [4095] });
-    const second = transport.transfer({ source, destination, sourceBlocks: ids, destinationBlocks: ids, after: [first] });
+    const second = transport.transfer({
+      source,
+      destination,
+      sourceBlocks: ids,
+      destinationBlocks: ids,
+      after: [first],
+    });
     ids.fill(9);
     await second;
     expect(await destination.checksums([0, 77, 4095])).toEqual(await source.checksums([0, 77, 4095]));
@@ -138,7 +148,14 @@ describe("ranges and windows", () => {
     });
 
   test("windows that do not meet are refused", async () => {
-    const config: LayoutConfig = { numBlocks: 4, numLayers: 2, outerDim: 2, pageSize: 4, numHeads: 2, headDim: 8 };
+    const config: LayoutConfig = {
+      numBlocks: 4,
+      numLayers: 2,
+      outerDim: 2,
+      pageSize: 4,
+      numHeads: 2,
+      headDim: 8,
+    };
     await using made = await bench(
       { config: { ...config, headWindow: { start: 0, total: 4 } } },
       { config: { ...config, headWindow: { start: 2, total: 4 } } },
@@ -147,7 +164,14 @@ describe("ranges and windows", () => {
   });
 
   test("a part of the destination is filled only when that was asked for", async () => {
-    const config: LayoutConfig = { numBlocks: 4, numLayers: 2, outerDim: 2, pageSize: 4, numHeads: 4, headDim: 8 };
+    const config: LayoutConfig = {
+      numBlocks: 4,
+      numLayers: 2,
+      outerDim: 2,
+      pageSize: 4,
+      numHeads: 4,
+      headDim: 8,
+    };
     await using made = await bench(
       { config: { ...config, numHeads: 2, headWindow: { start: 0, total: 4 } } },
       { config },
@@ -221,7 +245,10 @@ describe("handles", () => {
     await using made = await bench();
     await using other = await openLocal();
     await using twin = await openLocal({ workerId: made.transport.workerId });
-    for (const stranger of [await other.register(systemSpec("stranger")), await twin.register(systemSpec("twin"))])
+    for (const stranger of [
+      await other.register(systemSpec("stranger")),
+      await twin.register(systemSpec("twin")),
+    ])
       await refusedEverywhere("UNKNOWN_HANDLE", made, { source: stranger });
   });
 
@@ -245,9 +272,10 @@ describe("handles", () => {
     await refused("STALE_HANDLE", source.fill(1));
     await refused("STALE_HANDLE", source.checksums([0]));
     await refused("STALE_HANDLE", () => source.bytes);
-    expect((await transport.transfer({ source: again, destination, sourceBlocks: [0], destinationBlocks: [0] })).bytes).toBe(
-      512,
-    );
+    expect(
+      (await transport.transfer({ source: again, destination, sourceBlocks: [0], destinationBlocks: [0] }))
+        .bytes,
+    ).toBe(512);
   });
 });
 
@@ -348,7 +376,10 @@ describe("registration", () => {
     await refused("INVALID_CONFIG", register([{ address: -4096, size: 2048 }]));
     await refused("INVALID_CONFIG", register([{ address: Number.NaN, size: 2048 }]));
     await refused("INVALID_CONFIG", register([{ address: Number.MAX_SAFE_INTEGER, size: 2048 }]));
-    await refused("INVALID_CONFIG", register([{ address: address + 1, size: 2048 }], { ...SMALL, alignment: 64 }));
+    await refused(
+      "INVALID_CONFIG",
+      register([{ address: address + 1, size: 2048 }], { ...SMALL, alignment: 64 }),
+    );
     await refused("INVALID_CONFIG", transport.register(undefined as never));
     await refused("INVALID_CONFIG", transport.register({} as never));
     expect((await register([{ address, size: 2048 }])).record.layoutId).toBe(0);
@@ -356,7 +387,10 @@ describe("registration", () => {
 
   test("memory of a kind that this process has not is refused with what is missing", async () => {
     await using transport = await openLocal();
-    await refused("NO_CUDA", transport.register({ ...systemSpec("gpu"), memory: { kind: "device" } } as LayoutSpec));
+    await refused(
+      "NO_CUDA",
+      transport.register({ ...systemSpec("gpu"), memory: { kind: "device" } } as LayoutSpec),
+    );
     expect(transport.localLayouts).toEqual([]);
   });
 
@@ -366,7 +400,11 @@ describe("registration", () => {
     const spec: LayoutSpec = {
       config: SMALL,
       arrangement: "fully-contiguous",
-      memory: { kind: "external", storage: "system", regions: [{ address: Number(ptr(memory)), size: 4096 }] },
+      memory: {
+        kind: "external",
+        storage: "system",
+        regions: [{ address: Number(ptr(memory)), size: 4096 }],
+      },
     };
     const layouts: LocalLayout[] = [];
     for (let count = 0; count < 65_535; count++) layouts.push(await transport.register(spec));
@@ -437,9 +475,9 @@ describe("without NIXL", () => {
     await using other = await openLocal();
     const peer = await other.importMetadata(await transport.exportMetadata());
     await refused("NO_NIXL", other.notify(peer, "hello"));
-    expect((await transport.transfer({ source, destination, sourceBlocks: [0], destinationBlocks: [0] })).bytes).toBe(
-      512,
-    );
+    expect(
+      (await transport.transfer({ source, destination, sourceBlocks: [0], destinationBlocks: [0] })).bytes,
+    ).toBe(512);
   });
 });
 
@@ -454,7 +492,10 @@ nixlTest("a transfer to a peer with NIXL is refused with the remedy where NIXL i
     { source, destination: peer.layout("there") },
     { source: peer.layout("there"), destination },
   ]) {
-    const error = await refused("NO_NIXL", transport.transfer({ ...request, sourceBlocks: [0], destinationBlocks: [0] }));
+    const error = await refused(
+      "NO_NIXL",
+      transport.transfer({ ...request, sourceBlocks: [0], destinationBlocks: [0] }),
+    );
     expect(error.remedy).toMatch(/nixl/i);
   }
   made.untouched();
@@ -470,7 +511,13 @@ describe("metadata", () => {
     const before = importer.registry;
     const grown = new Uint8Array([...bytes, 0]);
     const later = bytes.slice();
-    for (const wrong of [new Uint8Array(0), new TextEncoder().encode("hello"), grown, null, "text"] as never[])
+    for (const wrong of [
+      new Uint8Array(0),
+      new TextEncoder().encode("hello"),
+      grown,
+      null,
+      "text",
+    ] as never[])
       await refused("METADATA_MALFORMED", importer.importMetadata(wrong));
     for (let length = 0; length < bytes.byteLength; length += 7)
       await refused("METADATA_MALFORMED", importer.importMetadata(bytes.slice(0, length)));
@@ -548,7 +595,12 @@ describe("metadata", () => {
     const peer = await pair.a.importMetadata(bytes);
     const own = await pair.a.register(systemSpec("own"));
     await own.fill(3);
-    await pair.a.transfer({ source: own, destination: peer.layout("x"), sourceBlocks: [0], destinationBlocks: [1] });
+    await pair.a.transfer({
+      source: own,
+      destination: peer.layout("x"),
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    });
   });
 });
 

@@ -39,28 +39,37 @@ nixlTest("register one: the handle says who and which, and is local", async () =
   expect([...localHandles(manager.registry)]).toEqual([handle]);
 });
 
-nixlTest("register several: ids rise by one in the order of the calls, also when all are asked for at once", async () => {
-  await using manager = await openRemote({ workerId: 100n });
-  const first = await manager.register(STANDARD);
-  const more = await Promise.all([manager.register(STANDARD), manager.register(STANDARD)]);
-  expect([first, ...more].map((layout) => handleLayoutId(layout.handle))).toEqual([0, 1, 2]);
-});
+nixlTest(
+  "register several: ids rise by one in the order of the calls, also when all are asked for at once",
+  async () => {
+    await using manager = await openRemote({ workerId: 100n });
+    const first = await manager.register(STANDARD);
+    const more = await Promise.all([manager.register(STANDARD), manager.register(STANDARD)]);
+    expect([first, ...more].map((layout) => handleLayoutId(layout.handle))).toEqual([0, 1, 2]);
+  },
+);
 
-nixlTest("export and import round trip: every layout is remote at the importer, by both accessors", async () => {
-  await using exporter = await openRemote({ workerId: 1n });
-  await using importer = await openRemote({ workerId: 2n });
-  const layouts = [await exporter.register(STANDARD), await exporter.register({ ...STANDARD, name: "second" })];
-  const peer = await importer.importMetadata(await exporter.exportMetadata());
-  expect(peer.layouts.map((layout) => layout.handle)).toEqual(layouts.map((layout) => layout.handle));
-  expect([...remoteHandles(importer.registry)]).toEqual(layouts.map((layout) => layout.handle));
-  expect(importer.remoteLayouts).toHaveLength(2);
-  for (const { handle } of layouts) {
-    expect(isRemote(importer.registry, handle)).toBe(true);
-    expect(importer.isLocal(handle)).toBe(false);
-    expect(importer.layout(handle).handle).toBe(handle);
-    expect(getRemote(importer.registry, handle)).toBe(getLayout(importer.registry, handle));
-  }
-});
+nixlTest(
+  "export and import round trip: every layout is remote at the importer, by both accessors",
+  async () => {
+    await using exporter = await openRemote({ workerId: 1n });
+    await using importer = await openRemote({ workerId: 2n });
+    const layouts = [
+      await exporter.register(STANDARD),
+      await exporter.register({ ...STANDARD, name: "second" }),
+    ];
+    const peer = await importer.importMetadata(await exporter.exportMetadata());
+    expect(peer.layouts.map((layout) => layout.handle)).toEqual(layouts.map((layout) => layout.handle));
+    expect([...remoteHandles(importer.registry)]).toEqual(layouts.map((layout) => layout.handle));
+    expect(importer.remoteLayouts).toHaveLength(2);
+    for (const { handle } of layouts) {
+      expect(isRemote(importer.registry, handle)).toBe(true);
+      expect(importer.isLocal(handle)).toBe(false);
+      expect(importer.layout(handle).handle).toBe(handle);
+      expect(getRemote(importer.registry, handle)).toBe(getLayout(importer.registry, handle));
+    }
+  },
+);
 
 nixlTest("import of a duplicate is refused, and what was imported stays", async () => {
   await using exporter = await openRemote({ workerId: 1n });

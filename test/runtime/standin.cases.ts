@@ -1,10 +1,11 @@
 // Run by standin.test.ts in a process of its own: the library of KVFERRY_NIXL_LIBRARY is the stand-in.
-import { dlopen } from "bun:ffi";
+import { dlopen, ptr } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { afterEach, describe, expect, test } from "bun:test";
 import {
   Transport,
   type LayoutConfig,
+  type LayoutSpec,
   type LocalLayout,
   type Peer,
   type QuarantineEvent,
@@ -97,7 +98,12 @@ describe("opening", () => {
     await using transport = await Transport.open({ workerId: 1n, cuda: false, neighbours: false });
     expect(transport.nixlProblem?.code).toBe("ERR_KVF_NIXL");
     const layout = await transport.register(systemSpec("x"));
-    await transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    await transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    });
   });
 });
 
@@ -133,7 +139,10 @@ describe("registering", () => {
   test("a bundle whose second memory fails gives the first one back", async () => {
     await using a = await Transport.open({ ...OPTIONS, workerId: freshWorker() });
     const live = standin("live");
-    const huge = { config: { ...CONFIG, numBlocks: 2 ** 31, innerDim: 2 ** 12 }, memory: { kind: "system" as const } };
+    const huge = {
+      config: { ...CONFIG, numBlocks: 2 ** 31, innerDim: 2 ** 12 },
+      memory: { kind: "system" as const },
+    };
     await refused(
       "OUT_OF_MEMORY",
       a.register({ components: { kv: { config: CONFIG, memory: { kind: "system" } }, other: huge } }),
@@ -248,23 +257,37 @@ describe("updating", () => {
 
   test("a peer that is renewed from scratch lets transfers end first and keeps new ones waiting", async () => {
     await using made = await meet();
-    const { a, b, there, peer, here } = made;
+    const { a, b, peer, here } = made;
+    const memory = new Uint8Array(new ArrayBuffer(here.config.totalBytes));
+    const regions = [{ address: Number(ptr(memory)), size: memory.byteLength }];
+    const spec = (name: string): LayoutSpec => ({
+      name,
+      config: CONFIG,
+      arrangement: "fully-contiguous",
+      memory: { kind: "external", storage: "system", regions },
+    });
+    const first = await b.register(spec("first"));
+    await peer.update(await b.exportMetadata());
+    expect(standin("calls invalidate_remote_md")).toBe(0);
+    // The same memory under another layout: NIXL's registration is another one.
+    await first.unregister();
+    const second = await b.register(spec("second"));
+    const newer = await b.exportMetadata();
     standin("delay post_xfer_req 30000");
     const running = a.transfer(push(made));
-    const regions = there.regions;
-    // The same memory under another layout: NIXL's registration is another one.
-    const moved = { ...systemSpec("moved", CONFIG), memory: { kind: "external" as const, storage: "system" as const, regions } };
-    await there.unregister();
-    const again = await b.register(moved as never);
-    const updating = peer.update(await b.exportMetadata());
+    const updating = peer.update(newer);
     const waiting = a.transfer({ ...push(made), destinationBlocks: [4, 5, 6, 7] });
+    expect(waiting.state).toBe("waiting");
+    const stale = a.transfer({ ...push(made), destination: peer.layout("first") });
     expect((await running).settlement).toBe("done");
+    expect(standin("calls invalidate_remote_md")).toBe(0);
     await updating;
-    // It was asked for when its layout was still there.
-    await refused("STALE_HANDLE", waiting);
-    expect(peer.layouts.map((layout) => layout.name)).toEqual(["moved"]);
-    expect(here.name).toBe("here");
-    expect(again.name).toBe("moved");
+    expect(standin("calls invalidate_remote_md")).toBe(1);
+    expect((await waiting).settlement).toBe("done");
+    expect(await made.there.checksums([4, 5, 6, 7])).toEqual(await here.checksums(IDS));
+    await refused("STALE_HANDLE", stale);
+    await a.transfer({ ...push(made), destination: peer.layout("second") });
+    expect(await second.checksums(IDS)).toEqual(await here.checksums(IDS));
   });
 });
 
@@ -301,15 +324,14 @@ describe("a transfer that fails", () => {
     expect(await made.there.checksums(IDS)).toEqual(await made.here.checksums(IDS));
   });
 
-  test("because the peer died is PEER_LOST, in both directions", async () => {
-    await using made = await meet();
-    standin(`lose ${made.wire}`);
-    for (const request of [push(made), pull(made)]) {
-      const error = await refused("PEER_LOST", made.a.transfer(request));
+  for (const direction of [push, pull])
+    test(`because the peer died is PEER_LOST: ${direction.name}`, async () => {
+      await using made = await meet();
+      standin(`lose ${made.wire}`);
+      const error = await refused("PEER_LOST", made.a.transfer(direction(made)));
       expect(error.settlement).toBe("in-doubt");
-    }
-    await refused("PEER_LOST", made.a.notify(made.peer, "x"));
-  });
+      await refused("PEER_LOST", made.a.notify(made.peer, "x"));
+    });
 });
 
 describe("a transfer that hangs", () => {

@@ -84,7 +84,8 @@ describe("notifications with data", () => {
       const other = await b.register(systemSpec("other", LARGE));
       await (direction === "push" ? own : other).fill({ random: 5 });
       const peer = await pair.meet();
-      const [source, destination] = direction === "push" ? [own, peer.layout("other")] : [peer.layout("other"), own];
+      const [source, destination] =
+        direction === "push" ? [own, peer.layout("other")] : [peer.layout("other"), own];
       const transfer = a.transfer({
         source,
         destination,
@@ -104,7 +105,12 @@ describe("chains", () => {
     await using transport = await openLocal();
     const layout = await transport.register(systemSpec("x", { ...SMALL, numBlocks: 16 }));
     await layout.fill("sequential");
-    let last = transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    let last = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    });
     for (let block = 1; block < 15; block++) {
       last = transport.transfer({
         source: layout,
@@ -125,7 +131,12 @@ describe("chains", () => {
     await using transport = await openLocal();
     const layout = await transport.register(systemSpec("x"));
     await layout.fill(9);
-    const bad = transport.transfer({ source: layout, destination: layout, sourceBlocks: [9], destinationBlocks: [1] });
+    const bad = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [9],
+      destinationBlocks: [1],
+    });
     const next = transport.transfer({
       source: layout,
       destination: layout,
@@ -196,7 +207,12 @@ describe("signals and cancelling", () => {
       await destination.fill(0xff, { blocks: [0] });
       const controller = new AbortController();
       const reason = new Error("changed my mind");
-      const first = transport.transfer({ source, destination, sourceBlocks: ALL.slice(1), destinationBlocks: ALL.slice(1) });
+      const first = transport.transfer({
+        source,
+        destination,
+        sourceBlocks: ALL.slice(1),
+        destinationBlocks: ALL.slice(1),
+      });
       const second = transport.transfer({
         source,
         destination,
@@ -254,7 +270,12 @@ describe("signals and cancelling", () => {
     const other = await b.register(systemSpec("other", LARGE));
     await own.fill({ random: 1 });
     const peer = await pair.meet();
-    const request = { source: own, destination: peer.layout("other"), sourceBlocks: ALL, destinationBlocks: ALL };
+    const request = {
+      source: own,
+      destination: peer.layout("other"),
+      sourceBlocks: ALL,
+      destinationBlocks: ALL,
+    };
     await a.transfer(request);
     await own.fill({ random: 2 });
     for (let count = 0; count < 10; count++) {
@@ -271,7 +292,12 @@ describe("signals and cancelling", () => {
   test("cancelling what has ended changes nothing", async () => {
     await using transport = await openLocal();
     const layout = await transport.register(systemSpec("x"));
-    const transfer = transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    const transfer = transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    });
     await transfer;
     transfer.cancel(new Error("late"));
     expect(transfer.state).toBe("done");
@@ -286,7 +312,14 @@ describe("deadlines", () => {
     const { source, destination } = await largePair(transport);
     const first = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL });
     const endless = Array.from({ length: 200 }).reduce<typeof first>(
-      (before) => transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL, after: [before] }),
+      (before) =>
+        transport.transfer({
+          source,
+          destination,
+          sourceBlocks: ALL,
+          destinationBlocks: ALL,
+          after: [before],
+        }),
       first,
     );
     const late = transport.transfer({
@@ -342,7 +375,13 @@ describe("layers", () => {
     await using transport = await openLocal();
     const { source, destination } = await largePair(transport);
     await source.fill("sequential");
-    const transfer = transport.transfer({ source, destination, sourceBlocks: ALL, destinationBlocks: ALL, layerwise: true });
+    const transfer = transport.transfer({
+      source,
+      destination,
+      sourceBlocks: ALL,
+      destinationBlocks: ALL,
+      layerwise: true,
+    });
     const seen: number[] = [];
     for await (const layer of transfer.layers()) {
       seen.push(layer);
@@ -353,46 +392,52 @@ describe("layers", () => {
     expect((await transfer).bytes).toBe(source.config.totalBytes);
   });
 
-  nixlTest("of a push come in order here, and at the peer with their messages before the last one", async () => {
-    await using pair = await openPair();
-    const { a, b } = pair;
-    const config = { ...LARGE, numBlocks: 8 };
-    const own = await a.register(systemSpec("own", config));
-    const other = await b.register({ ...systemSpec("other", config), arrangement: "layer-separate/block-first" });
-    await own.fill("sequential");
-    const { b: there, a: here } = await pair.meetBoth();
-    const ids = [0, 1, 2, 3, 4, 5, 6, 7];
-    const arrival = b.expect({
-      layout: other,
-      blocks: ids,
-      from: here,
-      tag: "all",
-      layerTag: (layer) => `layer ${layer}`,
-    });
-    const transfer = a.transfer({
-      source: own,
-      destination: there.layout("other"),
-      sourceBlocks: ids,
-      destinationBlocks: ids,
-      layerwise: { every: 2, notify: (layer) => `layer ${layer}` },
-      notify: "all",
-    });
-    const sent = (async () => {
-      const layers: number[] = [];
-      for await (const layer of transfer.layers()) layers.push(layer);
-      return layers;
-    })();
-    const received: number[] = [];
-    for await (const layer of arrival.layers()) {
-      received.push(layer);
-      const range = { layers: { start: layer, end: layer + 1 } };
-      expect((await other.read(7, range)).toHex()).toBe((await own.read(7, range)).toHex());
-    }
-    expect(await sent).toEqual(ids);
-    expect(received).toEqual(ids);
-    expect(await arrival).toMatchObject({ settlement: "done", from: a.agentName });
-    expect(await other.checksums(ids)).toEqual(await own.checksums(ids));
-  });
+  nixlTest(
+    "of a push come in order here, and at the peer with their messages before the last one",
+    async () => {
+      await using pair = await openPair();
+      const { a, b } = pair;
+      const config = { ...LARGE, numBlocks: 8 };
+      const own = await a.register(systemSpec("own", config));
+      const other = await b.register({
+        ...systemSpec("other", config),
+        arrangement: "layer-separate/block-first",
+      });
+      await own.fill("sequential");
+      const { b: there, a: here } = await pair.meetBoth();
+      const ids = [0, 1, 2, 3, 4, 5, 6, 7];
+      const arrival = b.expect({
+        layout: other,
+        blocks: ids,
+        from: here,
+        tag: "all",
+        layerTag: (layer) => `layer ${layer}`,
+      });
+      const transfer = a.transfer({
+        source: own,
+        destination: there.layout("other"),
+        sourceBlocks: ids,
+        destinationBlocks: ids,
+        layerwise: { every: 2, notify: (layer) => `layer ${layer}` },
+        notify: "all",
+      });
+      const sent = (async () => {
+        const layers: number[] = [];
+        for await (const layer of transfer.layers()) layers.push(layer);
+        return layers;
+      })();
+      const received: number[] = [];
+      for await (const layer of arrival.layers()) {
+        received.push(layer);
+        const range = { layers: { start: layer, end: layer + 1 } };
+        expect((await other.read(7, range)).toHex()).toBe((await own.read(7, range)).toHex());
+      }
+      expect(await sent).toEqual(ids);
+      expect(received).toEqual(ids);
+      expect(await arrival).toMatchObject({ settlement: "done", from: a.agentName });
+      expect(await other.checksums(ids)).toEqual(await own.checksums(ids));
+    },
+  );
 
   test("need `layerwise`, and end with the transfer's failure", async () => {
     await using transport = await openLocal();
@@ -403,7 +448,12 @@ describe("layers", () => {
     expect(plain.layers().next()).rejects.toThrow(TypeError);
     const bad = transport.transfer({ ...request, sourceBlocks: [9], layerwise: true });
     await refused("BLOCK_OUT_OF_RANGE", bad.layers().next());
-    const empty = transport.transfer({ ...request, sourceBlocks: [], destinationBlocks: [], layerwise: true });
+    const empty = transport.transfer({
+      ...request,
+      sourceBlocks: [],
+      destinationBlocks: [],
+      layerwise: true,
+    });
     await empty;
     for await (const layer of empty.layers()) expect(layer).toBeGreaterThanOrEqual(0);
   });
@@ -482,14 +532,22 @@ describe("what is told about a transfer", () => {
     expect(result.bytes).toBe(explained.bytes);
     expect(result.coverage).toBe(explained.coverage);
     expect(result.descriptors).toBe(
-      explained.legs.reduce((sum, leg) => sum + leg.hops.reduce((all, hop) => all + hop.descriptorsAfter, 0), 0),
+      explained.legs.reduce(
+        (sum, leg) => sum + leg.hops.reduce((all, hop) => all + hop.descriptorsAfter, 0),
+        0,
+      ),
     );
   });
 
   test("metrics count what happened", async () => {
     await using transport = await openLocal();
     const layout = await transport.register(systemSpec("x"));
-    await transport.transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1] });
+    await transport.transfer({
+      source: layout,
+      destination: layout,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    });
     expect(transport.metricsText()).toMatch(/^kvferry.*\s512$/m);
     expect(JSON.stringify(transport.dump())).toContain("worker-");
   });

@@ -36,15 +36,22 @@ export function specOf(name: string, side: CaseSide): LayoutSpec {
   };
 }
 
-function partOf(component: OracleComponent): Extract<LayoutSpec, { components: object }>["components"][string] {
+function partOf(
+  component: OracleComponent,
+): Extract<LayoutSpec, { components: object }>["components"][string] {
   const { name, arrangement, group, wholeBlocks } = component;
   // Engine presets and strides already say their order.
   const ordered =
     arrangement === "fully-contiguous" ||
     (typeof arrangement === "string" && arrangement.startsWith("layer-separate"));
-  const order = ordered ? (component.order as ["layer", ...("layer" | "outer" | "page" | "head")[]]) : undefined;
+  const order = ordered
+    ? (component.order as ["layer", ...("layer" | "outer" | "page" | "head")[]])
+    : undefined;
   const config = resolveConfig(component.config, "test");
-  const { view } = resolveShape({ name, config, arrangement, order, group, wholeBlocks, alias: false }, "test");
+  const { view } = resolveShape(
+    { name, config, arrangement, order, group, wholeBlocks, alias: false },
+    "test",
+  );
   return {
     config: component.config,
     arrangement,

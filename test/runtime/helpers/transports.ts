@@ -1,6 +1,12 @@
 // Opens transports for tests. What needs NIXL is skipped, loudly, where NIXL was not found.
 import { test } from "bun:test";
-import { Transport, type LayoutConfig, type LayoutSpec, type OpenOptions, type Peer } from "../../../index.ts";
+import {
+  Transport,
+  type LayoutConfig,
+  type LayoutSpec,
+  type OpenOptions,
+  type Peer,
+} from "../../../index.ts";
 import { findNixl } from "../../../lib/native/find-nixl.ts";
 
 /** Path of NIXL's library, or null. */

@@ -1,0 +1,149 @@
+import { mkdir } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, resolve } from "node:path";
+import { openFile } from "../core/attachment.ts";
+import { KvferryError } from "../core/errors.ts";
+import { checkedSum } from "../core/integers.ts";
+import type { ComponentShape } from "../core/layout.ts";
+import type { NativeContext } from "../native/context.ts";
+import { openNativeFile, type FileOpening, type OpenedFile } from "../native/file.ts";
+import { demandSame, readHeader, writeHeader } from "./file-header.ts";
+import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
+
+/** Regions begin at multiples of this, which every device's blocks divide. */
+const REGION_ALIGNMENT = 4096;
+
+/** Requests that a file has in flight at most. */
+const DEPTH = 32;
+
+/**
+ * One file for each component: named by the caller and kept, or one without a name that goes with the layout.
+ *
+ * Beside a named file a small header (`FILE.kvferry`) says what its blocks are, so that they can be used again after a
+ * restart and a changed model is refused.
+ *
+ * @param environment - Where `KVFERRY_DISK_CACHE_DIR` and `DYN_KVBM_DISK_CACHE_DIR` name the directory of files
+ *   without a name; default the system's directory for temporary files.
+ */
+export function fileMemory(
+  context: NativeContext,
+  environment: Readonly<Record<string, string | undefined>>,
+): MemoryProvider {
+  return async ({ shape, memory, regionBytes }, _provided, layout) => {
+    if (memory.kind !== "disk") throw notDisk(shape);
+    const { offsets, bytes } = placeRegions(shape, regionBytes);
+    const file =
+      memory.path === undefined
+        ? await openTemporary(context, environment, memory.open, bytes)
+        : await openNamed(
+            context,
+            resolve(memory.path),
+            memory.open ?? "create",
+            shape,
+            layout.fingerprint,
+            bytes,
+          );
+    return componentOf(file, offsets, regionBytes);
+  };
+}
+
+/** Byte offsets of a shape's regions in its file, and the file's size. */
+function placeRegions(
+  shape: ComponentShape,
+  regionBytes: number,
+): { readonly offsets: Float64Array; readonly bytes: number } {
+  const { regionCount } = shape.view;
+  const step = Math.ceil(regionBytes / REGION_ALIGNMENT) * REGION_ALIGNMENT;
+  const offsets = new Float64Array(regionCount);
+  for (let index = 0; index < regionCount; index++) offsets[index] = index * step;
+  // Whole pages: the last one can be moved past the page cache as well.
+  return { offsets, bytes: checkedSum("register", "file", (regionCount - 1) * step, step) };
+}
+
+function componentOf(file: OpenedFile, offsets: Float64Array, regionBytes: number): ComponentMemory {
+  return {
+    storage: { kind: "disk" },
+    addresses: offsets,
+    sizes: offsets.map(() => regionBytes),
+    attachment: openFile(file.number, offsets),
+    nixlDevice: 0,
+    // NIXL's way to files is not used: only the owner of a file touches it.
+    nixl: [],
+    release: () => file.close(),
+  };
+}
+
+async function openTemporary(
+  context: NativeContext,
+  environment: Readonly<Record<string, string | undefined>>,
+  open: "create" | "existing" | undefined,
+  bytes: number,
+): Promise<OpenedFile> {
+  if (open === "existing") {
+    throw new KvferryError(
+      "INVALID_CONFIG",
+      "register",
+      'open: "existing" needs the path of the file',
+      "Give memory.path.",
+      { field: "memory.path" },
+    );
+  }
+  const folder = resolve(
+    environment["KVFERRY_DISK_CACHE_DIR"] || environment["DYN_KVBM_DISK_CACHE_DIR"] || tmpdir(),
+  );
+  await makeFolder(folder);
+  return openNativeFile(context, { path: folder, mode: "temporary", bytes, depth: DEPTH });
+}
+
+async function openNamed(
+  context: NativeContext,
+  path: string,
+  open: "create" | "existing",
+  shape: ComponentShape,
+  fingerprint: string | null,
+  bytes: number,
+): Promise<OpenedFile> {
+  const header = await readHeader(path).catch((error: unknown) => {
+    // What is made anew needs no old header, readable or not: the file itself decides whether it may be replaced.
+    if (open === "create") return null;
+    throw error;
+  });
+  if (open === "create") await makeFolder(dirname(path));
+  else if (header !== null) demandSame(path, header, shape, fingerprint, bytes);
+  // Only what a header shows to be a layout's file is ever given up.
+  const mode: FileOpening["mode"] =
+    open === "existing" ? "existing" : header === null ? "create" : "replace";
+  const file = await openNativeFile(context, { path, mode, bytes, depth: DEPTH });
+  try {
+    if (open === "create" || header === null) await writeHeader(path, shape, fingerprint, bytes);
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  return file;
+}
+
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true });
+  } catch (error) {
+    throw new KvferryError(
+      "IO",
+      "register",
+      `${folder}: the directory could not be made: ${String(error)}`,
+      "Name a directory that this process may write to.",
+      { path: folder },
+      error,
+    );
+  }
+}
+
+function notDisk(shape: ComponentShape): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    "register",
+    `component ${shape.name} is not on disk`,
+    "This is a defect: please report the spec.",
+    { component: shape.name },
+  );
+}

@@ -1,0 +1,89 @@
+import type { MetadataPackage } from "../core/package.ts";
+import type { NixlAgent } from "../native/agent.ts";
+import type { Engine } from "./engine.ts";
+import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
+import type { Peer } from "./peer.ts";
+import type { Session } from "./session.ts";
+
+/** What NIXL was given for each peer, and how it takes more. */
+export class PeersInNixl {
+  readonly #session: Session;
+  readonly #engine: Engine;
+  readonly #given: WeakMap<Peer, { readonly blob: Uint8Array; readonly regions: KnownRegions }> =
+    new WeakMap();
+
+  constructor(session: Session, engine: Engine) {
+    this.#session = session;
+    this.#engine = engine;
+  }
+
+  /** @throws KvferryError `NIXL` when NIXL refuses the metadata, `PEER_LOST` when they are another agent's. */
+  async load(metadata: MetadataPackage): Promise<void> {
+    const { agent } = this.#session;
+    if (agent === null || metadata.nixlMetadata.byteLength === 0) return;
+    await agent.loadPeer(metadata.nixlMetadata, metadata.wireName);
+  }
+
+  /** Remembers what a new peer's import gave to NIXL. */
+  loaded(peer: Peer, metadata: MetadataPackage): void {
+    if (this.#session.agent !== null)
+      this.#given.set(peer, { blob: metadata.nixlMetadata, regions: regionsOf(metadata) });
+  }
+
+  /**
+   * Gives newer metadata of a peer to NIXL. What only adds to what NIXL knows disturbs nobody. What contradicts it is
+   * taken after the peer was forgotten: transfers with the peer end first, and those that come meanwhile wait.
+   *
+   * @param lose - Called when NIXL took neither the new metadata nor again the old ones.
+   * @returns Lets transfers that wait go on: to be called once the snapshot has the newer layouts.
+   * @throws KvferryError `NIXL`; NIXL then knows what it knew before.
+   */
+  async renew(peer: Peer, metadata: MetadataPackage, lose: (reason: string) => void): Promise<() => void> {
+    const { agent } = this.#session;
+    if (agent === null) return () => undefined;
+    const wanted = regionsOf(metadata);
+    const merged = mergedRegions(this.#given.get(peer)?.regions ?? [], wanted);
+    if (merged !== null) {
+      const added = await this.load(metadata).then(
+        () => true,
+        // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+        () => false,
+      );
+      if (added) {
+        this.#given.set(peer, { blob: metadata.nixlMetadata, regions: merged });
+        return () => undefined;
+      }
+    }
+    const resume = this.#engine.pause(peer.wireName);
+    try {
+      await this.#engine.ended(peer.wireName);
+      await this.#anew(agent, peer, metadata, wanted, lose);
+      return resume;
+    } catch (error) {
+      resume();
+      throw error;
+    }
+  }
+
+  async #anew(
+    agent: NixlAgent,
+    peer: Peer,
+    metadata: MetadataPackage,
+    regions: KnownRegions,
+    lose: (reason: string) => void,
+  ): Promise<void> {
+    try {
+      await agent.forgetPeer(peer.wireName);
+      await this.load(metadata);
+      this.#given.set(peer, { blob: metadata.nixlMetadata, regions });
+    } catch (error) {
+      const before = this.#given.get(peer)?.blob;
+      await agent.forgetPeer(peer.wireName).catch(() => undefined);
+      if (before !== undefined && before.byteLength > 0)
+        await agent
+          .loadPeer(before, peer.wireName)
+          .catch((again: unknown) => lose(again instanceof Error ? again.message : String(again)));
+      throw error;
+    }
+  }
+}
