@@ -204,11 +204,16 @@ static int32_t complete(submission *s, int32_t status) {
     const bool copies = lane->used_copy[0] || lane->used_copy[1];
     cu_stream last = task->foreign || copies ? lane->side : lane->work;
     int32_t ended = copies ? join(s) : KVF_OK;
+    task->last = last;
     const bool flagged = s->device->tuning.look && kvf_task_flag(task);
     kvf_task_started(task);
     if (ended == KVF_OK) {
-        cu_result result = cu->event_record(task->done, last);
-        if (result == CU_OK && task->stream && (task->flags & KVF_CUDA_CALLER_WAITS)) result = cu->stream_wait(task->stream, task->done, 0);
+        cu_result result = CU_OK;
+        if (task->stream && (task->flags & KVF_CUDA_CALLER_WAITS)) {
+            result = cu->event_record(task->done, last);
+            if (result == CU_OK) result = cu->stream_wait(task->stream, task->done, 0);
+            task->recorded = true;
+        }
         if (result == CU_OK && flagged) {
             const uint32_t *flag = s->device->flags + (task->flag - 1) * KVF_FLAG_WORDS;
             result = cu->stream_write(last, (cu_pointer)(uintptr_t)flag, task->number, 0);

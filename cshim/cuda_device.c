@@ -487,6 +487,7 @@ void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double valu
 #define EVENT_PAUSE (15 * MICRO)   /* for tasks that wait for events of others, whose end nobody can foresee */
 #define EVENT_LOOKS (20000 * MICRO)
 #define LATE (5000 * MICRO)
+#define FORESIGHT (1000000 * MICRO) /* nobody sees further: what is queued longer is left to the driver's callback */
 #define WAKE_EARLY (100 * MICRO)   /* a timed sleep may last that much longer */
 #define SHORT (4 * MICRO)          /* not worth a sleep */
 #define LINGER (100 * MICRO)       /* awake after the last one, so that a chain of small copies wakes nobody */
@@ -521,8 +522,10 @@ void kvf_task_look(kvf_task *task) {
     uint64_t *expected = &device->expected[task->direction];
     const bool waits = kvf_task_waits(task); /* such a one says nothing about the link */
     task->lasts = (uint64_t)((double)task->hop.bytes / device->rate[task->direction][task->method % KVF_METHODS]);
-    const uint64_t starts = *expected > task->begun && !waits ? *expected : task->begun;
+    uint64_t starts = *expected > task->begun && !waits ? *expected : task->begun;
+    if (starts > task->begun + FORESIGHT) starts = task->begun + FORESIGHT;
     if (!waits) *expected = starts + task->lasts;
+    if (task->lasts > FORESIGHT) task->lasts = FORESIGHT;
     task->expected = starts + task->lasts + 5 * MICRO;
     task->look_from = waits ? task->begun : task->expected - task->lasts / 4 - 5 * MICRO;
     task->look_until = waits ? now + EVENT_LOOKS : task->expected + task->lasts + LATE;
@@ -547,7 +550,11 @@ static void on_done(void *argument) {
 
 int32_t kvf_task_call(kvf_task *task) {
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
-    cu_result result = cu->stream_wait(task->side, task->done, 0);
+    cu_result result = CU_OK;
+    if (task->last != task->side) { /* recorded late, it may include what was queued since: later, never earlier */
+        if (!task->recorded) result = cu->event_record(task->done, task->last);
+        if (result == CU_OK) result = cu->stream_wait(task->side, task->done, 0);
+    }
     if (result == CU_OK) result = cu->stream_call(task->side, on_done, task);
     return result == CU_OK ? KVF_OK : kvf_cuda_failed(task->device, result, "CUDA: the completion could not be queued");
 }
@@ -556,7 +563,7 @@ int32_t kvf_task_call(kvf_task *task) {
 static void learn(const kvf_task *task, uint64_t now) {
     kvf_cuda_device *device = task->device;
     const kvf_direction way = task->direction;
-    if (kvf_task_waits(task) || task->status != KVF_OK) return;
+    if (!task->expected || kvf_task_waits(task) || task->status != KVF_OK) return;
     pthread_mutex_lock(&device->lock);
     double *rate = &device->rate[way][task->method % KVF_METHODS];
     const bool alone = task->expected <= task->begun + task->lasts + 10 * MICRO; /* nothing was queued before it */
@@ -567,8 +574,8 @@ static void learn(const kvf_task *task, uint64_t now) {
         *rate = seen < 0.05 ? 0.05 : (*rate + seen) / 2;
     }
     /* What is queued behind it ends as much earlier or later. */
-    const uint64_t off = device->expected[way] + now;
-    device->expected[way] = off > task->expected + now ? off - task->expected : now;
+    const uint64_t queued = device->expected[way] > task->expected ? device->expected[way] - task->expected : 0;
+    device->expected[way] = now + (queued < FORESIGHT ? queued : FORESIGHT);
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -818,12 +825,12 @@ static void *watch_thread(void *argument) {
             device->watching = false;
             continue;
         }
-        cu_event any = device->running ? device->running->done : NULL; /* the pool destroys none while we watch */
+        cu_stream any = device->running ? device->running->last : NULL; /* lanes stay until the device is closed */
         pthread_mutex_unlock(&device->lock);
         kvf_cuda_collect(device);
         if (poisoned) poison(device); /* what was started while it was being poisoned */
         else if (any && kvf_cuda_enter(device) == KVF_OK) {
-            cu_result result = cu->event_query(any);
+            cu_result result = cu->stream_query(any);
             if (result != CU_OK && result != CU_NOT_READY) kvf_cuda_failed(device, result, "CUDA: a kernel or copy failed");
             kvf_cuda_leave();
         }

@@ -180,7 +180,8 @@ typedef struct kvf_task {
     double *waits;          /* pairs of program and event */
     uint32_t wait_count;
     cu_event done;
-    cu_stream side;         /* of its lane */
+    cu_stream last, side;   /* of its lane: where its work ends, and where the driver's callback would go */
+    bool recorded;          /* `done` was recorded; else it is when somebody needs it */
     kvf_lane *lane;         /* one of its own, or NULL */
     int32_t status;         /* what the completion reports */
     uint32_t done_flags;

@@ -63,7 +63,9 @@ int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, do
         else {
             /* A child of this process would keep the owner's memory alive after this process let go of it. */
             madvise(mapped, bytes, MADV_DONTFORK);
+            uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
             out[0] = (double)(uintptr_t)mapped;
+            out[1] = (double)((bytes + page - 1) / page * page);
         }
     }
     if (!(flags & KVF_NEIGHBOUR_KEEP)) close(descriptor);

@@ -381,7 +381,9 @@ function blockIds(
   return Uint32Array.from(blocks);
 }
 
-function resolvePattern(pattern: FillPattern): { readonly kind: number; readonly seed: number } {
+function resolvePattern(given: FillPattern): { readonly kind: number; readonly seed: number } {
+  // What is no pattern at all is refused like a wrong one.
+  const pattern: FillPattern = given ?? { constant: Number.NaN };
   if (pattern === "sequential" || (typeof pattern === "object" && "sequential" in pattern))
     return { kind: KVF_FILL_SEQUENTIAL, seed: 0 };
   if (
@@ -393,7 +395,11 @@ function resolvePattern(pattern: FillPattern): { readonly kind: number; readonly
     return { kind: KVF_FILL_RANDOM, seed: pattern.random };
   }
   const constant =
-    typeof pattern === "number" ? pattern : "constant" in pattern ? pattern.constant : Number.NaN;
+    typeof pattern === "number"
+      ? pattern
+      : typeof pattern === "object" && "constant" in pattern
+        ? pattern.constant
+        : Number.NaN;
   if (Number.isInteger(constant) && constant >= 0 && constant <= 255)
     return { kind: KVF_FILL_CONSTANT, seed: constant };
   throw new KvferryError(
@@ -402,7 +408,7 @@ function resolvePattern(pattern: FillPattern): { readonly kind: number; readonly
     'the pattern is not a byte, "sequential" or { random: seed }',
     'Give a byte from 0 to 255, "sequential", or { random: seed }.',
     {
-      pattern,
+      pattern: given,
     },
   );
 }

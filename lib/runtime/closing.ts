@@ -87,6 +87,11 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   const inDoubt = engine.doubtfulCount;
   const layouts = await registrar.releaseAll();
   await within(clock, NATIVE_MILLIS, session.stages.close());
+  await within(
+    clock,
+    NATIVE_MILLIS,
+    Promise.all([session.staging.send.close(), session.staging.receive.close()]),
+  );
   await within(clock, NATIVE_MILLIS, session.cuda.close());
   engine.stop();
   stuck += session.context.close(NATIVE_MILLIS);

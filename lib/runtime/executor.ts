@@ -1,6 +1,7 @@
 import type { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
 import type { CudaOrder } from "./cuda-order.ts";
+import type { ChunkSource } from "./staging-pool.ts";
 
 /** How a hop ended, as far as the native side can tell. */
 export interface HopOutcome {
@@ -23,6 +24,8 @@ export interface HopContext {
   readonly watch: boolean;
   /** GPU work that comes first; executors that know no GPU are given a hop that waits before theirs. */
   readonly order?: CudaOrder | null;
+  /** Staging memory that the caller lends to hops that need two; else the managed pool. */
+  readonly bounce?: ChunkSource | null;
 }
 
 /** A hop that runs. */

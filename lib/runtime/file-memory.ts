@@ -111,8 +111,7 @@ async function openNamed(
   if (open === "create") await makeFolder(dirname(path));
   else if (header !== null) demandSame(path, header, shape, fingerprint, bytes);
   // Only what a header shows to be a layout's file is ever given up.
-  const mode: FileOpening["mode"] =
-    open === "existing" ? "existing" : header === null ? "create" : "replace";
+  const mode: FileOpening["mode"] = open === "existing" ? "existing" : header === null ? "create" : "replace";
   const file = await openNativeFile(context, { path, mode, bytes, depth: DEPTH });
   try {
     if (open === "create" || header === null) await writeHeader(path, shape, fingerprint, bytes);

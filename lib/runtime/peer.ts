@@ -110,9 +110,13 @@ export class Peer implements AsyncDisposable {
 
   /** @internal */
   replaceLayouts(records: readonly LayoutRecord[]): void {
-    const known = new Map(this.#layouts.map((layout) => [layout.record, layout]));
+    const known = new Map(this.#layouts.map((layout) => [layout.handle, layout]));
     this.#layouts = Object.freeze(
-      records.map((record) => known.get(record) ?? new RemoteLayout(this, record)),
+      records.map((record) => {
+        const layout = known.get(record.handle);
+        layout?.renew(record);
+        return layout ?? new RemoteLayout(this, record);
+      }),
     );
     this.#byName = new Map(this.#layouts.map((layout) => [layout.name, layout]));
   }

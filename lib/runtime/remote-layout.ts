@@ -16,13 +16,25 @@ export interface RemoteComponent {
 /** A peer's layout, as its metadata describes it. Valid until the peer is forgotten, lost or imported anew. */
 export class RemoteLayout {
   readonly peer: Peer;
-  readonly record: LayoutRecord;
+  #record: LayoutRecord;
   #components: Readonly<Record<string, RemoteComponent>> | undefined;
 
   /** @internal */
   constructor(peer: Peer, record: LayoutRecord) {
     this.peer = peer;
-    this.record = record;
+    this.#record = record;
+  }
+
+  /** What the registry holds of it. */
+  get record(): LayoutRecord {
+    return this.#record;
+  }
+
+  /** @internal The same layout in a newer package of its peer. */
+  renew(record: LayoutRecord): void {
+    if (record === this.#record) return;
+    this.#record = record;
+    this.#components = undefined;
   }
 
   /** The exporter's own handle. */

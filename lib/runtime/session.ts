@@ -18,6 +18,8 @@ import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts
 import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
+import { stagedExecutor } from "./staged-executor.ts";
+import { StagingPool } from "./staging-pool.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
@@ -39,6 +41,8 @@ export interface Session {
   readonly cuda: CudaSession;
   /** Pinned memory for reading and writing blocks of GPU memory. */
   readonly stages: CudaStages;
+  /** Staging memory of two-hop routes and of what is sent, and of what peers send here. */
+  readonly staging: { readonly send: StagingPool; readonly receive: StagingPool };
   /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
   readonly executors: ReadonlyMap<ExecutorName, Executor>;
@@ -73,6 +77,26 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
         "cuda",
         cudaExecutor(context, () => cuda.defaultDevice),
       );
+    const { sendBytes, receiveBytes, chunkBytes } = options.staging;
+    const gpus = options.cuda === null ? null : cuda;
+    const staging = {
+      send: new StagingPool(context, gpus, sendBytes, chunkBytes),
+      receive: new StagingPool(context, gpus, receiveBytes, chunkBytes),
+    };
+    executors.set(
+      "staged",
+      stagedExecutor({
+        pool: staging.send,
+        executor: (name) => executors.get(name),
+        profile: () => cuda.profile,
+        environment: {
+          executors: [...executors.keys()],
+          processors: navigator.hardwareConcurrency,
+          gpu: (device) => cuda.facts(device),
+        },
+        progressed: () => context.onProgress?.(),
+      }),
+    );
     const providers: MemoryProviders = {
       system: systemMemory(context),
       external: externalMemory(cuda),
@@ -97,6 +121,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       noNixl: reason,
       cuda,
       stages: new CudaStages(context, cuda),
+      staging,
       get profile(): MachineProfile {
         return cuda.profile;
       },

@@ -8,21 +8,19 @@ test("a fault settles what runs in doubt, refuses what comes, and leaves the pro
   const pinned = await transport.register(specOf("pinned", "FC", { numBlocks: 4 }));
   const heap = await transport.register(specOf("system", "FC", { numBlocks: 4 }));
   const other = await transport.register(specOf("system", "LS", { numBlocks: 4 }));
-  const request = { source: gpu, sourceBlocks: [0, 1], destination: pinned, destinationBlocks: [2, 3] };
-  await transport.transfer(request);
-
+  const one = (block: number): Parameters<typeof transport.transfer>[0] => ({
+    source: gpu,
+    sourceBlocks: [block],
+    destination: pinned,
+    destinationBlocks: [block],
+  });
   const stream = answer((out) => native().kvf_cuda_test_stream(0, out));
+  // Queues that wait for streams are made when they are first needed, which a busy device holds up.
+  await Promise.all([0, 1, 2].map((block) => transport.transfer({ ...one(block), stream })));
+
   answer(() => native().kvf_cuda_test_sleep(0, stream, 100_000));
   answer(() => native().kvf_cuda_test_fault(0, stream));
-  const running = [0, 1, 2].map((block) =>
-    transport.transfer({
-      source: gpu,
-      sourceBlocks: [block],
-      destination: pinned,
-      destinationBlocks: [block],
-      stream,
-    }),
-  );
+  const running = [0, 1, 2].map((block) => transport.transfer({ ...one(block), stream }));
   for (const transfer of running)
     expect(await failureOf(transfer)).toMatchObject({ code: "ERR_KVF_CUDA", settlement: "in-doubt" });
   expect(

@@ -322,7 +322,7 @@ static void link_case(const char *name, uint64_t chunk, bool to_host, bool pool)
     *t = standard;
     for (uint64_t slab = 4; slab <= 16 && pool; slab *= 2) {
         for (uint32_t streams = 1; streams <= 2; streams++) {
-            if (!sweep && (slab << 20 != standard.slab_chunk || streams != standard.slab_streams)) continue;
+            if (!sweep && slab < 8) continue;
             t->slab_chunk = slab << 20;
             t->slab_streams = streams;
             snprintf(variant, sizeof variant, "slab %llu MiB x %u", (unsigned long long)slab, streams);
@@ -330,8 +330,8 @@ static void link_case(const char *name, uint64_t chunk, bool to_host, bool pool)
         }
     }
     *t = standard;
-    if (cu->batch8 || cu->batch9) verified_run(id, "batch", &h, KVF_CUDA_METHOD_BATCH, 0, src, dst, reach, dma.micros, 2, false, true);
-    if (chunk >= 32768) verified_run(id, "loop", &h, KVF_CUDA_METHOD_DMA, 0, src, dst, reach, dma.micros, 2, false, true);
+    if (cu->batch8 || cu->batch9) verified_run(id, "batch", &h, KVF_CUDA_METHOD_BATCH, 0, src, dst, reach, dma.micros, 2, false, sweep);
+    if (chunk >= 32768) verified_run(id, "loop", &h, KVF_CUDA_METHOD_DMA, 0, src, dst, reach, dma.micros, 2, false, sweep);
     free(h.words);
 }
 
@@ -361,9 +361,9 @@ static void suite_small(void) {
             const uint64_t src = to_host ? device_a : host_a, dst = to_host ? host_a : device_a, reach = h.bytes + GAPS;
             figure dma = one_dma(dst, src, h.bytes, 51);
             line(id, "limit: one DMA", dma, h.bytes, dma.micros, true);
-            for (uint32_t side = 0; side < 2; side++) {
+            for (uint32_t side = sweep ? 0 : 1; side < 2; side++) {
                 gpu->tuning.look = side;
-                for (uint32_t ctas = 8; ctas <= 64; ctas *= 2) {
+                for (uint32_t ctas = 8; ctas <= 32; ctas *= 2) {
                     char variant[64];
                     snprintf(variant, sizeof variant, "kernel %u%s", ctas, side ? " look" : "");
                     verified_run(id, variant, &h, KVF_CUDA_METHOD_KERNEL, ctas, src, dst, reach, dma.micros, 51, true, ctas == 16 && side);
@@ -387,14 +387,14 @@ static void device_case(const char *id, hop h) {
     char variant[64];
     for (uint32_t threads = 256; threads <= 512; threads *= 2) {
         for (uint32_t per = 1; per <= 16; per *= 2) {
-            if (!sweep && (per != standard.device_ctas || threads != standard.device_threads)) continue;
+            if (!sweep && (threads != standard.device_threads || per == 1)) continue;
             t->device_threads = threads;
             snprintf(variant, sizeof variant, "kernel %u/SM x %u", per, threads);
             verified_run(id, variant, &h, KVF_CUDA_METHOD_KERNEL, per * (uint32_t)gpu->sms, device_a, device_b, reach, dma.micros, 9, false, per == 4 && threads == 512);
         }
     }
     *t = standard;
-    for (uint32_t per = 1; per <= 2 && gpu->kernel[KVF_KERNEL_BULK]; per++) {
+    for (uint32_t per = 1; per <= 2 && sweep && gpu->kernel[KVF_KERNEL_BULK]; per++) {
         for (uint32_t stage = 2048; stage <= 8192; stage *= 2) {
             if (!sweep && (per != 1 || stage != 4096)) continue;
             t->bulk_stage = stage;
@@ -543,6 +543,54 @@ static void suite_submit(void) {
     }
 }
 
+/* What single calls of the driver cost, and the library's steps around them. */
+static void suite_calls(void) {
+    MUST(kvf_cuda_enter(gpu));
+    cu_event event;
+    cu->event_create(&event, CU_EVENT_NO_TIMING);
+    hop h = pool_hop(device_a, host_a, 1, 4096, true);
+    kvf_hop parsed;
+    MUST(kvf_hop_parse(&parsed, h.words, h.length));
+    kvf_nest nest;
+    static kvf_kernel_program program;
+    bool external;
+    uint64_t nothing = 0;
+    void *big[] = {&program}, *small[] = {&nothing};
+    for (int what = 0; what < 9; what++) {
+        static const char *const names[] = {"launch 4 KiB of parameters", "launch 8 bytes of parameters", "event record", "stream write", "event wait", "host function",
+                                            "copy 4 KiB to the device", "push and pop", "parse, nest, check, program of 160 bases"};
+        double each[200];
+        for (int i = 0; i < 200; i++) {
+            kvf_nest_from(&nest, &parsed.program[0]);
+            kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 4096, NULL, &external, &program);
+            cu->stream_synchronize(stream);
+            uint64_t low, high;
+            const double begun = now_micros();
+            switch (what) {
+                case 0: cu->launch(gpu->kernel[KVF_KERNEL_PIECES_16], 8, 1, 1, 512, 1, 1, 0, stream, big, NULL); break;
+                case 1: cu->launch(gpu->kernel[KVF_KERNEL_SLEEP], 1, 1, 1, 1, 1, 1, 0, stream, small, NULL); break;
+                case 2: cu->event_record(event, stream); break;
+                case 3: cu->stream_write(stream, (cu_pointer)(uintptr_t)gpu->flags, 0, 0); break;
+                case 4: cu->stream_wait(stream, event, 0); break;
+                case 5: cu->stream_call(stream, free, NULL); break;
+                case 6: cu->copy(device_b, host_a, 4096, stream); break;
+                case 7: kvf_cuda_enter(gpu), kvf_cuda_leave(); break;
+                default:
+                    kvf_hop_parse(&parsed, h.words, h.length);
+                    kvf_nest_from(&nest, &parsed.program[0]);
+                    kvf_cuda_knows_side(gpu, &nest, 0, 1, &low, &high);
+                    kvf_cuda_knows_side(gpu, &nest, 1, 0, &low, &high);
+                    kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 4096, NULL, &external, &program);
+            }
+            each[i] = now_micros() - begun;
+        }
+        printf("calls,%s (us),%.2f,0,0,0\n", names[what], median(each, 200));
+    }
+    cu->event_destroy(event);
+    kvf_cuda_leave();
+    free(h.words);
+}
+
 typedef struct touch {
     unsigned char *at;
     uint64_t bytes;
@@ -638,6 +686,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "both")) suite_both();
         else if (!strcmp(argv[i], "wake")) suite_wake();
         else if (!strcmp(argv[i], "submit")) suite_submit();
+        else if (!strcmp(argv[i], "calls")) suite_calls();
         else if (!strcmp(argv[i], "pinned")) suite_pinned();
         else return 2;
         fprintf(stderr, "%s: %.1f s\n", argv[i], (now_micros() - begun) / 1e6);

@@ -1,0 +1,385 @@
+import { KVF_NEIGHBOUR_DESCRIPTORS } from "../native/symbols.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { LayoutRecord } from "../core/layout.ts";
+import type { HandedDescriptor, NeighbourProcess, NeighbourSockets } from "../native/neighbour.ts";
+import type { ComponentMemory } from "./layout-memory.ts";
+import {
+  freshNonce,
+  NEIGHBOUR_VERSION,
+  proofHolds,
+  proofOf,
+  readImporterWord,
+  readTag,
+  sameName,
+  wordBytes,
+  type ExporterWord,
+  type ImporterWord,
+  type LayoutWord,
+  type Meeting,
+  type NeighbourName,
+} from "./neighbour-words.ts";
+import type { SecretKey } from "./options.ts";
+
+/** Bytes of messages that a neighbour may have under way before it waits for word that they were dealt with. */
+export const MESSAGE_WINDOW: number = 2 ** 20;
+
+/** Word of dealt-with messages goes out once they are a quarter of the window. */
+const CREDIT_STEP: number = MESSAGE_WINDOW / 4;
+
+/** A layout of this process with its memory. */
+export interface ServedLayout {
+  readonly record: LayoutRecord;
+  readonly components: readonly ComponentMemory[];
+}
+
+/** What serving neighbours needs from the transport. */
+export interface ExporterEffects {
+  readonly self: NeighbourName;
+  readonly secrets: readonly SecretKey[];
+  /** A registered layout. */
+  readonly find: (handle: LayoutHandle) => ServedLayout | undefined;
+  /** What opens an allocation of a GPU in another process: the driver's handle, and which GPU. */
+  readonly openDevice: (
+    device: number,
+    address: number,
+  ) => Promise<{ readonly uuid: string; readonly handle: string; readonly offset: number }>;
+  /** Takes a user's message. @returns Whether more may come. */
+  readonly deliver: (from: NeighbourName, payload: Uint8Array<ArrayBuffer>) => boolean;
+  /** The process of a worker that had these layouts mapped is gone: it writes no more. */
+  readonly gone: (from: NeighbourName, layouts: readonly LayoutHandle[]) => void;
+  readonly warn: (message: string) => void;
+}
+
+/** Who may have a layout: everybody, or the workers that it was exported to. */
+type Audience = "everybody" | Set<bigint>;
+
+interface Guest {
+  readonly process: NeighbourProcess;
+  phase: "new" | "welcomed" | "ready";
+  name: NeighbourName | undefined;
+  meeting: Meeting | undefined;
+  key: string | null;
+  /** Layouts whose memory this neighbour was given and has not given back. */
+  readonly held: Set<LayoutHandle>;
+  /** Requests that are being answered one after the other. */
+  answering: Promise<void>;
+  /** Bytes of messages that were dealt with and not yet told. */
+  owed: number;
+  connected: boolean;
+}
+
+/**
+ * The exporting side: proves itself to neighbours that connect, hands out the memory of layouts that were exported to
+ * them, and knows who has what mapped until it is given back or the process is gone.
+ */
+export class NeighbourExporter {
+  readonly #sockets: () => NeighbourSockets;
+  readonly #effects: ExporterEffects;
+  readonly #guests: Map<number, Guest> = new Map();
+  readonly #audiences: Map<LayoutHandle, Audience> = new Map();
+  readonly #retiring: Set<LayoutHandle> = new Set();
+  #waiters: (() => void)[] = [];
+  #full = false;
+
+  constructor(sockets: () => NeighbourSockets, effects: ExporterEffects) {
+    this.#sockets = sockets;
+    this.#effects = effects;
+  }
+
+  /** Layouts went out in a package: their memory may be handed to whom it is meant for. */
+  exported(layouts: Iterable<LayoutHandle>, audience: readonly bigint[] | null): void {
+    for (const handle of layouts) {
+      const known = this.#audiences.get(handle);
+      if (known === "everybody") continue;
+      if (audience === null) this.#audiences.set(handle, "everybody");
+      else this.#audiences.set(handle, new Set([...(known ?? []), ...audience]));
+    }
+  }
+
+  accepted(process: NeighbourProcess): void {
+    this.#guests.set(process.connection, {
+      process,
+      phase: "new",
+      name: undefined,
+      meeting: undefined,
+      key: null,
+      held: new Set(),
+      answering: Promise.resolve(),
+      owed: 0,
+      connected: true,
+    });
+  }
+
+  /** @returns Whether the connection is one of this side's. */
+  received(connection: number, bytes: Uint8Array<ArrayBuffer>): boolean {
+    const guest = this.#guests.get(connection);
+    if (guest === undefined) return false;
+    const { kind, body } = readTag(bytes);
+    if (kind === "notification" && guest.phase === "ready" && guest.name !== undefined) {
+      guest.owed += body.byteLength;
+      this.#full = !this.#effects.deliver(guest.name, body);
+      if (!this.#full && guest.owed >= CREDIT_STEP) this.#credit(guest);
+      return true;
+    }
+    const word = kind === "word" ? readImporterWord(body) : null;
+    if (word === null) this.#dismiss(guest, "what it said cannot be understood");
+    else this.#heard(guest, word);
+    return true;
+  }
+
+  /** Messages can be taken again. */
+  resume(): void {
+    if (!this.#full) return;
+    this.#full = false;
+    for (const guest of this.#guests.values()) if (guest.owed > 0) this.#credit(guest);
+  }
+
+  closed(connection: number): boolean {
+    const guest = this.#guests.get(connection);
+    if (guest === undefined) return false;
+    guest.connected = false;
+    // A process that is not watched, or lives on: only its end can prove that it no longer writes.
+    if (guest.held.size === 0) this.#drop(guest);
+    return true;
+  }
+
+  exited(connection: number): boolean {
+    const guest = this.#guests.get(connection);
+    if (guest === undefined) return false;
+    const held = [...guest.held];
+    guest.held.clear();
+    if (guest.name !== undefined && held.length > 0) this.#effects.gone(guest.name, held);
+    if (!guest.connected) this.#drop(guest);
+    this.#wake();
+    return true;
+  }
+
+  /** Processes that have a layout mapped. */
+  holders(handle: LayoutHandle): readonly number[] {
+    return [...this.#guests.values()]
+      .filter((guest) => guest.held.has(handle))
+      .map((guest) => guest.process.processId);
+  }
+
+  /**
+   * Asks every neighbour to let go of a layout, and gives it to nobody more.
+   *
+   * @param millis - How long to wait; Infinity for ever.
+   * @returns Whether all have let go; if not, the layout may be handed out again.
+   */
+  async release(handle: LayoutHandle, millis: number): Promise<boolean> {
+    this.#retiring.add(handle);
+    for (const guest of this.#guests.values())
+      if (guest.held.has(handle)) this.#say(guest, { say: "release", layout: handle.toString() });
+    const free = await this.#until(() => this.holders(handle).length === 0, millis);
+    this.#retiring.delete(handle);
+    if (free) this.#audiences.delete(handle);
+    return free;
+  }
+
+  /** Tells every neighbour that this transport closes, and waits until nothing is mapped any more. */
+  async closing(millis: number): Promise<boolean> {
+    for (const guest of this.#guests.values()) if (guest.phase === "ready") this.#say(guest, { say: "closing" });
+    return await this.#until(() => [...this.#guests.values()].every((guest) => guest.held.size === 0), millis);
+  }
+
+  #heard(guest: Guest, word: ImporterWord): void {
+    if (word.say === "hello" && guest.phase === "new") this.#welcome(guest, word);
+    else if (word.say === "proof" && guest.phase === "welcomed") this.#admit(guest, word.proof);
+    else if (guest.phase !== "ready") this.#dismiss(guest, "it spoke before it was let in");
+    else if (word.say === "want") this.#answer(guest, word.layouts);
+    else if (word.say === "released") this.#releasedBy(guest, word.layouts.map(BigInt) as LayoutHandle[]);
+    else if (word.say === "bye") {
+      this.#releasedBy(guest, [...guest.held]);
+      this.#sockets().shut(guest.process.connection);
+    } else this.#dismiss(guest, `it said ${word.say} twice`);
+  }
+
+  #welcome(guest: Guest, hello: Extract<ImporterWord, { say: "hello" }>): void {
+    const { self, secrets } = this.#effects;
+    if (hello.version !== NEIGHBOUR_VERSION) return this.#refuse(guest, `it speaks version ${hello.version}`);
+    if (!sameName(hello.to, self))
+      return this.#refuse(guest, "its package is stale: it is of another incarnation of this worker");
+    const key = secrets.find((secret) => hello.keys.includes(secret.keyId))?.keyId ?? null;
+    if (secrets.length > 0 && key === null) return this.#refuse(guest, "it knows none of this worker's keys");
+    if (secrets.length === 0 && hello.keys.length > 0)
+      return this.#refuse(guest, "it has a secret and this worker has none");
+    guest.phase = "welcomed";
+    guest.name = hello.from;
+    guest.key = key;
+    guest.meeting = {
+      importer: hello.from,
+      exporter: self,
+      importerProcess: guest.process.processId,
+      exporterProcess: process.pid,
+      importerNonce: hello.nonce,
+      exporterNonce: freshNonce(),
+    };
+    const proof = key === null ? null : proofOf("exporter", guest.meeting, secrets, key);
+    this.#say(guest, { say: "welcome", nonce: guest.meeting.exporterNonce, key, proof });
+  }
+
+  #admit(guest: Guest, proof: string | null): void {
+    const { secrets } = this.#effects;
+    const { key, meeting } = guest;
+    if (key !== null && meeting !== undefined && !proofHolds(proofOf("importer", meeting, secrets, key), proof))
+      return this.#refuse(guest, "it does not know the secret");
+    guest.phase = "ready";
+    this.#say(guest, { say: "ready" });
+  }
+
+  #answer(guest: Guest, layouts: readonly string[]): void {
+    guest.answering = guest.answering.then(async () => {
+      for (const layout of layouts) await this.#handOut(guest, layout);
+    });
+  }
+
+  async #handOut(guest: Guest, layout: string): Promise<void> {
+    const handle = BigInt(layout) as LayoutHandle;
+    const no = (why: string): void => this.#say(guest, { say: "no", layout, why });
+    try {
+      if (this.#refusedTo(guest, handle)) return no("The peer's layout is gone, or was not exported to this worker.");
+      const served = this.#effects.find(handle);
+      if (served === undefined) return no("The peer's layout is gone.");
+      const { word, descriptors, why } = await this.#describe(layout, served);
+      if (word === null) return no(why);
+      // What took its time may be too late.
+      if (this.#refusedTo(guest, handle) || this.#effects.find(handle)?.record !== served.record)
+        return no("The peer's layout is gone.");
+      if (!guest.connected) return;
+      guest.held.add(handle);
+      if (!this.#say(guest, word, descriptors)) guest.held.delete(handle);
+    } catch (error) {
+      guest.held.delete(handle);
+      no(`The peer cannot hand it out: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  #refusedTo(guest: Guest, handle: LayoutHandle): boolean {
+    if (this.#retiring.has(handle)) return true;
+    const audience = this.#audiences.get(handle);
+    if (audience === undefined) return true;
+    return audience !== "everybody" && !audience.has(BigInt(guest.name?.worker ?? "0"));
+  }
+
+  async #describe(
+    layout: string,
+    { record, components }: ServedLayout,
+  ): Promise<{
+    readonly word: LayoutWord | null;
+    readonly descriptors: readonly HandedDescriptor[];
+    readonly why: string;
+  }> {
+    const readOnly = record.access === "read";
+    const files = new Map<number, number>();
+    const segments: (number | { uuid: string; handle: string })[] = [];
+    const described: LayoutWord["components"] = [];
+    let last = "";
+    // Descriptors travel in the order of the segments that are files: those come first.
+    for (const { share } of components)
+      if (share?.kind === "files")
+        for (const { descriptor, fileBytes } of share.regions)
+          if (!files.has(descriptor)) {
+            files.set(descriptor, segments.length);
+            segments.push(fileBytes);
+          }
+    if (files.size > KVF_NEIGHBOUR_DESCRIPTORS)
+      return { word: null, descriptors: [], why: `It lies in ${files.size} files, more than are handed over.` };
+    for (const [index, memory] of components.entries()) {
+      const name = record.components[index]?.shape.name ?? "";
+      const { share } = memory;
+      if (share?.kind === "files")
+        described.push({
+          name,
+          regions: share.regions.map(({ descriptor, offset, size }) => [
+            files.get(descriptor) ?? 0,
+            offset,
+            size,
+          ]),
+          why: null,
+        });
+      else if (share?.kind === "device" && !readOnly) {
+        const regions: [number, number, number][] = [];
+        const opened = new Map<string, number>();
+        for (const { address, size } of share.regions) {
+          const { uuid, handle, offset } = await this.#effects.openDevice(share.device, address);
+          const at = opened.get(handle) ?? segments.push({ uuid, handle }) - 1;
+          opened.set(handle, at);
+          regions.push([at, offset, size]);
+        }
+        described.push({ name, regions, why: null });
+      } else {
+        last =
+          share?.kind === "device"
+            ? "Memory of a GPU cannot be handed over for reading only."
+            : (share?.why ?? "The peer does not own this memory, so that it cannot hand it over.");
+        described.push({ name, regions: null, why: last });
+      }
+    }
+    if (described.every(({ regions }) => regions === null)) return { word: null, descriptors: [], why: last };
+    return {
+      word: { say: "layout", layout, readOnly, segments, components: described },
+      descriptors: [...files.keys()].map((descriptor) => ({ descriptor, readOnly })),
+      why: "",
+    };
+  }
+
+  #releasedBy(guest: Guest, handles: readonly LayoutHandle[]): void {
+    for (const handle of handles) guest.held.delete(handle);
+    if (!guest.connected && guest.held.size === 0) this.#drop(guest);
+    this.#wake();
+  }
+
+  #credit(guest: Guest): void {
+    const bytes = guest.owed;
+    guest.owed = 0;
+    this.#say(guest, { say: "credit", bytes });
+  }
+
+  #refuse(guest: Guest, why: string): void {
+    this.#say(guest, { say: "refused", why: `The peer refused this process: ${why}.` });
+    this.#dismiss(guest, why);
+  }
+
+  #dismiss(guest: Guest, why: string): void {
+    this.#effects.warn(`process ${guest.process.processId} was turned away as a neighbour: ${why}`);
+    guest.phase = "new";
+    this.#sockets().shut(guest.process.connection);
+  }
+
+  #say(guest: Guest, word: ExporterWord, descriptors: readonly HandedDescriptor[] = []): boolean {
+    return guest.connected && this.#sockets().send(guest.process.connection, wordBytes(word), descriptors);
+  }
+
+  #drop(guest: Guest): void {
+    this.#guests.delete(guest.process.connection);
+    this.#sockets().forget(guest.process.connection);
+  }
+
+  #wake(): void {
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const waiter of waiters) waiter();
+  }
+
+  async #until(holds: () => boolean, millis: number): Promise<boolean> {
+    if (holds()) return true;
+    let late = false;
+    const timer = setTimeout(
+      () => {
+        late = true;
+        this.#wake();
+      },
+      Math.min(millis, 2 ** 31 - 1),
+    );
+    try {
+      while (!holds()) {
+        if (late && millis !== Infinity) return false;
+        await new Promise<void>((resolve) => this.#waiters.push(resolve));
+      }
+      return true;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}

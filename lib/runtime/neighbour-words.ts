@@ -1,0 +1,188 @@
+import * as v from "valibot";
+import type { HandedDescriptor } from "../native/neighbour.ts";
+import { authenticationCode, codesEqual } from "./authentication.ts";
+import type { SecretKey } from "./options.ts";
+
+/** Version of the words that neighbours exchange. */
+export const NEIGHBOUR_VERSION = 1;
+
+/** Bytes of a nonce. */
+const NONCE_BYTES = 32;
+
+const text = v.pipe(v.string(), v.maxLength(1024));
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const hex = v.pipe(v.string(), v.hexadecimal(), v.maxLength(256));
+const decimal = v.pipe(v.string(), v.regex(/^\d{1,39}$/));
+const nonce = v.pipe(hex, v.length(NONCE_BYTES * 2));
+
+const worker = v.strictObject({ worker: decimal, agent: text, wire: text, incarnation: count });
+
+const region = v.strictTuple([count, count, count]);
+const component = v.strictObject({
+  name: text,
+  /** Segment, byte offset in it, bytes; one for each region, or null when this component cannot be mapped. */
+  regions: v.nullable(v.pipe(v.array(region), v.maxLength(65_536))),
+  why: v.nullable(text),
+});
+const device = v.strictObject({ uuid: text, handle: hex });
+
+/** What an importer says. */
+const importerWord = v.variant("say", [
+  v.strictObject({
+    say: v.literal("hello"),
+    version: count,
+    from: worker,
+    to: worker,
+    nonce,
+    keys: v.pipe(v.array(text), v.maxLength(64)),
+  }),
+  v.strictObject({ say: v.literal("proof"), proof: v.nullable(hex) }),
+  v.strictObject({ say: v.literal("want"), layouts: v.pipe(v.array(decimal), v.maxLength(4_096)) }),
+  /** Nothing of these layouts is mapped at the importer any more. */
+  v.strictObject({ say: v.literal("released"), layouts: v.pipe(v.array(decimal), v.maxLength(65_536)) }),
+  /** Nothing of the exporter is mapped at the importer any more; the connection ends. */
+  v.strictObject({ say: v.literal("bye") }),
+]);
+
+/** What an exporter says. */
+const exporterWord = v.variant("say", [
+  v.strictObject({ say: v.literal("welcome"), nonce, key: v.nullable(text), proof: v.nullable(hex) }),
+  v.strictObject({ say: v.literal("ready") }),
+  v.strictObject({ say: v.literal("refused"), why: text }),
+  /** A layout's memory; its segments' descriptors come with the message, those of files first. */
+  v.strictObject({
+    say: v.literal("layout"),
+    layout: decimal,
+    readOnly: v.boolean(),
+    /** Bytes of each segment that is a file; or what opens memory of a GPU. */
+    segments: v.pipe(v.array(v.union([count, device])), v.maxLength(65_536)),
+    components: v.pipe(v.array(component), v.maxLength(1_024)),
+  }),
+  v.strictObject({ say: v.literal("no"), layout: decimal, why: text }),
+  /** The exporter wants this layout's memory back. */
+  v.strictObject({ say: v.literal("release"), layout: decimal }),
+  /** The exporter closes. */
+  v.strictObject({ say: v.literal("closing") }),
+  /** The exporter has dealt with that many bytes of messages. */
+  v.strictObject({ say: v.literal("credit"), bytes: count }),
+]);
+
+/** What an importer says to an exporter. */
+export type ImporterWord = v.InferOutput<typeof importerWord>;
+
+/** What an exporter says to an importer. */
+export type ExporterWord = v.InferOutput<typeof exporterWord>;
+
+/** Who takes part, as both ends name them. */
+export type NeighbourName = v.InferOutput<typeof worker>;
+
+/** A layout's memory as it is handed over. */
+export type LayoutWord = Extract<ExporterWord, { say: "layout" }>;
+
+/** A message to be sent: a word, and descriptors with it. */
+export interface OutgoingWord {
+  readonly word: ExporterWord | ImporterWord;
+  readonly descriptors?: readonly HandedDescriptor[];
+}
+
+const WORD = 0;
+const NOTIFICATION = 1;
+
+/** The bytes of a word. */
+export function wordBytes(word: ExporterWord | ImporterWord): Uint8Array<ArrayBuffer> {
+  return tagged(WORD, new TextEncoder().encode(JSON.stringify(word)));
+}
+
+/** The bytes of a user's notification. */
+export function notificationBytes(payload: Uint8Array): Uint8Array<ArrayBuffer> {
+  return tagged(NOTIFICATION, payload);
+}
+
+/** What arrived: a user's notification, a word to be read, or nothing that is known. */
+export function readTag(bytes: Uint8Array<ArrayBuffer>): {
+  readonly kind: "word" | "notification" | "unknown";
+  readonly body: Uint8Array<ArrayBuffer>;
+} {
+  const body = bytes.slice(1);
+  if (bytes[0] === NOTIFICATION) return { kind: "notification", body };
+  return { kind: bytes[0] === WORD ? "word" : "unknown", body };
+}
+
+/** An importer's word, or null for anything that is none. */
+export function readImporterWord(body: Uint8Array): ImporterWord | null {
+  return read(importerWord, body);
+}
+
+/** An exporter's word, or null for anything that is none. */
+export function readExporterWord(body: Uint8Array): ExporterWord | null {
+  return read(exporterWord, body);
+}
+
+/** A number that nobody can guess, in hex. */
+export function freshNonce(): string {
+  return crypto.getRandomValues(new Uint8Array(NONCE_BYTES)).toHex();
+}
+
+/** What a proof is about: both ends, their processes, and both nonces. A proof for one pair proves nothing to another. */
+export interface Meeting {
+  readonly importer: NeighbourName;
+  readonly exporter: NeighbourName;
+  readonly importerProcess: number;
+  readonly exporterProcess: number;
+  readonly importerNonce: string;
+  readonly exporterNonce: string;
+}
+
+/** Proves that one end knows the key, to the other end of this one meeting. Null when the key is not known. */
+export function proofOf(
+  side: "importer" | "exporter",
+  meeting: Meeting,
+  secrets: readonly SecretKey[],
+  keyId: string,
+): string | null {
+  const { importer, exporter, importerProcess, exporterProcess, importerNonce, exporterNonce } = meeting;
+  const covered = JSON.stringify([
+    "kvferry neighbour",
+    NEIGHBOUR_VERSION,
+    side,
+    named(importer),
+    importerProcess,
+    importerNonce,
+    named(exporter),
+    exporterProcess,
+    exporterNonce,
+  ]);
+  return authenticationCode(secrets, keyId, new TextEncoder().encode(covered))?.toHex() ?? null;
+}
+
+/** Compares a proof that arrived with the one that is right, in time that does not depend on where they differ. */
+export function proofHolds(expected: string | null, found: string | null): boolean {
+  if (expected === null || found === null) return false;
+  const encoder = new TextEncoder();
+  return codesEqual(encoder.encode(expected), encoder.encode(found));
+}
+
+/** Whether both name the same worker, agent and incarnation. */
+export function sameName(left: NeighbourName, right: NeighbourName): boolean {
+  return named(left).every((part, index) => part === named(right)[index]);
+}
+
+function named({ worker: id, agent, wire, incarnation }: NeighbourName): readonly (string | number)[] {
+  return [id, agent, wire, incarnation];
+}
+
+function tagged(tag: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(1 + body.byteLength));
+  bytes[0] = tag;
+  bytes.set(body, 1);
+  return bytes;
+}
+
+function read<Word>(schema: v.GenericSchema<unknown, Word>, body: Uint8Array): Word | null {
+  try {
+    const parsed = v.safeParse(schema, JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body)));
+    return parsed.success ? parsed.output : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,259 @@
+import { KvferryError } from "../core/errors.ts";
+import type { ExecutorName, Hop } from "../core/plan.ts";
+import type { MachineProfile } from "../core/profile.ts";
+import type { CopyProgram } from "../core/program.ts";
+import type { PlanEnvironment } from "../core/route.ts";
+import { executorBeside, plannedHop, stagePieces, type StagePiece } from "../core/staging.ts";
+import type { Executor, HopContext, HopOutcome, RunningHop } from "./executor.ts";
+import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "./staging-pool.ts";
+
+/** What the two-hop executor needs. */
+export interface StagedParts {
+  readonly pool: StagingPool;
+  readonly executor: (name: ExecutorName) => Executor | undefined;
+  readonly profile: () => MachineProfile;
+  readonly environment: PlanEnvironment;
+  /** Somebody watches: a program was completed. */
+  readonly progressed: () => void;
+}
+
+/** Chunks that one transfer holds at most: enough to keep both hops busy. */
+const MOST_HELD = 8;
+
+/**
+ * Runs hops that need two: through chunks of staging memory, the next chunk being read while this one is written.
+ *
+ * A transfer never waits for a second chunk before it goes on with the first, so that many of them over few chunks
+ * cannot lock up, and it asks for one at a time, so that they share alike.
+ */
+export function stagedExecutor(parts: StagedParts): Executor {
+  return {
+    start(hop: Hop, context: HopContext, done): RunningHop {
+      const run = new StagedRun(parts, hop, context, done);
+      run.pump();
+      return run;
+    },
+  };
+}
+
+class StagedRun implements RunningHop, ChunkWaiter {
+  readonly #parts: StagedParts;
+  readonly #hop: Hop;
+  readonly #watch: boolean;
+  readonly #done: (outcome: HopOutcome) => void;
+  readonly #source: ChunkSource;
+  readonly #pieces: Generator<readonly [number, StagePiece, CopyProgram], void>;
+  readonly #bytesLeft: number[];
+  #next: readonly [number, StagePiece, CopyProgram] | undefined;
+  #complete = 0;
+  #bytes = 0;
+  readonly #held: Map<Chunk, RunningHop | undefined> = new Map();
+  #waiting = false;
+  #stopped = false;
+  #cancelled = false;
+  #touched = false;
+  #inDoubt = false;
+  #error: KvferryError | null = null;
+  #ended = false;
+
+  constructor(
+    parts: StagedParts,
+    hop: Hop,
+    { watch, bounce }: HopContext,
+    done: (outcome: HopOutcome) => void,
+  ) {
+    this.#parts = parts;
+    this.#hop = hop;
+    this.#watch = watch;
+    this.#done = done;
+    this.#source = bounce ?? parts.pool.source(deviceOf(hop));
+    this.#bytesLeft = hop.programs.map((program) => program.bytes);
+    this.#pieces = piecesOf(hop, this.#source.chunkBytes);
+    this.#advance();
+  }
+
+  /** Asks for the next chunk when there is something to do with it. */
+  pump(): void {
+    if (this.#ended || this.#waiting) return;
+    const most = Math.max(1, Math.min(MOST_HELD, this.#source.count));
+    if (!this.#stopped && this.#next !== undefined && this.#held.size < most) {
+      this.#waiting = true;
+      this.#source.request(this);
+      return;
+    }
+    if (this.#held.size === 0 && (this.#stopped || this.#next === undefined)) this.#end();
+  }
+
+  grant(chunk: Chunk): void {
+    this.#waiting = false;
+    const next = this.#next;
+    if (this.#stopped || next === undefined) {
+      this.#source.release(chunk);
+      this.pump();
+      return;
+    }
+    this.#advance();
+    this.#held.set(chunk, undefined);
+    const [index, piece, program] = next;
+    const [inward, outward] = piece.hops(chunk.address);
+    this.#run(chunk, executorBeside(program.srcMemory), inward, () => {
+      this.#touched = true;
+      this.#run(chunk, executorBeside(program.dstMemory), outward, () => {
+        this.#release(chunk);
+        this.#account(index, piece.bytes);
+      });
+    });
+    this.pump();
+  }
+
+  refuse(error: KvferryError): void {
+    this.#waiting = false;
+    this.#fail(error);
+    this.pump();
+  }
+
+  cancel(): void {
+    this.#cancelled = true;
+    this.#stop();
+    if (!this.#ended) this.pump();
+  }
+
+  abandon(): void {
+    for (const [chunk, running] of this.#held) {
+      running?.abandon();
+      this.#source.giveUp(chunk);
+    }
+  }
+
+  programsDone(): number {
+    return this.#complete;
+  }
+
+  bytesDone(): number {
+    return this.#bytes;
+  }
+
+  #advance(): void {
+    const { value, done } = this.#pieces.next();
+    this.#next = done === true ? undefined : value;
+  }
+
+  #run(chunk: Chunk, name: ExecutorName, program: CopyProgram, then: () => void): void {
+    let finished = false;
+    const ended = (outcome: HopOutcome): void => {
+      finished = true;
+      if (this.#held.has(chunk)) this.#held.set(chunk, undefined);
+      if (outcome.ok && !this.#stopped) {
+        then();
+      } else {
+        if (outcome.inDoubt) this.#inDoubt = true;
+        this.#release(chunk, outcome.inDoubt);
+        if (!outcome.ok) this.#fail(this.#cancelled ? null : outcome.error);
+      }
+      this.pump();
+    };
+    try {
+      const executor = this.#parts.executor(name);
+      if (executor === undefined) throw missing(name);
+      const hop = plannedHop(
+        name,
+        "copy",
+        null,
+        [program],
+        this.#source.pageable,
+        this.#parts.profile(),
+        this.#parts.environment,
+      );
+      const running = executor.start(hop, { notification: null, watch: false }, ended);
+      if (!finished) this.#held.set(chunk, running);
+    } catch (error) {
+      this.#release(chunk);
+      this.#fail(
+        error instanceof KvferryError
+          ? error
+          : new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error),
+      );
+      this.pump();
+    }
+  }
+
+  /** A chunk that somebody may still write to is not lent again. */
+  #release(chunk: Chunk, doubtful = false): void {
+    this.#held.delete(chunk);
+    if (doubtful) this.#source.giveUp(chunk);
+    else this.#source.release(chunk);
+  }
+
+  #account(index: number, bytes: number): void {
+    this.#bytes += bytes;
+    this.#bytesLeft[index] = (this.#bytesLeft[index] ?? 0) - bytes;
+    const before = this.#complete;
+    while (this.#complete < this.#bytesLeft.length && this.#bytesLeft[this.#complete] === 0) this.#complete++;
+    if (this.#watch && this.#complete > before) this.#parts.progressed();
+  }
+
+  #fail(error: KvferryError | null): void {
+    this.#error ??= error;
+    this.#stop();
+  }
+
+  #stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    if (this.#waiting) {
+      this.#source.cancel(this);
+      this.#waiting = false;
+    }
+    for (const running of this.#held.values()) running?.cancel();
+  }
+
+  #end(): void {
+    this.#ended = true;
+    const ok = !this.#stopped;
+    this.#done({
+      ok,
+      cancelled: this.#cancelled,
+      touched: this.#touched,
+      inDoubt: this.#inDoubt,
+      bytes: this.#bytes,
+      error: ok ? null : (this.#error ?? stopped(this.#hop)),
+    });
+  }
+}
+
+function* piecesOf(
+  hop: Hop,
+  chunkBytes: number,
+): Generator<readonly [number, StagePiece, CopyProgram], void> {
+  for (const [index, program] of hop.programs.entries())
+    for (const piece of stagePieces(program, chunkBytes)) yield [index, piece, program];
+}
+
+/** A GPU that takes part, or null. */
+function deviceOf(hop: Hop): number | null {
+  for (const { srcMemory, dstMemory } of hop.programs) {
+    if (srcMemory.kind === 1) return srcMemory.device;
+    if (dstMemory.kind === 1) return dstMemory.device;
+  }
+  return null;
+}
+
+function stopped(hop: Hop): KvferryError {
+  return new KvferryError(
+    "TIMEOUT",
+    "transfer",
+    "the copy was stopped",
+    "The transfer was cancelled; start it again if it is still wanted.",
+    { method: hop.method },
+  );
+}
+
+function missing(name: ExecutorName): KvferryError {
+  return new KvferryError(
+    "NO_ROUTE",
+    "transfer",
+    `nothing here can run a ${name} hop`,
+    "Run `kvferry doctor` to see what this process has.",
+    { executor: name },
+  );
+}
