@@ -25,6 +25,7 @@ export type { QuarantinedBlock } from "./lib/runtime/leases.ts";
 export { prometheusText, type RouteMetrics, type TransportMetrics } from "./lib/runtime/metrics.ts";
 export type { Notification, NotificationOptions } from "./lib/runtime/notifications.ts";
 export type { OpenOptions, SecretKey } from "./lib/runtime/options.ts";
+export type { OrderOptions } from "./lib/runtime/cuda-order.ts";
 export type { LayoutReference, TransferOptions, TransferRequest } from "./lib/runtime/submit.ts";
 export {
   ERROR_CODES,

@@ -4,11 +4,10 @@ import { dlopen, JSCallback } from "bun:ffi";
 import { Transport } from "../index.ts";
 import type { LayoutConfig, LocalLayout, Order, TransferRequest } from "../index.ts";
 import { CUDA_LIBRARY_VARIABLE } from "../lib/native/cuda.ts";
-import { openLibrary } from "../lib/native/library.ts";
 import type { SuiteOptions } from "./main.ts";
 import { buildNative } from "./native.ts";
 import { alternate, inProcesses } from "./processes.ts";
-import type { Contender, SampleSets } from "./processes.ts";
+import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult, Goal, RowSpec } from "./result.ts";
 import { quantile, seededRandom } from "./statistics.ts";
@@ -22,6 +21,18 @@ const LAYERS = 80;
 const CHUNKS = 2 * LAYERS;
 const ARENA = GIB + 96 * MIB;
 const PINNED_POOL = 8 * GIB;
+/** Bytes that one sample of F4 moves: far beyond the cache, and long enough that submitting does not count. */
+const SCATTERED = 4 * GIB;
+/** Layers with memory of their own: few block ids, many runs. */
+const SCATTER_LAYERS: Readonly<Record<string, number>> = {
+  "256": 2048,
+  "2k": 1024,
+  "16k": 256,
+  "256k": 64,
+  "1m": 32,
+};
+/** Bytes that every contender of a small row moves before it is measured. */
+const WARM_BYTES = GIB;
 /** Slow anchors are shown, not compared: so many samples, in one process. */
 const SLOW_SAMPLES = 3;
 
@@ -84,7 +95,7 @@ const ROWS: readonly Row[] = [
     direction: "time",
     goal: { figure: "ours", value: most },
     note: "from the last byte in host memory, as a spinning thread sees it, to JavaScript continuing; limit: the bare wake-up of a thread-safe callback",
-    measure: (world, samples, slow) => wake(world, samples, slow, at),
+    measure: (world, samples) => wake(world, samples, at),
   })),
   ...(
     [
@@ -96,7 +107,7 @@ const ROWS: readonly Row[] = [
     unit: "us",
     direction: "time",
     goal: { figure: "ours", value: most },
-    note: "transfer() of scattered blocks of 4 KiB until it returns; limit: the batched call's own submission in C",
+    note: "run() of a prepared transfer of scattered blocks of 4 KiB until it returns; limit: the batched call's own submission in C",
     measure: (world, samples) => submission(world, samples, blocks),
   })),
   {
@@ -298,11 +309,11 @@ function scatterRow(size: string, run: number): Row {
     goal: least(run === 256 ? 0.8 : 0.92),
     note: "bytes copied; limit: a plain device copy of the same bytes; scattered on both sides",
     measure: async (world, samples, slow) => {
-      const layers = run >= MIB ? 8 : run >= 256 * KIB ? 16 : run === 256 ? 128 : LAYERS;
-      const blocks = Math.floor(GIB / (2 * layers * run));
+      const layers = SCATTER_LAYERS[size] ?? LAYERS;
+      const blocks = Math.floor(SCATTERED / (2 * layers * run));
       const shape = { layers, blocks, chunk: run };
-      const from = await world.side(await world.arena("device", 0), { device: 0 }, shape, false);
-      const to = await world.side(await world.arena("device", 1), { device: 0 }, shape, false);
+      const from = await world.side(await world.arena("device", 2), { device: 0 }, shape, false);
+      const to = await world.side(await world.arena("device", 3), { device: 0 }, shape, false);
       const ids = shuffled(blocks, 1);
       const places = shuffled(blocks, 2);
       const request = {
@@ -353,14 +364,14 @@ function orderRow(order: "hnd" | "universal-tp", headDim: number): Row {
         headDim,
       };
       const cell = 16 * 8 * headDim * 2;
-      const blocks = Math.floor(GIB / (32 * cell));
+      const blocks = Math.floor(SCATTERED / (32 * cell));
       const sized = { ...config, numBlocks: blocks };
       const shape = { layers: 16, blocks, chunk: cell };
-      const from = await world.side(await world.arena("device", 0), { device: 0 }, shape, true, {
+      const from = await world.side(await world.arena("device", 2), { device: 0 }, shape, true, {
         order: "nhd",
         config: sized,
       });
-      const to = await world.side(await world.arena("device", 1), { device: 0 }, shape, true, {
+      const to = await world.side(await world.arena("device", 3), { device: 0 }, shape, true, {
         order,
         config: sized,
       });
@@ -420,47 +431,38 @@ async function both(world: World, samples: number): Promise<Record<string, numbe
   return taken;
 }
 
-/** Moments that one sample of a quantile is made of. */
+/** Moments that one sample of a quantile is made of, and bytes of each. */
 const MOMENTS = 100;
+const WAKE_BYTES = 16 * MIB;
 
-async function wake(
-  world: World,
-  samples: number,
-  slow: boolean,
-  at: number,
-): Promise<Record<string, number[]>> {
+async function wake(world: World, samples: number, at: number): Promise<Record<string, number[]>> {
   const { transport, anchors } = world;
-  const shape = { layers: 1, blocks: 8, chunk: 4 * KIB };
-  const gpu = await world.side(await world.arena("device", 0), { device: 0 }, shape, true);
-  const host = await world.side(await world.arena("pinned", 0), "pinned", shape, true);
-  const bytes = host.layout.bytes[0];
+  // One run of 16 MiB each: a DMA writes it from front to back, so its last word comes last.
+  const config = { numBlocks: 2, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: WAKE_BYTES / 2 } as const;
+  const adopt = (address: number, storage: "pinned" | { readonly device: number }): Promise<LocalLayout> =>
+    transport.register({
+      config,
+      memory: { kind: "external", storage, regions: [{ address, size: 2 * WAKE_BYTES }] },
+    });
+  const gpu = await adopt(await world.arena("device", 0), { device: 0 });
+  const host = await adopt(await world.arena("pinned", 0), "pinned");
+  const bytes = host.bytes[0];
   if (bytes === undefined) throw new Error("pinned memory has no bytes");
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-  // Block 1 comes back to block 2; its last word tells that it arrived.
-  const blockWords = (2 * shape.chunk) / 4;
-  const watched = (host.layout.regions[0]?.address ?? 0) + (3 * blockWords - 1) * 4;
-  const out = new Float64Array(new ArrayBuffer(64));
-  if (openLibrary().kvf_cuda_test_stream(0, out) !== 0) throw new Error("no stream");
-  const stream = out[0] ?? 0;
+  const last = words.length - 1;
+  const watched = (host.regions[0]?.address ?? 0) + last * 4;
   let value = 1;
   const begin = async (): Promise<() => Promise<unknown>> => {
     value += 1;
-    words[2 * blockWords - 1] = value;
-    await transport.transfer({
-      source: host.layout,
-      sourceBlocks: [1],
-      destination: gpu.layout,
-      destinationBlocks: [1],
-    });
+    words[words.length / 2 - 1] = value;
+    await transport.transfer({ source: host, sourceBlocks: [0], destination: gpu, destinationBlocks: [0] });
     await Bun.sleep(1);
     anchors.watch(watched, value);
-    openLibrary().kvf_cuda_test_sleep(0, stream, 300);
     const transfer = transport.transfer({
-      source: gpu.layout,
-      sourceBlocks: [1],
-      destination: host.layout,
-      destinationBlocks: [2],
-      stream,
+      source: gpu,
+      sourceBlocks: [0],
+      destination: host,
+      destinationBlocks: [1],
     });
     return async () => await transfer;
   };
@@ -473,37 +475,38 @@ async function wake(
   const hold = setInterval(() => undefined, 10_000);
   let waked: () => void = () => undefined;
   const callback = new JSCallback(() => waked(), { args: [], returns: "void", threadsafe: true });
-  const contenders: Record<string, Contender> = {
-    ours: () =>
-      late(async () => {
-        const ended = await begin();
-        await ended();
-        return anchors.since();
-      }),
-    limit: () =>
-      late(async () => {
-        const { promise, resolve } = Promise.withResolvers<void>();
-        waked = resolve;
-        anchors.wake(callback.ptr as unknown as number);
-        await promise;
-        return anchors.since();
-      }),
-  };
-  const taken = await alternate(contenders, Math.min(samples, 3), 1);
-  if (slow)
-    taken["1 ms tick"] = [
-      await late(async () => {
-        const ended = await begin();
-        while (words[3 * blockWords - 1] !== value) await Bun.sleep(1);
-        const since = anchors.since();
-        await ended();
-        return since;
-      }),
-    ];
+  const taken = await alternate(
+    {
+      ours: () =>
+        late(async () => {
+          const ended = await begin();
+          await ended();
+          return anchors.since();
+        }),
+      limit: () =>
+        late(async () => {
+          const { promise, resolve } = Promise.withResolvers<void>();
+          waked = resolve;
+          anchors.wake(callback.ptr as unknown as number);
+          await promise;
+          return anchors.since();
+        }),
+      "1 ms tick": () =>
+        late(async () => {
+          const ended = await begin();
+          while (words[last] !== value) await Bun.sleep(1);
+          const since = anchors.since();
+          await ended();
+          return since;
+        }),
+    },
+    Math.min(samples, 3),
+    1,
+  );
   clearInterval(hold);
   callback.close();
-  openLibrary().kvf_cuda_test_stream_close(0, stream);
-  await release([gpu, host]);
+  await gpu.unregister();
+  await host.unregister();
   return taken;
 }
 
@@ -529,19 +532,22 @@ async function submission(world: World, samples: number, count: number): Promise
   const at = (layout: LocalLayout, list: Uint32Array): BigUint64Array =>
     BigUint64Array.from(list, (id) => BigInt((layout.regions[0]?.address ?? 0) + id * chunk));
   const table = world.anchors.tables(at(source, ids), at(destination, places));
+  const prepared = world.transport.prepare({ source, destination });
+  const timedStart = async (start: () => PromiseLike<unknown>): Promise<number> => {
+    const begun = Bun.nanoseconds();
+    const transfer = start();
+    const micros = (Bun.nanoseconds() - begun) / 1000;
+    await transfer;
+    return micros;
+  };
   const taken = await alternate(
     {
-      ours: async () => {
-        const begun = Bun.nanoseconds();
-        const transfer = world.transport.transfer(request);
-        const micros = (Bun.nanoseconds() - begun) / 1000;
-        await transfer;
-        return micros;
-      },
+      ours: () => timedStart(() => prepared.run(ids, places)),
       limit: () => world.anchors.batch(table, chunk).submit,
+      "without prepare": () => timedStart(() => world.transport.transfer(request)),
     },
     samples * 5,
-    50,
+    300,
   );
   table.release();
   await source.unregister();
@@ -650,6 +656,8 @@ async function compare(
         figure(world.anchors.kernel(table, chunk, direction === "d2h" ? 16 : 32, 1024), bytes),
     },
     samples,
+    // Short work is compiled by the engine before it is measured.
+    Math.max(3, Math.min(200, Math.round(WARM_BYTES / bytes))),
   );
   if (slow) {
     taken["batched call"] = few(() => figure(world.anchors.batch(table, chunk).micros, bytes));

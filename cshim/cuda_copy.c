@@ -22,7 +22,7 @@ typedef struct submission {
     uint32_t program;
 } submission;
 
-static int32_t check_sides(submission *s, const kvf_program *program, const kvf_nest *nest);
+static int32_t check_sides(submission *s, const kvf_program *program);
 static int32_t copy_rows(submission *s, const kvf_nest *nest, cu_stream stream);
 static int32_t copy_pitched(submission *s, const kvf_nest *nest);
 static int32_t copy_batched(submission *s, const kvf_nest *nest, cu_stream stream);
@@ -146,7 +146,7 @@ static int32_t submit_programs(submission *s) {
         kvf_nest_from(&nest, program);
         s->program = i;
         int32_t status = KVF_OK;
-        if (program->bytes > 0) status = check_sides(s, program, &nest);
+        if (program->bytes > 0) status = check_sides(s, program);
         if (status == KVF_OK) status = queue_waits(s, i, i == 0);
         if (status != KVF_OK) return status;
         const bool on_device = program->src_kind == 1 && program->dst_kind == 1;
@@ -202,8 +202,10 @@ static int32_t complete(submission *s, int32_t status) {
     task->side = lane->side;
     if (status != KVF_OK) strncpy(task->text, kvf_error_text(), sizeof task->text - 1);
     const bool copies = lane->used_copy[0] || lane->used_copy[1];
-    cu_stream last = task->foreign || copies ? lane->side : lane->work;
-    int32_t ended = copies ? join(s) : KVF_OK;
+    /* Marks are called on the side stream: the end comes behind them, or they would find the task gone. */
+    const bool joined = copies || task->marks;
+    cu_stream last = task->foreign || joined ? lane->side : lane->work;
+    int32_t ended = joined ? join(s) : KVF_OK;
     task->last = last;
     const bool flagged = s->device->tuning.look && kvf_task_flag(task);
     kvf_task_started(task);
@@ -235,7 +237,7 @@ static int32_t complete(submission *s, int32_t status) {
 /* ---- what may be touched ---------------------------------------------------------------------------------------- */
 
 /* A kernel that is given a wrong address ends the context for everybody: every base's extent is proven first. */
-static int32_t check_sides(submission *s, const kvf_program *program, const kvf_nest *nest) {
+static int32_t check_sides(submission *s, const kvf_program *program) {
     const uint32_t method = s->task->method;
     const bool kernel = method == KVF_CUDA_METHOD_KERNEL || method == KVF_CUDA_METHOD_BULK || method == KVF_CUDA_METHOD_SLAB;
     const uint32_t kinds[2] = {program->src_kind, program->dst_kind}, devices[2] = {program->src_device, program->dst_device};
@@ -249,7 +251,7 @@ static int32_t check_sides(submission *s, const kvf_program *program, const kvf_
             if (status != KVF_OK) return status;
         } else if (!kernel || (method == KVF_CUDA_METHOD_SLAB && kinds[side] == 0)) continue; /* the driver checks */
         uint64_t low, high;
-        if (!kvf_cuda_knows_side(s->device, nest, side, kinds[side], &low, &high))
+        if (!kvf_cuda_knows_side(s->device, program, side, &low, &high))
             return kvf_refuse(KVF_E_INVALID, "CUDA: program %u: the %s, %llu bytes at 0x%llx, is not %s", s->program, name,
                               (unsigned long long)(high - low), (unsigned long long)low, kinds[side] == 1 ? "memory of this device" : "pinned memory");
     }
@@ -415,8 +417,10 @@ static int32_t launch_part(const kvf_nest *nest, void *argument) {
     }
     /* Not more CTAs than there is work for, and the work spread over all of them. */
     uint32_t threads = how->threads, shared = 0;
-    kvf_kernel kernel = how->bulk ? KVF_KERNEL_BULK : shape == KVF_SHAPE_ROWS ? (width == 16 ? KVF_KERNEL_ROWS_16 : KVF_KERNEL_ROWS_N)
-                                                                             : (width == 16 ? KVF_KERNEL_PIECES_16 : KVF_KERNEL_PIECES_N);
+    static const kvf_kernel rows[5] = {0, KVF_KERNEL_ROWS_16, KVF_KERNEL_ROWS_16X2, 0, KVF_KERNEL_ROWS_16X4};
+    kvf_kernel kernel = how->bulk ? KVF_KERNEL_BULK
+                        : shape == KVF_SHAPE_PIECES ? (width == 16 ? KVF_KERNEL_PIECES_16 : KVF_KERNEL_PIECES_N)
+                        : width == 16 ? rows[kvf_nest_vectors(nest, width)] : KVF_KERNEL_ROWS_N;
     uint64_t per_cta = shape == KVF_SHAPE_ROWS ? threads : threads / 32;
     uint64_t most = (program.units + per_cta - 1) / per_cta;
     uint32_t ctas = most < how->ctas ? (uint32_t)most : how->ctas;
@@ -429,14 +433,24 @@ static int32_t launch_part(const kvf_nest *nest, void *argument) {
     return KVF_OK;
 }
 
+#define FIRST_PAIRS 1024
+
 static int32_t copy_by_kernel(submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
     launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads};
     const uint32_t width = kvf_nest_alignment(nest, false);
     kvf_shape shape = bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
     const uint64_t pairs = KVF_LIST_BYTES / 16; /* three words a pair, and bases beside them */
     if (4 * nest->bases > KVF_LIST_BYTES / 16) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u has too many bases", s->program);
-    if (kvf_nest_units(nest, shape, width, bulk ? s->device->tuning.bulk_stage : KVF_KERNEL_PIECE) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs)
-        return launch_part(nest, &how);
+    if (kvf_nest_units(nest, shape, width, bulk ? s->device->tuning.bulk_stage : KVF_KERNEL_PIECE) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
+        if (nest->pairs < 2 * FIRST_PAIRS) return launch_part(nest, &how);
+        /* Writing long lists takes as long as copying some of what they name: the device starts on the first of them. */
+        kvf_nest part;
+        kvf_nest_pairs(nest, 0, FIRST_PAIRS, &part);
+        int32_t status = launch_part(&part, &how);
+        if (status != KVF_OK) return status;
+        kvf_nest_pairs(nest, FIRST_PAIRS, nest->pairs, &part);
+        return launch_part(&part, &how);
+    }
     if (!s->patient && !s->touched) return KVF_AGAIN; /* several launches may wait for staging in between */
     return kvf_nest_cut(nest, side, (uint64_t)(shape == KVF_SHAPE_ROWS ? width : 1024) << 29, pairs, launch_part, &how);
 }

@@ -29,7 +29,7 @@ static void *watch_thread(void *argument);
 static void *look_thread(void *argument);
 static void poison(kvf_cuda_device *device);
 
-static const char *const kernel_names[KVF_KERNELS] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n",
+static const char *const kernel_names[KVF_KERNELS] = {"kvf_rows_16", "kvf_rows_16x2", "kvf_rows_16x4", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n",
                                                       "kvf_sleep",   "kvf_fault",  "kvf_bulk_16"};
 
 /* ---- the table ----------------------------------------------------------------------------------------------- */
@@ -125,12 +125,12 @@ static void set_tuning(kvf_cuda_tuning *tuning) {
     *tuning = (kvf_cuda_tuning){
         .link_ctas = 16,
         .link_threads = 512,
-        .device_ctas = 4,
+        .device_ctas = 16,
         .device_threads = 512,
         .slab_ctas = 48,
         .slab_threads = 512,
-        .slab_chunk = 8u << 20,
-        .slab_streams = 2,
+        .slab_chunk = 16u << 20,
+        .slab_streams = 1,
         .bulk_ctas = 8,
         .bulk_warps = 4,
         .bulk_stage = 8192,
@@ -202,6 +202,22 @@ static int fitness(const kvf_cuda_device *device, uint32_t arch, uint32_t text) 
     return major == device->major && minor <= device->minor ? 2 + minor : 0;
 }
 
+/* Unpacks an image into memory of its own, with a zero behind it (texts end in one). */
+static void *unpack(const uint32_t *from, uint32_t words, uint32_t bytes) {
+    const uint32_t room = (bytes + 3) / 4;
+    uint32_t *out = calloc(room + 1u, 4);
+    if (!out) return NULL;
+    for (uint32_t at = 0, to = 0; at + 2 <= words;) {
+        const uint32_t plain = from[at], zeros = from[at + 1];
+        if (plain > words - at - 2 || plain > room - to) break; /* never: both sides are ours */
+        memcpy(out + to, from + at + 2, 4 * (size_t)plain);
+        at += 2 + plain;
+        to += plain + zeros;
+        if (to > room) break;
+    }
+    return out;
+}
+
 static int32_t load_kernels(kvf_cuda_device *device) {
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     uint64_t bytes;
@@ -210,12 +226,10 @@ static int32_t load_kernels(kvf_cuda_device *device) {
     const uint32_t *words = (const uint32_t *)(const void *)blob;
     for (int want = 16; want > 0 && !device->module; want--) {
         for (uint32_t i = 0; i < words[0] && !device->module; i++) {
-            const uint32_t *image = words + 1 + 4 * i;
+            const uint32_t *image = words + 1 + 5 * i;
             if (fitness(device, image[0], image[1]) != want) continue;
-            void *copy = malloc(image[3] + 1u); /* texts end in a zero; machine code is its own length */
+            void *copy = unpack(words + image[2] / 4, image[3] / 4, image[4]);
             if (!copy) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for the kernels");
-            memcpy(copy, blob + image[2], image[3]);
-            ((char *)copy)[image[3]] = 0;
             cu_result result = cu->module_load(&device->module, copy);
             free(copy);
             if (result == CU_OUT_OF_MEMORY) return kvf_cuda_failed(device, result, "CUDA: the kernels could not be loaded");

@@ -79,6 +79,8 @@ typedef struct kvf_cuda_tuning {
 
 typedef enum kvf_kernel {
     KVF_KERNEL_ROWS_16,
+    KVF_KERNEL_ROWS_16X2,
+    KVF_KERNEL_ROWS_16X4,
     KVF_KERNEL_ROWS_N,
     KVF_KERNEL_PIECES_16,
     KVF_KERNEL_PIECES_N,
@@ -235,7 +237,7 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
 /* True when [low, high) is device memory that `device` reaches (kind 1), or pinned memory (kind 0). Asks the driver for
  * what is not known. The context is entered. */
 bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind);
-/* The same for the extents of all bases of one side of a nest; *low and *high are the first that is not known. */
-bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_nest *nest, int side, uint32_t kind, uint64_t *low, uint64_t *high);
+/* The same for the extents of all bases of one side of a program; *low and *high are the first that is not known. */
+bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_program *program, int side, uint64_t *low, uint64_t *high);
 
 #endif

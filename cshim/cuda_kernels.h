@@ -1,5 +1,6 @@
-/* cuda_kernels.h - the compiled kernels: a table (count, then architecture, is text, offset, bytes for each image) as
- * 32-bit words, and the images behind it. */
+/* cuda_kernels.h - the compiled kernels: a table (count, then architecture, is text, offset, packed bytes and bytes for
+ * each image) as 32-bit words, and the images behind it, packed as runs of words: how many follow as they are, how many
+ * zeros come behind them. */
 #ifndef KVF_CUDA_KERNELS_H
 #define KVF_CUDA_KERNELS_H
 

@@ -133,26 +133,26 @@ bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32
     return in_table(device, low, high, kind) || driver_knows(device, low, high, kind);
 }
 
-bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_nest *nest, int side, uint32_t kind, uint64_t *low, uint64_t *high) {
-    uint64_t first_low, first_high, r = 0;
-    kvf_nest_extent(nest, side, 0, &first_low, &first_high);
-    const kvf_side *at = &nest->side[side];
+bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_program *program, int side, uint64_t *low, uint64_t *high) {
+    const double *base = side == KVF_SRC ? program->src_base : program->dst_base;
+    const uint32_t kind = side == KVF_SRC ? program->src_kind : program->dst_kind;
+    int64_t from, to;
+    uint64_t r = 0;
+    kvf_program_extent(program, side, &from, &to);
     const region *last = NULL;
     pthread_rwlock_rdlock(&regions_lock); /* once for all bases, which mostly lie in the same region */
-    for (; r < nest->bases; r++) {
-        const uint64_t shift = (uint64_t)(at->base ? (int64_t)at->base[r] - (int64_t)at->base[0] : (int64_t)r * at->base_step);
-        *low = first_low + shift;
-        *high = first_high + shift;
+    for (; r < program->bases; r++) {
+        *low = (uint64_t)((int64_t)base[r] + from);
+        *high = (uint64_t)((int64_t)base[r] + to);
         if (last && *low >= last->start && *high <= last->end) continue;
         uint32_t index = find(*low);
         last = index > 0 && *high <= regions[index - 1].end && serves(&regions[index - 1], device, kind) ? &regions[index - 1] : NULL;
         if (!last) break;
     }
     pthread_rwlock_unlock(&regions_lock);
-    for (; r < nest->bases; r++) { /* what the table does not have */
-        const uint64_t shift = (uint64_t)(at->base ? (int64_t)at->base[r] - (int64_t)at->base[0] : (int64_t)r * at->base_step);
-        *low = first_low + shift;
-        *high = first_high + shift;
+    for (; r < program->bases; r++) { /* what the table does not have */
+        *low = (uint64_t)((int64_t)base[r] + from);
+        *high = (uint64_t)((int64_t)base[r] + to);
         if (!kvf_cuda_knows(device, *low, *high, kind)) return false;
     }
     return true;

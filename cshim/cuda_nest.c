@@ -110,6 +110,9 @@ static void normalise(kvf_nest *nest) {
             nest->side[s].add += side_offset(&nest->side[s], 0);
             nest->side[s].offset = NULL;
             nest->side[s].offset_step = 0;
+            nest->side[s].least = nest->side[s].most = 0;
+            nest->side[s].bits = 0;
+            nest->side[s].bounded = true;
         }
     }
     fuse(nest);
@@ -134,6 +137,12 @@ void kvf_nest_from(kvf_nest *nest, const kvf_program *program) {
     nest->side[KVF_DST].offset = program->dst_offset;
     nest->side[KVF_SRC].run = program->src_run;
     nest->side[KVF_DST].run = program->dst_run;
+    for (int s = 0; s < 2; s++) {
+        nest->side[s].least = program->offset_least[s];
+        nest->side[s].most = program->offset_most[s];
+        nest->side[s].bits = program->offset_bits[s];
+        nest->side[s].bounded = true;
+    }
     if (kvf_nest_bytes(nest) > 0) normalise(nest);
 }
 
@@ -171,43 +180,41 @@ void kvf_nest_order(kvf_nest *nest, int side) {
     fuse(nest);
 }
 
-/* Bounds of everything but the base: relative to add + base(r). */
-static void inner_extent(const kvf_nest *nest, int side, int64_t *low, int64_t *high) {
-    const kvf_side *at = &nest->side[side];
-    int64_t least = INT64_MAX, most = INT64_MIN;
-    for (uint64_t p = 0; p < nest->pairs; p++) {
-        int64_t from = side_offset(at, p), to = from;
-        int64_t last = (int64_t)(nest_run(nest, p) - 1) * at->run;
-        if (last < 0) from += last;
-        else to += last;
-        if (from < least) least = from;
-        if (to > most) most = to;
-        if (!at->offset && p == 0 && !nest->run && nest->pairs > 2) p = nest->pairs - 2; /* even: the ends will do */
+void kvf_program_extent(const kvf_program *program, int side, int64_t *low, int64_t *high) {
+    const int64_t *stride = side == KVF_SRC ? program->src_stride : program->dst_stride;
+    *low = program->reach_least[side];
+    *high = program->reach_most[side];
+    for (uint32_t k = 0; k < program->loops; k++) {
+        int64_t last = (int64_t)(program->count[k] - 1) * stride[k];
+        if (last < 0) *low += last;
+        else *high += last;
     }
-    for (uint32_t k = 0; k < nest->loops; k++) {
-        int64_t last = (int64_t)(nest->count[k] - 1) * at->stride[k];
-        if (last < 0) least += last;
-        else most += last;
-    }
-    *low = least;
-    *high = most + (int64_t)nest->row;
+    *high += (int64_t)program->row_bytes;
 }
 
-void kvf_nest_extent(const kvf_nest *nest, int side, uint64_t base, uint64_t *low, uint64_t *high) {
-    int64_t from, to;
-    inner_extent(nest, side, &from, &to);
-    int64_t start = nest->side[side].add + side_base(&nest->side[side], base);
-    *low = (uint64_t)(start + from);
-    *high = (uint64_t)(start + to);
+/* Fills the bounds of a side's offsets where they are not known. */
+static void bound(const kvf_nest *nest, kvf_side *side) {
+    if (side->bounded) return;
+    side->bounded = true;
+    side->bits = 0;
+    side->least = INT64_MAX;
+    side->most = INT64_MIN;
+    for (uint64_t p = 0; p < nest->pairs; p++) {
+        int64_t offset = side_offset(side, p);
+        side->bits |= (uint64_t)offset;
+        if (offset < side->least) side->least = offset;
+        if (offset > side->most) side->most = offset;
+    }
 }
 
 uint32_t kvf_nest_alignment(const kvf_nest *nest, bool row) {
     uint64_t bits = 16 | (row ? nest->row : 0);
     for (int s = 0; s < 2; s++) {
-        const kvf_side *at = &nest->side[s];
-        bits |= (uint64_t)at->add;
+        kvf_side bounds = nest->side[s];
+        const kvf_side *at = &bounds;
+        bound(nest, &bounds);
+        bits |= (uint64_t)at->add | at->bits;
         for (uint64_t r = 0; r < nest->bases; r++) bits |= (uint64_t)side_base(at, r);
-        for (uint64_t p = 0; p < nest->pairs; p++) bits |= (uint64_t)side_offset(at, p);
         if (nest->run) bits |= (uint64_t)at->run;
         for (uint32_t k = 0; k < nest->loops; k++) bits |= (uint64_t)at->stride[k];
     }
@@ -232,8 +239,21 @@ static void keep_pairs(kvf_nest *part, const kvf_nest *nest, uint64_t from, uint
     if (part->run) part->run += from;
     for (int s = 0; s < 2; s++) {
         if (part->side[s].offset) part->side[s].offset += from;
-        else part->side[s].add += (int64_t)from * part->side[s].offset_step;
+        else {
+            part->side[s].add += (int64_t)from * part->side[s].offset_step;
+            part->side[s].bounded = false;
+        }
     }
+}
+
+void kvf_nest_pairs(const kvf_nest *nest, uint64_t from, uint64_t to, kvf_nest *part) {
+    uint64_t blocks = to - from;
+    if (nest->run) {
+        blocks = 0;
+        for (uint64_t p = from; p < to; p++) blocks += nest->run[p];
+    }
+    keep_pairs(part, nest, from, to, blocks);
+    normalise(part);
 }
 
 static void keep_loop(kvf_nest *part, const kvf_nest *nest, uint32_t k, uint64_t from, uint64_t to) {
@@ -321,7 +341,7 @@ void kvf_nest_slab(const kvf_nest *nest, int side, uint64_t slab, double *offset
     const kvf_side *outside = &nest->side[other];
     kvf_side packed;
     memset(&packed, 0, sizeof packed);
-    packed.add = (int64_t)slab;
+    packed.add = (int64_t)slab; /* its bounds are found when they are needed */
 
     /* The axes of a block, by growing stride on the other side, become the slab's packed order. */
     uint64_t end = nest->row;
@@ -445,7 +465,7 @@ kvf_shape kvf_nest_shape(const kvf_nest *nest, uint32_t width) {
 }
 
 static uint64_t row_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece) {
-    uint32_t unit = shape == KVF_SHAPE_ROWS ? width : piece;
+    uint32_t unit = shape == KVF_SHAPE_ROWS ? width * kvf_nest_vectors(nest, width) : piece;
     return (nest->row + unit - 1) / unit;
 }
 
@@ -453,22 +473,29 @@ uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, u
     return kvf_nest_rows(nest) * row_units(nest, shape, width, piece);
 }
 
-/* The offsets' common unit and their least value, so that each fits 32 bits. */
-static bool fit_offsets(const kvf_nest *nest, int side, int64_t *least, uint32_t *shift) {
-    const kvf_side *at = &nest->side[side];
-    int64_t low = INT64_MAX, high = INT64_MIN;
-    uint64_t bits = 0;
-    for (uint64_t p = 0; p < nest->pairs; p++) {
-        int64_t offset = side_offset(at, p);
-        if (offset < low) low = offset;
-        if (offset > high) high = offset;
-    }
-    for (uint64_t p = 0; p < nest->pairs; p++) bits |= (uint64_t)(side_offset(at, p) - low);
-    *least = low;
+/* The offsets' common unit, so that each fits 32 bits above the least. */
+static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
     *shift = 0;
-    if (bits == 0) return true;
-    *shift = (uint32_t)__builtin_ctzll(bits);
-    return (uint64_t)(high - low) >> *shift <= UINT32_MAX;
+    if (bounds->bits == 0) return true;
+    *shift = (uint32_t)__builtin_ctzll(bounds->bits);
+    return (uint64_t)(bounds->most - bounds->least) >> *shift <= UINT32_MAX;
+}
+
+uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width) {
+    if (width != 16 || nest->row % 16) return 1;
+    const uint64_t vectors = nest->row / 16; /* four lanes or more stay side by side: whole sectors */
+    return vectors % 16 == 0 ? 4 : vectors % 8 == 0 ? 2 : 1;
+}
+
+/* Writes one column of the list of pairs. */
+static void fill_offsets(const kvf_nest *nest, int side, int64_t least, uint32_t shift, uint32_t *at) {
+    const kvf_side *from = &nest->side[side];
+    const double *offset = from->offset;
+    if (offset) {
+        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)offset[p] - least) >> shift);
+    } else {
+        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)p * from->offset_step - least) >> shift);
+    }
 }
 
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
@@ -495,6 +522,7 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
     program->units = (uint32_t)units;
     program->narrow = (uint32_t)__builtin_ctz(width);
     program->piece_bytes = piece;
+    program->span = (uint32_t)(nest->row / kvf_nest_vectors(nest, width));
     program->bases_at = program->runs_at = KVF_KERNEL_NONE;
 
     uint32_t used = 0;
@@ -516,7 +544,10 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
         int64_t least[2];
         uint32_t shift[2];
         for (int s = 0; s < 2; s++) {
-            if (!fit_offsets(nest, s, &least[s], &shift[s]))
+            kvf_side bounds = nest->side[s];
+            bound(nest, &bounds);
+            least[s] = bounds.least;
+            if (!fit_offsets(&bounds, &shift[s]))
                 return kvf_refuse(KVF_E_INVALID, "CUDA: the offsets of %llu pairs span too far for a kernel", (unsigned long long)nest->pairs);
         }
         program->src += (uint64_t)least[KVF_SRC];
@@ -525,9 +556,8 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
         program->dst_shift = shift[KVF_DST];
         program->pairs = (uint32_t)nest->pairs;
         program->pairs_at = used;
-        for (uint64_t p = 0; p < nest->pairs; p++) {
-            for (int s = 0; s < 2; s++) at[used++] = (uint32_t)((uint64_t)(side_offset(&nest->side[s], p) - least[s]) >> shift[s]);
-        }
+        for (int s = 0; s < 2; s++) fill_offsets(nest, s, least[s], shift[s], at + used + s);
+        used += (uint32_t)(2 * nest->pairs);
         if (nest->run) {
             program->runs_at = used;
             program->runs_step = 1;

@@ -25,6 +25,9 @@ typedef struct kvf_side {
     int64_t add;
     int64_t run;
     int64_t stride[KVF_KERNEL_LOOPS];
+    int64_t least, most; /* bounds of the offsets, and all their bits; of a part: those of the whole will do */
+    uint64_t bits;
+    bool bounded;
 } kvf_side;
 
 /* A copy program, or a part of one. Borrows the arrays of its hop. */
@@ -50,8 +53,11 @@ uint64_t kvf_nest_bytes(const kvf_nest *nest);
 /* Sorts the loops so that the innermost has the smallest stride on `side`, then joins what continues on both sides. */
 void kvf_nest_order(kvf_nest *nest, int side);
 
-/* Bounds of the addresses of one base on one side: [*low, *high). */
-void kvf_nest_extent(const kvf_nest *nest, int side, uint64_t base, uint64_t *low, uint64_t *high);
+/* Bounds of a program's addresses on one side, relative to a base: [*low, *high). */
+void kvf_program_extent(const kvf_program *program, int side, int64_t *low, int64_t *high);
+
+/* The part of a nest that pairs [from, to) are. */
+void kvf_nest_pairs(const kvf_nest *nest, uint64_t from, uint64_t to, kvf_nest *part);
 
 /* Greatest power of two, at most 16, that divides every address of the nest, and of the row when `row` is set. */
 uint32_t kvf_nest_alignment(const kvf_nest *nest, bool row);
@@ -87,13 +93,16 @@ void kvf_walk_step(kvf_walk *walk);
 
 typedef enum kvf_shape { KVF_SHAPE_ROWS, KVF_SHAPE_PIECES, KVF_SHAPE_BULK } kvf_shape;
 
+/* Vectors of a short row that one thread moves: 1, 2 or 4. */
+uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width);
+
 /* 32-bit words of lists that a nest needs. */
 uint64_t kvf_nest_words(const kvf_nest *nest);
 
 /* Fills a kernel program for a nest. `lists` has room for kvf_nest_words, and is where the lists go when they do not fit
  * into the program (*external then says so, and the caller sets program->lists). `width` is the access width in bytes;
  * `side` the side on which neighbouring units should be neighbours in memory.
- * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. */
+ * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. In the shape of rows with kvf_nest_vectors above 1 the kernel must be that of as many vectors. */
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
                          kvf_kernel_program *program);
 

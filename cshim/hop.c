@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "status.h"
 
@@ -28,34 +31,72 @@ static bool natural(double value, uint64_t *out) {
     return true;
 }
 
-/* Smallest and largest of an array of whole numbers; false when one of them is none. The loop has four lanes, for it
- * runs over every block of a hop. */
-static bool bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most) {
-    double low[4], high[4];
-    bool bad = false;
-    for (int lane = 0; lane < 4; lane++) low[lane] = high[lane] = values[0];
-    uint64_t k = 0;
-    for (; k + 4 <= count; k += 4)
-        for (int lane = 0; lane < 4; lane++) {
-            double value = values[k + (uint64_t)lane];
-            /* Out of range conversions are undefined, so the value is clamped first; a NaN fails both comparisons. */
-            double tame = value >= -(double)MOST && value <= (double)MOST ? value : 0.5;
-            bad |= (double)(int64_t)tame != tame;
-            low[lane] = tame < low[lane] ? tame : low[lane];
-            high[lane] = tame > high[lane] ? tame : high[lane];
-        }
-    for (; k < count; k++) {
+/* Smallest and largest of an array of whole numbers and all their bits or-ed; false when one of them is none. Runs over
+ * every block of a hop: whole numbers up to 2^51 are told by adding and taking away 1.5 x 2^52, whose last mantissa bit
+ * counts ones, two at a time (what every processor has); anything else is looked at singly. */
+typedef double pair __attribute__((vector_size(16)));
+typedef int64_t pair_bits __attribute__((vector_size(16)));
+#define ROUNDER 0x1.8p52
+#define HALF_MOST 0x1p51
+#define LANES 4
+
+typedef struct bounds {
+    pair low, high;
+    pair_bits good, all;
+} bounds;
+
+static inline void bound_two(bounds *b, const double *at) {
+    const pair rounder = {ROUNDER, ROUNDER}, limit = {HALF_MOST, HALF_MOST};
+    pair value;
+    memcpy(&value, at, sizeof value);
+    const pair sum = value + rounder;
+    b->good &= (sum - rounder == value) & (value <= limit) & (value >= -limit);
+    b->all |= (pair_bits)sum - (pair_bits)rounder;
+#if defined(__SSE2__)
+    b->low = _mm_min_pd(value, b->low);
+    b->high = _mm_max_pd(value, b->high);
+#else
+    const pair_bits below = value < b->low, above = value > b->high;
+    b->low = (pair)((below & (pair_bits)value) | (~below & (pair_bits)b->low));
+    b->high = (pair)((above & (pair_bits)value) | (~above & (pair_bits)b->high));
+#endif
+}
+
+static bool slow_bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most, uint64_t *bits) {
+    for (uint64_t k = 0; k < count; k++) {
         int64_t value;
-        bad |= !whole(values[k], &value);
-        low[0] = values[k] < low[0] ? values[k] : low[0];
-        high[0] = values[k] > high[0] ? values[k] : high[0];
+        if (!whole(values[k], &value)) return false;
+        if (k == 0 || value < *least) *least = value;
+        if (k == 0 || value > *most) *most = value;
+        *bits |= (uint64_t)value;
     }
-    if (bad) return false;
-    for (int lane = 1; lane < 4; lane++) {
-        low[0] = low[lane] < low[0] ? low[lane] : low[0];
-        high[0] = high[lane] > high[0] ? high[lane] : high[0];
+    return true;
+}
+
+static bool bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most, uint64_t *bits) {
+    *bits = 0;
+    if (count < 2 * LANES) return slow_bounds_of(values, count, least, most, bits);
+    bounds lane[LANES]; /* each waits for its own last step only */
+    for (int i = 0; i < LANES; i++) lane[i] = (bounds){{values[0], values[0]}, {values[0], values[0]}, {-1, -1}, {0, 0}};
+    for (uint64_t k = 0; k < count; k += 2 * LANES) {
+        const double *at = values + (k + 2 * LANES <= count ? k : count - 2 * LANES);
+        for (int i = 0; i < LANES; i++) bound_two(&lane[i], at + 2 * i);
     }
-    return whole(low[0], least) && whole(high[0], most);
+    double low = values[0], high = values[0];
+    pair_bits good = {-1, -1}, all = {0, 0};
+    for (int i = 0; i < LANES; i++) {
+        good &= lane[i].good;
+        all |= lane[i].all;
+        for (int k = 0; k < 2; k++) {
+            if (lane[i].low[k] < low) low = lane[i].low[k];
+            if (lane[i].high[k] > high) high = lane[i].high[k];
+        }
+    }
+    if (!(good[0] && good[1])) return slow_bounds_of(values, count, least, most, bits);
+    *least = (int64_t)low;
+    *most = (int64_t)high;
+    *bits = (uint64_t)(all[0] | all[1]);
+    return true;
 }
 
 /* ---- one program --------------------------------------------------------------------------------------------- */
@@ -82,9 +123,8 @@ static const double *array_at(const kvf_hop *hop, uint64_t at, uint64_t count) {
     return hop->words + at;
 }
 
-/* Sums the runs and widens the extents of the two sides by each pair's. */
-static bool sum_runs(kvf_program *program, span *src, span *dst) {
-    span source = {(wide)MOST * 4, -(wide)MOST * 4}, target = source;
+/* Sums the runs and finds how far the two sides reach with them. */
+static bool sum_runs(kvf_program *program) {
     uint64_t sum = 0;
     uint32_t longest = 0;
     for (uint64_t p = 0; p < program->pairs; p++) {
@@ -112,14 +152,10 @@ static bool sum_runs(kvf_program *program, span *src, span *dst) {
         if (from > dst_high) dst_high = from;
         if (to > dst_high) dst_high = to;
     }
-    source.low = src_low;
-    source.high = src_high;
-    target.low = dst_low;
-    target.high = dst_high;
-    src->low += source.low;
-    src->high += source.high;
-    dst->low += target.low;
-    dst->high += target.high;
+    program->reach_least[0] = src_low;
+    program->reach_most[0] = src_high;
+    program->reach_least[1] = dst_low;
+    program->reach_most[1] = dst_high;
     return true;
 }
 
@@ -170,24 +206,29 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
         return malformed(index, "an array lies outside the block");
 
     int64_t low, high;
-    if (!bounds_of(program->src_base, program->bases, &low, &high)) return malformed(index, "source bases");
+    uint64_t bits;
+    if (!bounds_of(program->src_base, program->bases, &low, &high, &bits)) return malformed(index, "source bases");
     src.low += low;
     src.high += high;
-    if (!bounds_of(program->dst_base, program->bases, &low, &high)) return malformed(index, "destination bases");
+    if (!bounds_of(program->dst_base, program->bases, &low, &high, &bits)) return malformed(index, "destination bases");
     dst.low += low;
     dst.high += high;
-    int64_t dst_low, dst_high;
-    if (!bounds_of(program->src_offset, program->pairs, &low, &high)) return malformed(index, "source offsets");
-    if (!bounds_of(program->dst_offset, program->pairs, &dst_low, &dst_high)) return malformed(index, "destination offsets");
+    int64_t *least = program->offset_least, *most = program->offset_most;
+    if (!bounds_of(program->src_offset, program->pairs, &least[0], &most[0], &program->offset_bits[0])) return malformed(index, "source offsets");
+    if (!bounds_of(program->dst_offset, program->pairs, &least[1], &most[1], &program->offset_bits[1])) return malformed(index, "destination offsets");
     if (program->run) {
-        if (!sum_runs(program, &src, &dst)) return malformed(index, "runs");
+        if (!sum_runs(program)) return malformed(index, "runs");
     } else {
         program->blocks = program->pairs;
-        src.low += low;
-        src.high += high;
-        dst.low += dst_low;
-        dst.high += dst_high;
+        for (int side = 0; side < 2; side++) {
+            program->reach_least[side] = least[side];
+            program->reach_most[side] = most[side];
+        }
     }
+    src.low += program->reach_least[0];
+    src.high += program->reach_most[0];
+    dst.low += program->reach_least[1];
+    dst.high += program->reach_most[1];
     if (!in_memory(&src, program->src_kind)) return malformed(index, "source addresses outside 1 to 2^53");
     if (!in_memory(&dst, program->dst_kind)) return malformed(index, "destination addresses outside 1 to 2^53");
 

@@ -35,6 +35,11 @@ typedef struct kvf_program {
     const double *src_offset;
     const double *dst_offset;
     const uint32_t *run;     /* NULL: every run is 1 */
+    int64_t offset_least[2]; /* bounds of the offsets, source and destination; with the runs behind them */
+    int64_t offset_most[2];
+    int64_t reach_least[2];
+    int64_t reach_most[2];
+    uint64_t offset_bits[2]; /* all offsets' bits, or-ed */
     uint64_t blocks;         /* sum of runs: blocks of one base */
     uint64_t rows_per_block; /* product of the loop counts */
     uint64_t rows;           /* bases x blocks x rows_per_block */

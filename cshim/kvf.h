@@ -333,13 +333,14 @@ KVF_API int32_t kvf_neighbour_close(kvf_word neighbour);
 
 #define KVF_NEIGHBOUR_READ_ONLY 1u /* map it so that this process cannot write */
 #define KVF_NEIGHBOUR_KEEP 2u      /* leave the descriptor open */
+#define KVF_NEIGHBOUR_OWN 4u       /* a file of this process's caller: any file of at least that size will do */
 
 /* Maps all of a memory file that another process handed over, after looking at it: it must be a file in memory of
  * exactly `bytes` bytes, sealed against shrinking. out[0] = address, out[1] = mapped bytes. The descriptor is closed in any
  * case, unless KEEP is set. Given back by kvf_memory_unmap. */
 KVF_API int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, double *out);
 /* Looks at a descriptor that a caller gave: seals it against shrinking where it can be. out[0] = bytes of the file,
- * out[1] = 1 when it can no more shrink. */
+ * out[1] = 1 when it can no more shrink, out[2] = a descriptor of our own for the same open file. */
 KVF_API int32_t kvf_neighbour_inspect(int32_t descriptor, double *out);
 
 /* ---- files -----------------------------------------------------------------------------------------------------

@@ -16,10 +16,15 @@
 #define HUGE_FROM ((uint64_t)4 << 20)
 #define MOST_BYTES ((uint64_t)1 << 53)
 
-/* A file in memory of exactly that size that can no more shrink: then no access to the mapping can ever fail. */
-static int32_t look(int descriptor, uint64_t bytes) {
+/* A file in memory of exactly that size that can no more shrink: then no access to the mapping can ever fail. Of a file
+ * of its own a caller must know that itself. */
+static int32_t look(int descriptor, uint64_t bytes, bool own) {
     struct stat found;
     if (fstat(descriptor, &found) != 0) return kvf_refuse_errno(errno, "the descriptor that was handed over");
+    if (own)
+        return S_ISREG(found.st_mode) && (uint64_t)found.st_size >= bytes
+                   ? KVF_OK
+                   : kvf_refuse(KVF_E_INVALID, "descriptor %d is no file of %llu bytes or more", descriptor, (unsigned long long)bytes);
     int seals = fcntl(descriptor, F_GET_SEALS);
     if (!S_ISREG(found.st_mode) || seals < 0) return kvf_refuse(KVF_E_INVALID, "what was handed over is no memory file");
     if ((uint64_t)found.st_size != bytes)
@@ -53,9 +58,9 @@ static void *map_whole(int descriptor, uint64_t bytes, int rights) {
 int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, double *out) {
     if (descriptor < 0) return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: no descriptor");
     int32_t status = KVF_OK;
-    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_NEIGHBOUR_READ_ONLY | KVF_NEIGHBOUR_KEEP)))
+    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_NEIGHBOUR_READ_ONLY | KVF_NEIGHBOUR_KEEP | KVF_NEIGHBOUR_OWN)))
         status = kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: %llu bytes, flags %u", (unsigned long long)bytes, flags);
-    if (status == KVF_OK) status = look(descriptor, bytes);
+    if (status == KVF_OK) status = look(descriptor, bytes, (flags & KVF_NEIGHBOUR_OWN) != 0);
     if (status == KVF_OK) {
         int rights = flags & KVF_NEIGHBOUR_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
         void *mapped = map_whole(descriptor, bytes, rights);
@@ -83,5 +88,8 @@ int32_t kvf_neighbour_inspect(int32_t descriptor, double *out) {
     if (fstat(descriptor, &found) != 0) return kvf_refuse_errno(errno, "descriptor %d", descriptor);
     out[0] = (double)found.st_size;
     out[1] = seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+    int own = fcntl(descriptor, F_DUPFD_CLOEXEC, 3);
+    if (own < 0) return kvf_refuse_errno(errno, "a descriptor for the same file as %d", descriptor);
+    out[2] = own;
     return KVF_OK;
 }

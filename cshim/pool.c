@@ -13,6 +13,8 @@
 /* A thread that ran out of work looks for more so long before it sleeps: being woken costs both sides several
  * microseconds, and a job often follows another. One thread at a time does so. */
 #define LOOK_NANOS 30000u
+/* Items of a task from which on two sleeping threads are woken at once. */
+#define WAKE_TWO_ITEMS 8u
 
 typedef struct pool {
     pthread_mutex_t lock;
@@ -75,7 +77,7 @@ static kvf_task *claim(pool *self, uint64_t *index) {
             *index = task->claimed++;
             task->active++;
             if (task->claimed < task->items) append(self, task);
-            /* Each thread wakes one more, so that submitting costs at most one wake-up whatever the width. */
+            /* Each thread wakes one more, so that submitting costs two wake-ups at most, whatever the width. */
             if (self->idle > 0 && !self->looking && wanted(self)) pthread_cond_signal(&self->work);
             return task;
         }
@@ -155,8 +157,11 @@ int32_t kvf_pool_submit(kvf_task *task) {
         append(self, task);
         __atomic_store_n(&self->submitted, self->submitted + 1, __ATOMIC_RELAXED);
         bool wake = self->idle > 0 && !self->looking;
+        /* For large work the second thread is not left to the first: that one may take as long again to wake up. */
+        bool wake_second = threads > 1 && task->items >= WAKE_TWO_ITEMS && self->idle > (wake ? 1u : 0u);
         pthread_mutex_unlock(&self->lock);
         if (wake) pthread_cond_signal(&self->work);
+        if (wake_second) pthread_cond_signal(&self->work);
     }
     pthread_mutex_unlock(&pool_lock);
     return status;

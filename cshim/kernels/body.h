@@ -18,11 +18,13 @@
 #define KVF_UNROLL _Pragma("unroll")
 #define KVF_ROLL _Pragma("unroll 1")
 typedef kvf_u64 uintptr_t;
+#define KVF_BLANK
 #else
 #include <string.h>
 #define KVF_DEVICE static inline
 #define KVF_UNROLL
 #define KVF_ROLL
+#define KVF_BLANK = {0} /* a host compiler cannot see that what was not loaded is not stored */
 #endif
 
 /* ---- addresses ----------------------------------------------------------------------------------------------- */
@@ -128,6 +130,7 @@ KVF_DEVICE void kvf_list4(const kvf_u32 *at, kvf_u64 *a, kvf_u64 *b) {
     }
 
 KVF_LOCATE(1)
+KVF_LOCATE(2)
 KVF_LOCATE(4)
 
 /* ---- vectors ------------------------------------------------------------------------------------------------- */
@@ -185,47 +188,55 @@ KVF_DEVICE void kvf_bytes(kvf_u64 dst, kvf_u64 src, kvf_u32 bytes) {
     for (kvf_u32 i = 0; i < bytes; i++) KVF_ACCESS(unsigned char, dst + i) = KVF_ACCESS(unsigned char, src + i);
 }
 
-/* ---- short rows ---------------------------------------------------------------------------------------------- */
+/* ---- short rows ----------------------------------------------------------------------------------------------
+ * D rows are found at once, and F vectors are moved of each: vectors `span` bytes apart, so that the lanes of a row still
+ * touch whole sectors. F > 1 only for rows of a multiple of F vectors.
+ */
 
-#define KVF_ROWS_UNROLL 4
-
-#define KVF_ROWS(W, SHIFT)                                                                                           \
-    KVF_DEVICE void kvf_rows##W(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
-        const kvf_u32 units = p->units, row_bytes = (kvf_u32)p->row_bytes, narrow = p->narrow;                       \
-        const kvf_u64 reach = (kvf_u64)threads * KVF_ROWS_UNROLL;                                                    \
+#define KVF_ROWS(NAME, W, SHIFT, D, F)                                                                               \
+    KVF_DEVICE void kvf_rows##NAME(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
+        const kvf_u32 units = p->units, row_bytes = (kvf_u32)p->row_bytes, narrow = p->narrow, span = p->span;       \
+        const kvf_u64 reach = (kvf_u64)threads * D;                                                                  \
+        (void)narrow;                                                                                                \
         for (kvf_u64 first = cta * reach + thread; first < units; first += ctas * reach) {                           \
-            kvf_v##W v[KVF_ROWS_UNROLL];                                                                             \
-            kvf_u64 src[KVF_ROWS_UNROLL], dst[KVF_ROWS_UNROLL];                                                      \
-            kvf_u32 row[KVF_ROWS_UNROLL], at[KVF_ROWS_UNROLL];                                                       \
+            kvf_v##W v[D * F] KVF_BLANK;                                                                             \
+            kvf_u64 src[D], dst[D];                                                                                  \
+            kvf_u32 row[D], at[D];                                                                                   \
             KVF_UNROLL                                                                                               \
-            for (int j = 0; j < KVF_ROWS_UNROLL; j++) {                                                              \
+            for (int j = 0; j < D; j++) {                                                                            \
                 kvf_u64 n = first + (kvf_u64)j * threads;                                                            \
                 kvf_u32 unit = n < units ? (kvf_u32)n : units - 1;                                                   \
                 row[j] = kvf_divide(unit, p->pieces);                                                                \
                 at[j] = n < units ? (unit - row[j] * p->pieces.by) << (SHIFT) : row_bytes;                           \
             }                                                                                                        \
-            kvf_locate4(p, row, src, dst);                                                                           \
+            kvf_locate##D(p, row, src, dst);                                                                         \
             KVF_UNROLL                                                                                               \
-            for (int j = 0; j < KVF_ROWS_UNROLL; j++)                                                                \
-                if (at[j] + (1u << (SHIFT)) <= row_bytes) kvf_load##W(&v[j], src[j] + at[j], narrow);                \
+            for (int j = 0; j < D; j++)                                                                              \
+                if (at[j] + (1u << (SHIFT)) <= row_bytes) {                                                          \
+                    KVF_UNROLL                                                                                       \
+                    for (kvf_u32 f = 0; f < F; f++) kvf_load##W(&v[j * F + f], src[j] + at[j] + f * span, narrow);   \
+                }                                                                                                    \
             KVF_UNROLL                                                                                               \
-            for (int j = 0; j < KVF_ROWS_UNROLL; j++)                                                                \
-                if (at[j] + (1u << (SHIFT)) <= row_bytes) kvf_store##W(dst[j] + at[j], &v[j], narrow);               \
-            if (row_bytes & ((1u << (SHIFT)) - 1)) {                                                                 \
+            for (int j = 0; j < D; j++)                                                                              \
+                if (at[j] + (1u << (SHIFT)) <= row_bytes) {                                                          \
+                    KVF_UNROLL                                                                                       \
+                    for (kvf_u32 f = 0; f < F; f++) kvf_store##W(dst[j] + at[j] + f * span, &v[j * F + f], narrow);  \
+                }                                                                                                    \
+            if (F == 1 && (row_bytes & ((1u << (SHIFT)) - 1))) {                                                     \
                 KVF_UNROLL                                                                                           \
-                for (int j = 0; j < KVF_ROWS_UNROLL; j++)                                                            \
+                for (int j = 0; j < D; j++)                                                                          \
                     if (at[j] < row_bytes && at[j] + (1u << (SHIFT)) > row_bytes)                                    \
                         kvf_bytes(dst[j] + at[j], src[j] + at[j], row_bytes - at[j]);                                \
             }                                                                                                        \
         }                                                                                                            \
     }
 
-KVF_ROWS(16, 4)
-KVF_ROWS(n, narrow)
+KVF_ROWS(16, 16, 4, 4, 1)
+KVF_ROWS(16x2, 16, 4, 4, 2)
+KVF_ROWS(16x4, 16, 4, 2, 4)
+KVF_ROWS(n, n, narrow, 2, 1)
 
 /* ---- long rows ----------------------------------------------------------------------------------------------- */
-
-#define KVF_PIECES_UNROLL 4
 
 /* The piece that unit `n` stands for; returns its bytes. */
 KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *src, kvf_u64 *dst) {
@@ -238,7 +249,7 @@ KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *sr
     return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
 }
 
-#define KVF_PIECES(W, SHIFT)                                                                                           \
+#define KVF_PIECES(W, SHIFT, U)                                                                                           \
     KVF_DEVICE void kvf_pieces##W(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
         const kvf_u32 units = p->units, narrow = p->narrow;                                                            \
         const kvf_u32 lane = thread & 31u, warps = threads >> 5;                                                       \
@@ -247,13 +258,13 @@ KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *sr
             const kvf_u32 bytes = kvf_piece(p, (kvf_u32)n, &src, &dst);                                                \
             const kvf_u32 vectors = bytes >> (SHIFT);                                                                  \
             KVF_ROLL                                                                                                   \
-            for (kvf_u32 i = lane; i < vectors; i += 32 * KVF_PIECES_UNROLL) {                                         \
-                kvf_v##W v[KVF_PIECES_UNROLL];                                                                         \
+            for (kvf_u32 i = lane; i < vectors; i += 32 * U) {                                         \
+                kvf_v##W v[U] KVF_BLANK;                                                                         \
                 KVF_UNROLL                                                                                             \
-                for (kvf_u32 j = 0; j < KVF_PIECES_UNROLL; j++)                                                        \
+                for (kvf_u32 j = 0; j < U; j++)                                                        \
                     if (i + 32 * j < vectors) kvf_load##W(&v[j], src + ((kvf_u64)(i + 32 * j) << (SHIFT)), narrow);    \
                 KVF_UNROLL                                                                                             \
-                for (kvf_u32 j = 0; j < KVF_PIECES_UNROLL; j++)                                                        \
+                for (kvf_u32 j = 0; j < U; j++)                                                        \
                     if (i + 32 * j < vectors) kvf_store##W(dst + ((kvf_u64)(i + 32 * j) << (SHIFT)), &v[j], narrow);   \
             }                                                                                                          \
             const kvf_u32 end = vectors << (SHIFT);                                                                    \
@@ -261,8 +272,8 @@ KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *sr
         }                                                                                                              \
     }
 
-KVF_PIECES(16, 4)
-KVF_PIECES(n, narrow)
+KVF_PIECES(16, 4, 4)
+KVF_PIECES(n, narrow, 2)
 
 /* ---- bulk copies ---------------------------------------------------------------------------------------------
  * One thread of each warp moves pieces through a ring of stages in shared memory with the bulk copy engine: a piece is

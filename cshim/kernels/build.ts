@@ -23,7 +23,9 @@ const folder = import.meta.dir;
 const hash = sourceHash();
 if (Bun.argv.includes("--check")) {
   const stands = recordedHash();
-  console.error(stands === hash ? `kernels: up to date (${hash})` : `kernels: made from ${stands}, sources are ${hash}`);
+  console.error(
+    stands === hash ? `kernels: up to date (${hash})` : `kernels: made from ${stands}, sources are ${hash}`,
+  );
   process.exit(stands === hash ? 0 : 1);
 }
 build();
@@ -37,23 +39,46 @@ function build(): void {
   const blob = pack(images);
   writeFileSync(join(folder, "embedded.bin"), blob);
   writeFileSync(join(folder, "embedded.h"), header(blob.length));
-  for (const image of images) console.error(`${image.text ? "compute" : "sm"}_${image.arch}: ${image.bytes.length} bytes`);
+  for (const image of images)
+    console.error(`${image.text ? "compute" : "sm"}_${image.arch}: ${image.bytes.length} bytes`);
   console.error(`embedded.bin: ${blob.length} bytes, sources ${hash}`);
 }
 
-/** Images one after the other on 16-byte bounds behind a table: count, then (arch, is text, offset, bytes) each. */
+/**
+ * Images one after the other behind a table: count, then (arch, is text, offset, packed bytes, bytes) each, all 32-bit
+ * words. An image is packed as runs of words: how many follow as they are, how many zeros come behind them; machine code
+ * is a quarter zeros.
+ */
 function pack(images: readonly { arch: number; text: number; bytes: Uint8Array }[]): Uint8Array {
-  const align = (n: number): number => Math.ceil(n / 16) * 16;
-  let end = align(4 + 16 * images.length);
+  const packed = images.map((image) => packZeros(image.bytes));
+  let end = 4 * (1 + 5 * images.length);
   const table = [images.length];
-  for (const image of images) {
-    table.push(image.arch, image.text, end, image.bytes.length);
-    end = align(end + image.bytes.length);
-  }
+  images.forEach((image, i) => {
+    const bytes = packed[i]?.byteLength ?? 0;
+    table.push(image.arch, image.text, end, bytes, image.bytes.length);
+    end += bytes;
+  });
   const blob = new Uint8Array(end);
   new Uint32Array(blob.buffer, 0, table.length).set(table);
-  images.forEach((image, i) => blob.set(image.bytes, table[1 + 4 * i + 2]));
+  packed.forEach((words, i) => {
+    blob.set(new Uint8Array(words.buffer, 0, words.byteLength), table[1 + 5 * i + 2]);
+  });
   return blob;
+}
+
+function packZeros(bytes: Uint8Array): Uint32Array {
+  const words = new Uint32Array(Math.ceil(bytes.length / 4));
+  new Uint8Array(words.buffer).set(bytes);
+  const out: number[] = [];
+  for (let at = 0; at < words.length; ) {
+    let zeros = at;
+    while (zeros < words.length && !(words[zeros] === 0 && words[zeros + 1] === 0 && words[zeros + 2] === 0)) zeros++;
+    let next = zeros;
+    while (next < words.length && words[next] === 0) next++;
+    out.push(zeros - at, next - zeros, ...words.subarray(at, zeros));
+    at = next;
+  }
+  return Uint32Array.from(out);
 }
 
 function header(bytes: number): string {
@@ -79,7 +104,9 @@ function sourceHash(): string {
 
 function recordedHash(): string {
   const path = join(folder, "embedded.h");
-  return existsSync(path) ? (/KVF_KERNELS_HASH "([0-9a-f]*)"/.exec(readFileSync(path, "utf8"))?.[1] ?? "nothing") : "nothing";
+  return existsSync(path)
+    ? (/KVF_KERNELS_HASH "([0-9a-f]*)"/.exec(readFileSync(path, "utf8"))?.[1] ?? "nothing")
+    : "nothing";
 }
 
 /** Returns the folder that holds libnvrtc.so.12, fetching it when it is not there yet. */
@@ -120,13 +147,23 @@ function openCompiler(libraries: string): (arch: number, text: boolean) => Uint8
   return (arch, asText) => {
     const word = new BigUint64Array(new ArrayBuffer(8));
     check(
-      nvrtc.nvrtcCreateProgram(word, kept.source, terminated("copy.cu"), headers.length, addresses(kept.bodies), addresses(kept.names)),
+      nvrtc.nvrtcCreateProgram(
+        word,
+        kept.source,
+        terminated("copy.cu"),
+        headers.length,
+        addresses(kept.bodies),
+        addresses(kept.names),
+      ),
       "create",
     );
     const program = Number(word[0]) as Pointer;
-    const options = [`--gpu-architecture=${asText ? "compute" : "sm"}_${arch}`, "--std=c++17", "-default-device", "--restrict"].map(
-      terminated,
-    );
+    const options = [
+      `--gpu-architecture=${asText ? "compute" : "sm"}_${arch}`,
+      "--std=c++17",
+      "-default-device",
+      "--restrict",
+    ].map(terminated);
     const status = nvrtc.nvrtcCompileProgram(program, options.length, addresses(options));
     const log = take(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program, "log");
     if (log.length > 1) console.error(new TextDecoder().decode(log));

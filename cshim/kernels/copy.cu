@@ -1,16 +1,17 @@
 /* copy.cu - the kernels' entries. One parameter each: the program, by value. */
 #include "body.h"
 
-#define KVF_ENTRIES(W)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(512, 2) kvf_rows_##W(const __grid_constant__ kvf_kernel_program p) {    \
-        kvf_rows##W(&p, blockIdx.x, gridDim.x, threadIdx.x, blockDim.x);                                              \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(512) kvf_pieces_##W(const __grid_constant__ kvf_kernel_program p) {  \
-        kvf_pieces##W(&p, blockIdx.x, gridDim.x, threadIdx.x, blockDim.x);                                            \
+#define KVF_ENTRY(NAME, BODY, ...)                                                                             \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) NAME(const __grid_constant__ kvf_kernel_program p) { \
+        BODY(&p, blockIdx.x, gridDim.x, threadIdx.x, blockDim.x);                                              \
     }
 
-KVF_ENTRIES(16)
-KVF_ENTRIES(n)
+KVF_ENTRY(kvf_rows_16, kvf_rows16, 512, 2)
+KVF_ENTRY(kvf_rows_16x2, kvf_rows16x2, 512, 2)
+KVF_ENTRY(kvf_rows_16x4, kvf_rows16x4, 512, 2)
+KVF_ENTRY(kvf_rows_n, kvf_rowsn, 512, 2)
+KVF_ENTRY(kvf_pieces_16, kvf_pieces16, 512)
+KVF_ENTRY(kvf_pieces_n, kvf_piecesn, 512)
 
 #if __CUDA_ARCH__ >= 900
 extern "C" __global__ void __launch_bounds__(256) kvf_bulk_16(const __grid_constant__ kvf_kernel_program p) {

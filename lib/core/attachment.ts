@@ -1,4 +1,4 @@
-import type { Attachment } from "./layout.ts";
+import type { Attachment, Storage } from "./layout.ts";
 
 /**
  * Memory of this process.
@@ -13,9 +13,10 @@ export function ownAddresses(bases: Float64Array): Attachment {
  * A neighbour's memory at the addresses where this process mapped it.
  *
  * @param bases - One address of this process for each region; kept, not copied.
+ * @param storage - What the memory is to this process, where that differs from what it is to its owner.
  */
-export function mappedAddresses(bases: Float64Array): Attachment {
-  return { kind: "addresses", bases, origin: "mapped" };
+export function mappedAddresses(bases: Float64Array, storage?: Storage): Attachment {
+  return { kind: "addresses", bases, origin: "mapped", ...(storage === undefined ? undefined : { storage }) };
 }
 
 /**
@@ -33,9 +34,10 @@ export function openFile(file: number, bases: Float64Array): Attachment {
  *
  * @param agent - The peer agent's name on NIXL's wire.
  * @param bases - One address of the peer for each region; kept, not copied.
+ * @param unmapped - Why the bytes have no address in this process: a sentence.
  */
-export function throughNixl(agent: string, bases: Float64Array): Attachment {
-  return { kind: "nixl", agent, bases };
+export function throughNixl(agent: string, bases: Float64Array, unmapped?: string): Attachment {
+  return { kind: "nixl", agent, bases, ...(unmapped === undefined ? undefined : { unmapped }) };
 }
 
 /**

@@ -26,6 +26,7 @@ export interface GpuWork {
 const MOST_BASES = 4_096;
 const BULK_ALIGNMENT = 16;
 const MOST_PITCH = 2 ** 31 - 1;
+const LONG_RUN = 4 * 2 ** 20;
 
 /**
  * Describes a hop's programs for the cost model of CUDA copies.
@@ -168,6 +169,8 @@ function hostRunOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted
     if ((side === 0 ? program.srcRunStride : program.dstRunStride) !== run) return run;
     return program.bytes / program.pairs;
   }
+  // Longer runs make no difference to the speed of a copy.
+  if (run >= LONG_RUN) return run;
   return run / (1 - shareOfNeighbours(side === 0 ? program.srcOffset : program.dstOffset, run));
 }
 
@@ -180,21 +183,19 @@ function shareOfNeighbours(offsets: Float64Array, block: number): number {
 }
 
 function isAligned(program: CopyProgram): boolean {
-  const even = (value: number): boolean => value % BULK_ALIGNMENT === 0;
-  const all = (values: Float64Array | readonly number[]): boolean => {
-    for (const value of values) if (!even(value)) return false;
-    return true;
-  };
-  return (
-    even(program.rowBytes) &&
-    all(program.srcStride) &&
-    all(program.dstStride) &&
-    (program.run === null || (even(program.srcRunStride) && even(program.dstRunStride))) &&
-    all(program.srcBase) &&
-    all(program.dstBase) &&
-    all(program.srcOffset) &&
-    all(program.dstOffset)
-  );
+  let bits = program.rowBytes;
+  if (program.run !== null) bits |= program.srcRunStride | program.dstRunStride;
+  bits |= lowBits(program.srcStride) | lowBits(program.dstStride);
+  bits |= lowBits(program.srcBase) | lowBits(program.dstBase);
+  bits |= lowBits(program.srcOffset) | lowBits(program.dstOffset);
+  return (bits & (BULK_ALIGNMENT - 1)) === 0;
+}
+
+/** The low bits of all values together: a bit is set where one of them has it. Exact for safe integers. */
+function lowBits(values: Float64Array | readonly number[]): number {
+  let bits = 0;
+  for (let index = 0; index < values.length; index++) bits |= values[index] as number; // in bounds
+  return bits;
 }
 
 /** The step of evenly spaced numbers, or null. */

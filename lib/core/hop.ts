@@ -61,9 +61,11 @@ export function buildHop(
 ): Hop | null {
   const { route, members, steps } = way;
   const programs: CopyProgram[] = [];
+  const names: string[] = [];
   let before = 0;
   const add = (index: number, program: CopyProgram): void => {
     programs.push(program);
+    names.push(prepared.components[index]?.pair.name ?? "");
     byComponent[index]?.push(program);
   };
   if (steps === null) {
@@ -111,6 +113,7 @@ export function buildHop(
     op: route.op,
     agent: route.agent,
     programs,
+    ...(route.executor === "staged" && route.agent !== null ? { components: names } : undefined),
     bytes,
     descriptorsBefore: before,
     descriptorsAfter: after,

@@ -115,6 +115,6 @@ export type {
   NixlTransportProfile,
   RatePoint,
 } from "./profile.ts";
-export { defaultProfile, rateAt } from "./profile.ts";
+export { cudaProfileOf, defaultProfile, hopperCuda, rateAt, unknownCuda } from "./profile.ts";
 export type { Place, PlanEnvironment, Reach, Route, RouteRule } from "./route.ts";
 export { findRoute, placeOf, ROUTES } from "./route.ts";

@@ -1,6 +1,7 @@
 import type { ResolvedConfig } from "./config.ts";
 import type { Attachment, ComponentRecord } from "./layout.ts";
 import { refusal } from "./refuse.ts";
+import type { StridedView } from "./view.ts";
 
 /** What two components of one name have in common: the cells that a transfer moves, with strides on both sides. */
 export interface ComponentPair {
@@ -124,6 +125,17 @@ export function layersInRange(config: ResolvedConfig, range: LayerRange | null):
 /** The attachment's base addresses; null where only the peer itself can touch the bytes. */
 export function basesOf(attachment: Attachment): Float64Array | null {
   return attachment.kind === "staged" ? null : attachment.bases;
+}
+
+/** Regions of bytes that only their owner can touch are named by offsets: each begins at a multiple of this. */
+const STAGED_ALIGNMENT = 4_096;
+
+/**
+ * Where a region begins in the space of offsets by which peers name bytes that only their owner can touch: one region
+ * after the other.
+ */
+export function stagedOffset(view: StridedView, region: number): number {
+  return region * Math.ceil(view.regionBytes / STAGED_ALIGNMENT) * STAGED_ALIGNMENT;
 }
 
 interface Rows {
@@ -284,7 +296,7 @@ function cellAddresses(
             : layer * view.outers + outer;
       // A region axis has stride 0, so the same sum serves every scheme.
       cells[cell++] =
-        (bases?.[region] ?? 0) + layer * view.strideLayer + outer * view.strideOuter + headOffset;
+        (bases === null ? stagedOffset(view, region) : (bases[region] ?? 0)) + layer * view.strideLayer + outer * view.strideOuter + headOffset;
     }
   }
   return cells;

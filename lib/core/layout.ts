@@ -85,13 +85,30 @@ export type LayoutSpec = LayoutCommon &
 /** How this process reaches a component's bytes. The planner takes addresses where there are some. */
 export type Attachment =
   /** Addresses of this process: own memory, or a neighbour's memory mapped at import. */
-  | { readonly kind: "addresses"; readonly bases: Float64Array; readonly origin: "own" | "mapped" }
+  | {
+      readonly kind: "addresses";
+      readonly bases: Float64Array;
+      readonly origin: "own" | "mapped";
+      /** What mapped memory is to this process, where that differs from what it is to its owner. */
+      readonly storage?: Storage;
+    }
   /** An open file of this process: `bases` are byte offsets in it. */
   | { readonly kind: "file"; readonly file: number; readonly bases: Float64Array }
   /** A peer's addresses, reachable through the NIXL agent of that wire name. */
-  | { readonly kind: "nixl"; readonly agent: string; readonly bases: Float64Array }
+  | {
+      readonly kind: "nixl";
+      readonly agent: string;
+      readonly bases: Float64Array;
+      /** Why the bytes have no address in this process: a sentence. */
+      readonly unmapped?: string;
+    }
   /** Only the peer itself can touch the bytes (disk, or GPU without RDMA). */
-  | { readonly kind: "staged"; readonly agent: string };
+  | {
+      readonly kind: "staged";
+      readonly agent: string;
+      /** Why the bytes have no address in this process: a sentence. */
+      readonly unmapped?: string;
+    };
 
 /** The immutable shape of a component: everything but its memory. Shared by all layouts registered from one spec. */
 export interface ComponentShape {

@@ -12,7 +12,10 @@ export interface PersistentVector<Value> {
   /** Bits that the root consumes above a leaf. */
   readonly shift: number;
   readonly root: Branch<Value>;
-  /** The last values, at most 32, not yet in the tree. */
+  /**
+   * The last values, at most 32, not yet in the tree. Later vectors may have appended to the same array: how many of
+   * its values are this vector's own follows from `size`.
+   */
   readonly tail: readonly Value[];
 }
 
@@ -43,7 +46,14 @@ export function vectorAt<Value>(vector: PersistentVector<Value>, index: number):
 /** A vector with one more value at its end. */
 export function vectorPush<Value>(vector: PersistentVector<Value>, value: Value): PersistentVector<Value> {
   const { size, shift, root, tail } = vector;
-  if (tail.length < WIDTH) return { size: size + 1, shift, root, tail: [...tail, value] };
+  const own = tailSize(size);
+  if (own < WIDTH) {
+    // Behind the values of this vector nobody but later ones looks: the first of them takes the place.
+    if (tail.length > own || own === 0)
+      return { size: size + 1, shift, root, tail: [...tail.slice(0, own), value] };
+    (tail as Value[]).push(value);
+    return { size: size + 1, shift, root, tail };
+  }
   const leaf: Leaf<Value> = { values: tail };
   const full = size - WIDTH === 2 ** (shift + WIDTH_BITS);
   return full
@@ -67,18 +77,24 @@ export function vectorSet<Value>(
   value: Value,
 ): PersistentVector<Value> {
   if (!(index >= 0 && index < vector.size) || !Number.isInteger(index)) return vector;
-  if (index >= tailStart(vector)) return { ...vector, tail: vector.tail.with(index & MASK, value) };
+  if (index >= tailStart(vector))
+    return { ...vector, tail: vector.tail.slice(0, tailSize(vector.size)).with(index & MASK, value) };
   return { ...vector, root: replaceIn(vector.root, vector.shift, index, value) };
 }
 
 /** The values in index order. */
 export function* vectorValues<Value>(vector: PersistentVector<Value>): Generator<Value, void, undefined> {
   yield* valuesBelow(vector.root);
-  yield* vector.tail;
+  yield* vector.tail.slice(0, tailSize(vector.size));
 }
 
 function tailStart<Value>(vector: PersistentVector<Value>): number {
-  return vector.size - vector.tail.length;
+  return vector.size - tailSize(vector.size);
+}
+
+/** How many of the last values are not in the tree: a full tail stays one until the next value comes. */
+function tailSize(size: number): number {
+  return size === 0 ? 0 : ((size - 1) & MASK) + 1;
 }
 
 /** A chain of branches down to a leaf. */

@@ -22,6 +22,8 @@ export interface Hop {
   /** Wire name of the peer's NIXL agent for `nixl` hops. */
   readonly agent: string | null;
   readonly programs: readonly CopyProgram[];
+  /** The component that each program moves, for staged hops to and from peers: the peer must be told. */
+  readonly components?: readonly string[];
   readonly bytes: number;
   /** Rows before and after neighbours were merged. */
   readonly descriptorsBefore: number;

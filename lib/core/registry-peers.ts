@@ -1,7 +1,7 @@
 import { KvferryError } from "./errors.ts";
 import type { LayoutHandle } from "./handle.ts";
 import { formatHandle, handleLayoutId, handleWorkerId } from "./handle.ts";
-import type { Attachment, ComponentRecord, LayoutRecord } from "./layout.ts";
+import type { Attachment, ComponentRecord, LayoutRecord, Storage } from "./layout.ts";
 import type { CheckedLayout } from "./package-check.ts";
 import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
@@ -151,12 +151,21 @@ export function setAttachment(
       { component, components: record.components.map((candidate) => candidate.shape.name) },
     );
   checkAttachment(found.shape.view, attachment, component);
-  const components = record.components.with(index, { ...found, attachment });
+  const components = record.components.with(index, {
+    ...found,
+    storage: storageHere(found.storage, attachment),
+    attachment,
+  });
   const changed: LayoutRecord = { ...record, components };
   const layouts = peer.layouts.map((layout) => (layout === record ? changed : layout));
   const byLayoutId = new Map(peer.byLayoutId).set(changed.layoutId, changed);
   const peers = new Map(snapshot.peers).set(peer.workerId, { ...peer, layouts, byLayoutId });
   return { ...snapshot, revision: snapshot.revision + 1, peers };
+}
+
+/** What a component's memory is to this process. */
+function storageHere(owners: Storage, attachment: Attachment): Storage {
+  return attachment.kind === "addresses" ? (attachment.storage ?? owners) : owners;
 }
 
 function checkAttachment(view: StridedView, attachment: Attachment, component: string): void {
@@ -176,12 +185,13 @@ function takeLayout(owner: bigint, checked: CheckedLayout, attach: Attach): Layo
   const components = shapes.map((shape, index): ComponentRecord => {
     const component = layout.components[index] as PackageComponent; // shapes were made from them, one for one
     const { storage, regionAddresses, regionSizes, nixlDevice } = component;
+    const attachment = attach(layout, component);
     return {
       shape,
-      storage,
+      storage: storageHere(storage, attachment),
       regionAddresses,
       regionSizes,
-      attachment: attach(layout, component),
+      attachment,
       nixlDevice,
     };
   });

@@ -47,6 +47,8 @@ export interface Place {
   readonly reach: Reach;
   /** A neighbour's memory that is mapped into this process. */
   readonly mapped: boolean;
+  /** Why a peer's memory has no address in this process, as a sentence. */
+  readonly unmapped?: string;
   /** Wire name of the peer's agent, where NIXL reaches it. */
   readonly agent: string | null;
 }
@@ -149,6 +151,56 @@ export const ROUTES: readonly RouteRule[] = [
   },
   {
     source: { storage: DEVICE, reach: "here" },
+    destination: { storage: HOST, reach: "nixl" },
+    executor: "staged",
+    op: "write",
+    reason:
+      "GPU memory goes to host memory of a peer in two hops: into a bounce pool, and from there by NIXL.",
+  },
+  {
+    source: { storage: HOST, reach: "nixl" },
+    destination: { storage: DEVICE, reach: "here" },
+    executor: "staged",
+    op: "read",
+    reason:
+      "Host memory of a peer goes to GPU memory in two hops: by NIXL into a bounce pool, and from there.",
+  },
+  {
+    source: { storage: ANY, reach: "file" },
+    destination: { storage: HOST, reach: "nixl" },
+    executor: "staged",
+    op: "write",
+    reason: "A file goes to host memory of a peer in two hops: into a bounce pool, and from there by NIXL.",
+  },
+  {
+    source: { storage: HOST, reach: "nixl" },
+    destination: { storage: ANY, reach: "file" },
+    executor: "staged",
+    op: "read",
+    reason: "Host memory of a peer goes to a file in two hops: by NIXL into a bounce pool, and from there.",
+  },
+  ...(["here", "file"] as const).flatMap((near) =>
+    (["nixl", "staged"] as const).flatMap((far): RouteRule[] => [
+      {
+        source: { storage: ANY, reach: near },
+        destination: { storage: far === "nixl" ? DEVICE : ANY, reach: far },
+        executor: "staged",
+        op: "write",
+        reason:
+          "The peer itself must put the bytes in place: they go through staging memory of both sides, and it scatters them.",
+      },
+      {
+        source: { storage: far === "nixl" ? DEVICE : ANY, reach: far },
+        destination: { storage: ANY, reach: near },
+        executor: "staged",
+        op: "read",
+        reason:
+          "The peer itself must fetch the bytes: it gathers them, and they go through staging memory of both sides.",
+      },
+    ]),
+  ),
+  {
+    source: { storage: DEVICE, reach: "here" },
     destination: { storage: ANY, reach: "file" },
     executor: "staged",
     op: "copy",
@@ -197,12 +249,14 @@ export function findRoute(
   if (rule.executor === null) throw missingExecutor(key, "staged", rule.reason, environment);
   if (!environment.executors.includes(rule.executor))
     throw missingExecutor(key, rule.executor, rule.reason, environment);
-  const remote = isRemote(from) ? from : to;
+  const remote = isRemote(from) ? from : isRemote(to) ? to : null;
+  if (rule.executor === "staged" && remote !== null && !environment.executors.includes("nixl"))
+    throw missingExecutor(key, "nixl", rule.reason, environment);
   return {
     key,
     executor: rule.executor,
     op: rule.op,
-    agent: rule.executor === "nixl" ? remote.agent : null,
+    agent: remote?.agent ?? null,
     device: rule.executor === "cuda" ? runningDevice(source, destination) : null,
     reason: rule.reason,
     passedOver: passedOver(from, to, rule, environment),
@@ -216,7 +270,14 @@ export function placeOf(component: ComponentRecord): Place {
   if (attachment.kind === "addresses")
     return { storage, reach: "here", mapped: attachment.origin === "mapped", agent: null };
   if (attachment.kind === "file") return { storage, reach: "file", mapped: false, agent: null };
-  return { storage, reach: attachment.kind, mapped: false, agent: attachment.agent };
+  const { agent, unmapped } = attachment;
+  return {
+    storage,
+    reach: attachment.kind,
+    mapped: false,
+    agent,
+    ...(unmapped === undefined ? {} : { unmapped }),
+  };
 }
 
 /** The device that holds the source runs a copy: writing to another device is the faster direction. */
@@ -253,7 +314,7 @@ function passedOver(
     return [
       {
         route: "neighbour",
-        reason: "The peer's memory has no addresses in this process, so it cannot be copied at memory speed.",
+        reason: unmappedReason(from, to) ?? "The peer's memory has no addresses in this process.",
       },
     ];
   if (environment.prefer === "nixl" && !isRemote(from) && !isRemote(to))
@@ -261,6 +322,15 @@ function passedOver(
       { route: "nixl", reason: "Both sides have addresses in this process: NIXL would only add a detour." },
     ];
   return [];
+}
+
+function inBrackets(words: string | undefined): string {
+  return words === undefined ? "" : ` (${words})`;
+}
+
+/** Why the peer's side of a route is not mapped here. */
+function unmappedReason(from: Place, to: Place): string | undefined {
+  return (isRemote(from) ? from : to).unmapped;
 }
 
 function missingExecutor(
@@ -297,7 +367,7 @@ function noWay(key: string, from: Place, to: Place): Error {
       : "there is no row for it in the route table";
   return refusal(
     "NO_ROUTE",
-    `no way for ${key}: ${why}`,
+    `no way for ${key}: ${why}${inBrackets(unmappedReason(from, to))}`,
     staged
       ? "Let the peer copy the blocks into a layout in host memory first, and transfer that one."
       : device

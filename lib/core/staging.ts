@@ -29,18 +29,24 @@ const HOST: ProgramMemory = Object.freeze({ kind: 0, device: 0 });
  * its requests are long; the other hop scatters or gathers.
  *
  * @param chunkBytes - Bytes of the smallest chunk, at least 1.
+ * @param mostListed - Bases and pairs of a part at most, for parts that a message has to hold.
  */
-export function* stagePieces(program: CopyProgram, chunkBytes: number): Generator<StagePiece, void> {
+export function* stagePieces(
+  program: CopyProgram,
+  chunkBytes: number,
+  mostListed: number = Number.MAX_SAFE_INTEGER,
+): Generator<StagePiece, void> {
+  const most = Math.max(1, Math.floor(mostListed / 2));
   for (const part of fitted(withoutRuns(program), chunkBytes)) {
     const unit = part.bytes / (part.srcBase.length * part.pairs);
     const bases = part.srcBase.length;
-    if (bases * unit <= chunkBytes) {
+    if (bases * unit <= chunkBytes && bases <= most) {
       // All bases of some pairs: what lies together on the file side stays together.
-      const pairs = Math.max(1, Math.floor(chunkBytes / (bases * unit)));
+      const pairs = Math.min(most, Math.max(1, Math.floor(chunkBytes / (bases * unit))));
       for (let pair = 0; pair < part.pairs; pair += pairs)
         yield pieceOf(part, unit, 0, bases, pair, Math.min(part.pairs, pair + pairs));
     } else {
-      const step = Math.max(1, Math.floor(chunkBytes / unit));
+      const step = Math.min(most, Math.max(1, Math.floor(chunkBytes / unit)));
       for (let pair = 0; pair < part.pairs; pair++)
         for (let base = 0; base < bases; base += step)
           yield pieceOf(part, unit, base, Math.min(bases, base + step), pair, pair + 1);
@@ -200,7 +206,8 @@ function pieceOf(
   const pairs = endPair - firstPair;
   const rows = (unit / program.rowBytes) * bases * pairs;
   const bytes = unit * bases * pairs;
-  const lead = program.dstMemory.kind === 2 || program.srcMemory.kind !== 2 ? program.dstStride : program.srcStride;
+  const lead =
+    program.dstMemory.kind === 2 || program.srcMemory.kind !== 2 ? program.dstStride : program.srcStride;
   const strides = packedStrides(program.count, lead, program.rowBytes);
   const offsets = new Float64Array(pairs);
   for (let pair = 0; pair < pairs; pair++) offsets[pair] = pair * bases * unit;

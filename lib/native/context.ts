@@ -49,6 +49,8 @@ export class NativeContext {
   readonly #text: Uint8Array = new Uint8Array(new ArrayBuffer(1024));
   readonly #out: Float64Array = new Float64Array(new ArrayBuffer(64));
   #draining = false;
+  #hastening = false;
+  #hastenUntil = 0;
   #open = true;
   /** Whether somebody waits for something that is not a job. */
   #heldFromOutside = false;
@@ -174,6 +176,25 @@ export class NativeContext {
     });
   }
 
+  readonly #look = (): void => {
+    if (!this.#draining && this.#open && this.#freeCount < this.slots) {
+      // The doorbell stays unarmed meanwhile: nobody has to be woken.
+      Atomics.store(this.#words, ARMED, 0);
+      this.#draining = true;
+      try {
+        if (this.#pendingWork()) this.#drainOnce();
+      } finally {
+        this.#draining = false;
+      }
+    }
+    if (this.#open && this.#freeCount < this.slots && Bun.nanoseconds() < this.#hastenUntil) {
+      setImmediate(this.#look);
+      return;
+    }
+    this.#hastening = false;
+    this.drain();
+  };
+
   /** Takes every completion that is on the ring and tells the handlers. Runs on its own when the doorbell rings. */
   drain(): void {
     // A late ring of a closed context: its ring may belong to another one by now.
@@ -189,6 +210,22 @@ export class NativeContext {
       this.#draining = false;
     }
     if (this.#freeCount === this.slots) this.#doorbell.hold(this.#heldFromOutside);
+  }
+
+  /**
+   * Looks at the ring on every turn of the event loop for so long, instead of sleeping until the doorbell rings.
+   *
+   * Waking a sleeping thread takes tens of microseconds on many machines, as long as a small copy. Nothing is held up
+   * by it, and it ends when no job runs.
+   *
+   * @param micros - From now.
+   */
+  hasten(micros: number): void {
+    const until = Bun.nanoseconds() + micros * 1000;
+    if (until > this.#hastenUntil) this.#hastenUntil = until;
+    if (this.#hastening || !this.#open) return;
+    this.#hastening = true;
+    setImmediate(this.#look);
   }
 
   /** Programs that a running job has completed. */

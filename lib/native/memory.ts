@@ -1,7 +1,7 @@
 import { toArrayBuffer } from "bun:ffi";
 import { KvferryError } from "../core/errors.ts";
 import { nativeError, type NativeContext } from "./context.ts";
-import { KVF_MEMORY_HUGE, KVF_MEMORY_SHARED, KVF_OK } from "./symbols.ts";
+import { KVF_MEMORY_GUARDED, KVF_MEMORY_HUGE, KVF_MEMORY_SHARED, KVF_OK } from "./symbols.ts";
 
 /** The largest view that JavaScript can hold of foreign memory. */
 export const MAX_VIEW_BYTES: number = 2 ** 32;
@@ -22,12 +22,20 @@ export interface MappedMemory {
  * Maps zeroed, page-aligned memory.
  *
  * @param bytes - At least 1.
- * @param shared - Backed by a sealed memory file that other processes can be given.
+ * @param shared - Backed by a sealed memory file that other processes can be given; `"guarded"`: which nothing but this
+ * mapping can ever write to.
  * @throws KvferryError `OUT_OF_MEMORY` with the size that was asked for.
  */
-export function mapMemory(context: NativeContext, bytes: number, shared: boolean): MappedMemory {
+export function mapMemory(
+  context: NativeContext,
+  bytes: number,
+  shared: boolean | "guarded",
+): MappedMemory {
   const out = new Float64Array(new ArrayBuffer(32));
-  const flags = (bytes >= HUGE_FROM_BYTES ? KVF_MEMORY_HUGE : 0) | (shared ? KVF_MEMORY_SHARED : 0);
+  const flags =
+    (bytes >= HUGE_FROM_BYTES ? KVF_MEMORY_HUGE : 0) |
+    (shared === false ? 0 : KVF_MEMORY_SHARED) |
+    (shared === "guarded" ? KVF_MEMORY_GUARDED : 0);
   const status = context.library.kvf_memory_map(bytes, flags, out);
   if (status !== KVF_OK)
     throw nativeError(context.library, status, "register", `${bytes} bytes of memory could not be mapped`, {

@@ -9,6 +9,7 @@ import {
   KVF_NEIGHBOUR_EXITED,
   KVF_NEIGHBOUR_KEEP,
   KVF_NEIGHBOUR_MESSAGE,
+  KVF_NEIGHBOUR_OWN,
   KVF_NEIGHBOUR_READ_ONLY,
   KVF_OK,
 } from "./symbols.ts";
@@ -180,7 +181,7 @@ export class NeighbourSockets {
 /**
  * Maps a memory file that another process handed over, all of it.
  *
- * @param descriptor - Closed by the call, unless `keep` is set.
+ * @param descriptor - Closed by the call.
  * @param bytes - The size that the file must have.
  * @returns The mapping; it holds no descriptor.
  * @throws KvferryError `ACCESS` when it is not a memory file of that size that is sealed against shrinking, or may not be
@@ -190,15 +191,28 @@ export function mapNeighbourMemory(
   context: NativeContext,
   descriptor: number,
   bytes: number,
-  options: { readonly readOnly: boolean; readonly keep?: boolean },
+  readOnly: boolean,
 ): MappedMemory {
-  const out = new Float64Array(new ArrayBuffer(16));
-  const flags =
-    (options.readOnly ? KVF_NEIGHBOUR_READ_ONLY : 0) | (options.keep === true ? KVF_NEIGHBOUR_KEEP : 0);
-  const status = context.library.kvf_neighbour_map(descriptor, bytes, flags, out);
-  if (status === KVF_OK) return { address: out[0] ?? 0, bytes: out[1] ?? 0, descriptor: -1 };
-  const error = nativeError(context.library, status, "map", "memory of another process was refused", { bytes });
-  throw new KvferryError("ACCESS", "map", error.message, error.remedy, error.details, error);
+  return mapFile(context, descriptor, bytes, readOnly ? KVF_NEIGHBOUR_READ_ONLY : 0, "importMetadata");
+}
+
+/**
+ * Maps a caller's file, from its beginning.
+ *
+ * @param descriptor - Left open.
+ * @throws KvferryError `ACCESS` when it is shorter, or may not be mapped for reading and writing.
+ */
+export function mapOwnFile(context: NativeContext, descriptor: number, bytes: number): MappedMemory {
+  return mapFile(context, descriptor, bytes, KVF_NEIGHBOUR_OWN | KVF_NEIGHBOUR_KEEP, "register");
+}
+
+/** What a caller's descriptor is. */
+export interface InspectedFile {
+  /** A descriptor of our own for the same open file; the caller of this function owns it. */
+  readonly descriptor: number;
+  readonly bytes: number;
+  /** It can no more shrink. */
+  readonly sealed: boolean;
 }
 
 /**
@@ -206,15 +220,27 @@ export function mapNeighbourMemory(
  *
  * @throws KvferryError when it is no file.
  */
-export function inspectDescriptor(
-  context: NativeContext,
-  descriptor: number,
-): { readonly bytes: number; readonly sealed: boolean } {
-  const out = new Float64Array(new ArrayBuffer(16));
+export function inspectFile(context: NativeContext, descriptor: number): InspectedFile {
+  const out = new Float64Array(new ArrayBuffer(32));
   const status = context.library.kvf_neighbour_inspect(descriptor, out);
   if (status !== KVF_OK)
     throw nativeError(context.library, status, "register", "the descriptor cannot be used", { descriptor });
-  return { bytes: out[0] ?? 0, sealed: (out[1] ?? 0) !== 0 };
+  const [bytes = 0, sealed = 0, own = -1] = out;
+  return { descriptor: own, bytes, sealed: sealed !== 0 };
+}
+
+function mapFile(
+  context: NativeContext,
+  descriptor: number,
+  bytes: number,
+  flags: number,
+  operation: string,
+): MappedMemory {
+  const out = new Float64Array(new ArrayBuffer(16));
+  const status = context.library.kvf_neighbour_map(descriptor, bytes, flags, out);
+  if (status === KVF_OK) return { address: out[0] ?? 0, bytes: out[1] ?? 0, descriptor: -1 };
+  const error = nativeError(context.library, status, operation, "a memory file was refused", { bytes });
+  throw new KvferryError("ACCESS", operation, error.message, error.remedy, error.details, error);
 }
 
 function unpackEvents(bytes: Uint8Array<ArrayBuffer>, length: number, into: NeighbourEvent[]): void {

@@ -1,4 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
+import type { LayoutHandle } from "../core/handle.ts";
 import type { BlockSelection } from "../core/request.ts";
 import { Deadlines, type Clock, type Expiring } from "./deadlines.ts";
 import type { EventHub } from "./events.ts";
@@ -45,6 +46,8 @@ export class Arrivals {
   readonly #open: Set<Arrival> = new Set();
   /** Failed arrivals whose blocks are in quarantine. */
   readonly #doubtful: Set<Arrival> = new Set();
+  /** Told of arrivals that failed: somebody may be able to prove that their blocks are quiet. */
+  onDoubt: ((arrival: Arrival) => void) | undefined;
 
   constructor(
     state: TransportState,
@@ -103,13 +106,13 @@ export class Arrivals {
         this.#leases.release(handle);
         stop();
         this.#deadlines.remove(bucket, arrival);
+        if (this.#doubtful.has(arrival)) this.onDoubt?.(arrival);
       },
     });
     this.#leases.acquire(handle);
     this.#open.add(arrival);
     this.#messenger.wait(true);
     const stop = this.#queue.intercept((notification) => arrival.offer(notification));
-    void options.from.lost.then(({ reason }) => arrival.lost(reason));
     arrival.bucket = this.#deadlines.add(deadlineMillis, arrival);
     // The message may have come before anybody expected it.
     while (arrival.waiting) {
@@ -120,13 +123,28 @@ export class Arrivals {
     return arrival;
   }
 
-  /** It is proven that no peer writes into this process any more, or that this one does not. */
-  proveQuiet(match: (from: string) => boolean, proof: SettledTransfer["proof"]): void {
+  /** It is proven that nobody writes for these arrivals any more. */
+  proveQuiet(match: (arrival: Arrival) => boolean, proof: SettledTransfer["proof"]): void {
     for (const arrival of this.#doubtful) {
-      if (!match(arrival.from)) continue;
+      if (!match(arrival)) continue;
       this.#doubtful.delete(arrival);
       arrival.proven(proof);
     }
+  }
+
+  /** Failed arrivals of a peer whose blocks are in quarantine. */
+  doubtful(wireName: string): Arrival[] {
+    return [...this.#doubtful].filter((arrival) => arrival.wireName === wireName);
+  }
+
+  /** Ends what is still awaited from a peer that is being let go. */
+  lose(wireName: string, reason: string): void {
+    for (const arrival of this.#open) if (arrival.wireName === wireName) arrival.lost(reason);
+  }
+
+  /** Settles what is still in doubt without proof: the transport is gone, and the blocks stay where they are. */
+  settleClosed(): void {
+    for (const arrival of this.#doubtful) arrival.settledWithoutProof();
   }
 
   /** Ends every arrival; its blocks stay in quarantine until the transport is gone. */
@@ -163,6 +181,10 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   bucket = -1;
   /** Agent name of the peer. */
   readonly from: string;
+  /** @internal Name on NIXL's wire of the incarnation that writes. */
+  readonly wireName: string;
+  /** @internal The layout that is written to. */
+  readonly layout: LayoutHandle;
   readonly #tag: Uint8Array;
   readonly #layerTag: ((layer: number) => Uint8Array | string) | undefined;
   readonly #layerCount: number;
@@ -178,6 +200,8 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   /** @internal */
   constructor(options: ExpectOptions, effects: ArrivalEffects) {
     this.from = options.from.agentName;
+    this.wireName = options.from.wireName;
+    this.layout = options.layout.record.handle;
     this.#tag = payloadBytes(options.tag);
     this.#layerTag = options.layerTag;
     this.#layerCount = Math.max(
@@ -270,6 +294,11 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   proven(proof: SettledTransfer["proof"]): void {
     this.#effects.lift(proof);
     this.#settled.resolve({ settlement: "in-doubt", proof });
+  }
+
+  /** @internal */
+  settledWithoutProof(): void {
+    this.#settled.resolve({ settlement: "in-doubt", proof: "closed" });
   }
 
   /** @internal The peer is gone. */

@@ -144,24 +144,40 @@ export class BlockIo {
         destination: firstIds(part.length),
         layers: undefined,
       });
-      const digests = await this.#context.job(
-        "checksums",
-        (slot) =>
-          this.#context.library.kvf_blake3_job(
-            this.#context.address,
-            slot,
-            stage.memory.address,
-            blockBytes,
-            blockBytes,
-            part.length,
-            2,
-          ),
-        (_completion, slot) => this.#context.resultBytes(slot),
-      );
-      for (let index = 0; index < part.length; index++)
-        hashes.push(digests.subarray(index * 32, index * 32 + 32).toHex());
+      hashes.push(...(await this.stageHashes(stage, blockBytes, part.length)));
     });
     return hashes;
+  }
+
+  /** Does work with a stage of that many blocks, while the layout cannot be unregistered. */
+  withStage<T>(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    blocks: number,
+    work: (stage: Stage) => Promise<T>,
+  ): Promise<T> {
+    return this.#staged(layout, component, blocks, work);
+  }
+
+  /** BLAKE3 of the blocks of a stage, lower-case hex. */
+  async stageHashes(stage: Stage, blockBytes: number, count: number): Promise<string[]> {
+    const digests = await this.#context.job(
+      "checksums",
+      (slot) =>
+        this.#context.library.kvf_blake3_job(
+          this.#context.address,
+          slot,
+          stage.memory.address,
+          blockBytes,
+          blockBytes,
+          count,
+          2,
+        ),
+      (_completion, slot) => this.#context.resultBytes(slot),
+    );
+    return Array.from({ length: count }, (_unused, index) =>
+      digests.subarray(index * 32, index * 32 + 32).toHex(),
+    );
   }
 
   /** Writes a pattern into a stage. */
@@ -269,7 +285,8 @@ interface StageMemory {
   release(): Promise<void>;
 }
 
-interface Stage {
+/** Host memory that holds blocks in logical order for a moment. */
+export interface Stage {
   readonly memory: { readonly address: number };
   /** Only inside the work that was given the stage. */
   readonly bytes: Uint8Array<ArrayBuffer>;

@@ -24,7 +24,11 @@ export interface BounceBlocks {
 export function checkedBounce(
   layout: LayoutRecord,
   blocks: readonly number[] | Uint32Array,
-  sides: { readonly plan: TransferPlan; readonly source: BlockSelection; readonly destination: BlockSelection },
+  sides: {
+    readonly plan: TransferPlan;
+    readonly source: BlockSelection;
+    readonly destination: BlockSelection;
+  },
   leases: Leases,
 ): BounceBlocks {
   const component = layout.components[0];
@@ -137,29 +141,18 @@ function chunksOf(component: ComponentRecord, ids: Uint32Array): Chunk[] {
   const axes = [
     { count: view.heads, stride: view.strideHead },
     { count: view.pages, stride: view.stridePage },
-    { count: view.outers, stride: view.strideOuter },
-    { count: view.layers, stride: view.strideLayer },
+    // Layers and outers with regions of their own have no stride in common: they are walked as regions.
+    ...(view.regionScheme === "per-layer-and-outer"
+      ? []
+      : [{ count: view.outers, stride: view.strideOuter }]),
+    ...(view.regionScheme === "one" ? [{ count: view.layers, stride: view.strideLayer }] : []),
   ]
     .filter(({ count }) => count > 1)
     .sort((a, b) => a.stride - b.stride);
-  // Layers and outers with regions of their own have no stride in common: they are walked as bases.
-  const perRegion =
-    view.regionScheme === "one" ? 1 : view.regionScheme === "per-layer" ? view.layers : view.layers * view.outers;
-  const inside =
-    view.regionScheme === "one"
-      ? axes
-      : axes.filter(
-          ({ stride, count }) =>
-            !(count === view.layers && stride === view.strideLayer) &&
-            !(
-              view.regionScheme === "per-layer-and-outer" &&
-              count === view.outers &&
-              stride === view.strideOuter
-            ),
-        );
+  const perRegion = view.regionCount;
   let run = view.rowBytes;
   const rest: { count: number; stride: number }[] = [];
-  for (const axis of inside) {
+  for (const axis of axes) {
     if (rest.length === 0 && axis.stride === run) run *= axis.count;
     else rest.push(axis);
   }
@@ -169,7 +162,9 @@ function chunksOf(component: ComponentRecord, ids: Uint32Array): Chunk[] {
     for (let region = 0; region < perRegion; region++) {
       let starts = [(component.regionAddresses[region] ?? 0) + id * view.strideBlock];
       for (const { count, stride } of rest)
-        starts = starts.flatMap((start) => Array.from({ length: count }, (_unused, index) => start + index * stride));
+        starts = starts.flatMap((start) =>
+          Array.from({ length: count }, (_unused, index) => start + index * stride),
+        );
       if (starts.length * run !== total) throw notRuns(component);
       for (const address of starts) chunks.push({ address, bytes: run });
     }

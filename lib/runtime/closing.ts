@@ -1,7 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Arrivals } from "./arrival.ts";
-import { CONTROL } from "./control-message.ts";
-import type { Clock } from "./deadlines.ts";
+import { within } from "./deadlines.ts";
+import type { Fences } from "./fences.ts";
 import type { Engine } from "./engine.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Messenger } from "./messenger.ts";
@@ -32,6 +32,7 @@ export interface Closable {
   readonly arrivals: Arrivals;
   readonly messenger: Messenger;
   readonly liveness: Liveness<Peer>;
+  readonly fences: Fences;
   readonly queue: NotificationQueue;
 }
 
@@ -42,7 +43,7 @@ const NATIVE_MILLIS = 2_000;
 
 /** See `Transport.close`. */
 export async function closeTransport(parts: Closable): Promise<CloseReport> {
-  const { session, state, engine, registrar, peers, arrivals, messenger, liveness, queue } = parts;
+  const { session, state, engine, registrar, peers, arrivals, messenger, liveness, fences, queue } = parts;
   state.close();
   queue.close();
   arrivals.close();
@@ -62,18 +63,17 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
     await within(clock, STOP_MILLIS, engine.idle());
     engine.giveUpAll(closed);
   }
+  // Who may still touch this process's memory is told, and given a moment to let go of it.
+  await within(clock, STOP_MILLIS, registrar.takeBackAll());
   // Peers that hear it need not wait for silence to know.
+  await within(clock, STOP_MILLIS, fences.farewell());
+  messenger.close();
+  // Both directions at once: two transports that close together wait for each other.
   await within(
     clock,
-    STOP_MILLIS,
-    Promise.allSettled(
-      peers.peers
-        .filter((peer) => peer.understandsControl)
-        .map((peer) => messenger.control(peer, CONTROL.bye)),
-    ),
+    NATIVE_MILLIS,
+    Promise.all([peers.forgetAll(), session.neighbours?.closing(NATIVE_MILLIS)]),
   );
-  messenger.close();
-  await within(clock, NATIVE_MILLIS, peers.forgetAll());
   // An agent that is gone touches nothing: what only waited for that proof is free.
   let stuck = 0;
   if (session.agent !== null) {
@@ -81,7 +81,7 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
     stuck = left ?? 1;
     if (stuck === 0) {
       engine.proveQuiet(() => true, "agent-closed");
-      arrivals.proveQuiet(() => true, "agent-closed");
+      arrivals.proveQuiet(({ wireName }) => fences.endsWithAgent(wireName), "agent-closed");
     }
   }
   const inDoubt = engine.doubtfulCount;
@@ -93,24 +93,12 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
     Promise.all([session.staging.send.close(), session.staging.receive.close()]),
   );
   await within(clock, NATIVE_MILLIS, session.cuda.close());
+  registrar.endWaits();
+  engine.settleClosed();
+  arrivals.settleClosed();
+  fences.close();
   engine.stop();
+  session.neighbours?.close();
   stuck += session.context.close(NATIVE_MILLIS);
   return { layouts, stuck, inDoubt };
-}
-
-/** The promise's value, or undefined when it takes longer. Failures count as done. */
-function within<T>(clock: Clock, millis: number, promise: Promise<T>): Promise<T | undefined> {
-  return new Promise((resolve) => {
-    const cancel = clock.after(millis, () => resolve(undefined));
-    promise.then(
-      (value) => {
-        cancel();
-        resolve(value);
-      },
-      () => {
-        cancel();
-        resolve(undefined);
-      },
-    );
-  });
 }

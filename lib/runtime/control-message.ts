@@ -11,8 +11,20 @@ export const CONTROL = {
   alive: 2,
   /** The sender closes. */
   bye: 3,
-  /** The sender took a layout back: 16 bytes, its handle, little-endian. */
+  /** The sender took a layout back: its handle. Answered with `layoutQuiet` once nothing touches it any more. */
   layoutGone: 4,
+  /** The sender imported a package of the receiver: its sequence number, and where the sender runs. */
+  imported: 5,
+  /** The sender holds nothing of the receiver any more, and touches nothing of it. */
+  released: 6,
+  /** The sender touches a layout of the receiver no more, and will not again: its handle. */
+  layoutQuiet: 7,
+  /** Has all work of the receiver on a layout of the sender that exists now ended? A number and the handle. */
+  askQuiet: 8,
+  /** It has: the number of the question. */
+  quiet: 9,
+  /** A word of the staging protocol: see staged-protocol.ts. */
+  staging: 10,
 } as const;
 
 /** A control message that was read. */

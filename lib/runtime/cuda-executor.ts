@@ -26,6 +26,14 @@ const METHODS: ReadonlyMap<string, number> = new Map([
   [CUDA_WAIT, KVF_CUDA_METHOD_KERNEL],
 ]);
 
+/** Copies up to this long are looked for from their start; up to the second, from shortly before their end. */
+const SHORT_MICROS = 1_500;
+const LONG_MICROS = 20_000;
+/** Part of the predicted time after which looking begins, and at which it ends, beside a fixed delay. */
+const EARLY = 0.8;
+const SLACK = 1.3;
+const LATE_MICROS = 100;
+
 /** Words of the largest hop that is encoded without an array of its own. */
 const SCRATCH_WORDS = 16_384;
 
@@ -63,12 +71,33 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
             waits,
             waits === null ? 0 : waits.length / 2,
           ),
-        (completion, ended) => done(outcomeOf(context, completion, ended)),
+        (completion, ended) => {
+          if (timer !== undefined) clearTimeout(timer);
+          done(outcomeOf(context, completion, ended));
+        },
         watch,
       );
+      // What comes first may take any time; only copies that begin at once have an end that can be foreseen.
+      const timer = order === null ? hastenFor(context, hop.predictedMicros) : undefined;
       return runningJob(context, slot);
     },
   };
+}
+
+/**
+ * Looks for the end of a copy about when it is due, instead of sleeping until the doorbell: waking takes as long as a
+ * copy of some megabytes.
+ *
+ * @returns A timer that is to be cleared when the copy ends earlier.
+ */
+function hastenFor(context: NativeContext, micros: number): Timer | undefined {
+  if (micros <= SHORT_MICROS) {
+    context.hasten(micros * SLACK + LATE_MICROS);
+    return undefined;
+  }
+  if (micros > LONG_MICROS) return undefined;
+  const lead = Math.floor((micros * EARLY) / 1000);
+  return setTimeout(() => context.hasten(micros * (SLACK - EARLY) + LATE_MICROS), lead);
 }
 
 /** The device that a copy runs on: the one that holds the source, else the destination. */

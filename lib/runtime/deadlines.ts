@@ -16,6 +16,23 @@ export const systemClock: Clock = {
   },
 };
 
+/** The promise's value, or undefined when it takes longer. Failures count as done. */
+export function within<T>(clock: Clock, millis: number, promise: Promise<T>): Promise<T | undefined> {
+  return new Promise((resolve) => {
+    const cancel = clock.after(millis, () => resolve(undefined));
+    promise.then(
+      (value) => {
+        cancel();
+        resolve(value);
+      },
+      () => {
+        cancel();
+        resolve(undefined);
+      },
+    );
+  });
+}
+
 /** Deadlines that fall into the same 16 ms share one timer. */
 const BUCKET_MILLIS = 16;
 

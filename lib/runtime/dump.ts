@@ -1,5 +1,7 @@
 import { formatHandle } from "../core/handle.ts";
 import { localLayouts } from "../core/registry-queries.ts";
+import type { CudaDriver } from "../native/cuda.ts";
+import type { CudaSession } from "./cuda-session.ts";
 import type { Leases } from "./leases.ts";
 import type { TransportMetrics } from "./metrics.ts";
 import type { Session } from "./session.ts";
@@ -12,6 +14,13 @@ export interface TransportDump {
   readonly open: boolean;
   readonly nixl: string | null;
   readonly nixlProblem: string | null;
+  /** The CUDA driver's library and the devices in use; null before GPU memory was first asked for. */
+  readonly cuda: {
+    readonly library: string;
+    readonly driver: number;
+    readonly devices: readonly string[];
+  } | null;
+  readonly cudaProblem: string | null;
   readonly secretConfigured: boolean;
   readonly jobsRunning: number;
   readonly layouts: readonly {
@@ -53,6 +62,8 @@ export function dumpTransport(
     open: state.isOpen,
     nixl: session.agent?.library ?? null,
     nixlProblem: session.noNixl?.message ?? null,
+    cuda: session.cuda.driver === null ? null : cudaFacts(session.cuda.driver, session.cuda),
+    cudaProblem: session.cuda.problem?.message ?? null,
     secretConfigured: session.options.secrets.length > 0,
     jobsRunning: session.context.running,
     layouts: localLayouts(snapshot)
@@ -77,5 +88,13 @@ export function dumpTransport(
       layouts: peer.layouts.length,
     })),
     metrics,
+  };
+}
+
+function cudaFacts({ info }: CudaDriver, cuda: CudaSession): NonNullable<TransportDump["cuda"]> {
+  return {
+    library: info.library,
+    driver: info.driver,
+    devices: cuda.devices.map((device) => `${device} ${cuda.device(device)?.name ?? ""}`.trim()),
   };
 }

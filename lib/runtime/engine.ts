@@ -5,6 +5,7 @@ import type { CudaOrder } from "./cuda-order.ts";
 import type { Clock } from "./deadlines.ts";
 import { Deadlines, type Expiring } from "./deadlines.ts";
 import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
+import type { ChunkSource } from "./staging-pool.ts";
 import { layerNeeds, type LayerNeed } from "./layer-progress.ts";
 import type { BlockGroups, Leases } from "./leases.ts";
 import { Transfer, type SettledTransfer, type TransferControl } from "./transfer.ts";
@@ -27,6 +28,11 @@ export interface Task {
   readonly onLayer: ((layer: number) => void) | null;
   /** GPU work that comes first. */
   readonly order?: CudaOrder | null;
+  /** Staging memory that the caller lends. */
+  readonly bounce?: ChunkSource | null;
+  /** What is checked before the first hop and after the last one; an error fails the transfer. */
+  readonly before?: (() => Promise<KvferryError | null>) | null;
+  readonly after?: (() => Promise<KvferryError | null>) | null;
 }
 
 /** What the engine needs from the world; a simulation gives its own. */
@@ -70,6 +76,8 @@ export class Engine {
   readonly #watched: Set<Run> = new Set();
   readonly #reached: Set<string> = new Set();
   #idleWaiters: (() => void)[] = [];
+  /** Who waits for transfers to end for good, with those that they wait for. */
+  readonly #barriers: Set<{ readonly open: Set<Run>; readonly resolve: () => void }> = new Set();
   /** Peers with whom no transfer may start now. */
   readonly #paused: Map<string, Promise<void>> = new Map();
 
@@ -110,9 +118,38 @@ export class Engine {
     for (const run of this.#running) if (run.task.agent === agent) giveUpWith(run, error);
   }
 
-  /** It is proven that nothing of this process or that peer touches the blocks of doubtful transfers any more. */
+  /**
+   * It is proven that nothing of this process touches the blocks of doubtful transfers any more: all native work has
+   * ended.
+   */
   proveQuiet(match: (agent: string | null) => boolean, proof: SettledTransfer["proof"]): void {
     for (const run of this.#doubtful) if (match(run.task.agent)) run.proven(proof);
+  }
+
+  /** A peer's process has ended: doubtful transfers with it are proven once their own native work has ended too. */
+  agentGone(agent: string): void {
+    for (const run of this.#doubtful) if (run.task.agent === agent) run.peerGone();
+  }
+
+  /** Settles what is still in doubt without proof: the transport is gone, and what it held stays held. */
+  settleClosed(): void {
+    for (const run of this.#doubtful) run.transfer.settle({ settlement: "in-doubt", proof: "closed" });
+  }
+
+  /** Whether a transfer that matches runs or is in doubt. */
+  anyOpen(match: (task: Task) => boolean): boolean {
+    for (const set of [this.#running, this.#doubtful])
+      for (const run of set) if (match(run.task)) return true;
+    return false;
+  }
+
+  /** Resolves when all transfers that match and exist now have ended for good: done, or proven quiet. */
+  whenQuiet(match: (task: Task) => boolean): Promise<void> {
+    const open = new Set<Run>();
+    for (const set of [this.#running, this.#doubtful])
+      for (const run of set) if (match(run.task)) open.add(run);
+    if (open.size === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#barriers.add({ open, resolve }));
   }
 
   /** Cancels everything that runs. */
@@ -189,6 +226,7 @@ export class Engine {
     this.#running.delete(run);
     this.#watched.delete(run);
     if (inDoubt) this.#doubtful.add(run);
+    else if (this.#barriers.size > 0) this.#pass(run);
     if (this.#running.size > 0 || this.#idleWaiters.length === 0) return;
     const waiters = this.#idleWaiters;
     this.#idleWaiters = [];
@@ -197,6 +235,16 @@ export class Engine {
 
   quiet(run: Run): void {
     this.#doubtful.delete(run);
+    if (this.#barriers.size > 0) this.#pass(run);
+  }
+
+  #pass(run: Run): void {
+    for (const barrier of this.#barriers) {
+      barrier.open.delete(run);
+      if (barrier.open.size > 0) continue;
+      this.#barriers.delete(barrier);
+      barrier.resolve();
+    }
   }
 }
 
@@ -215,8 +263,10 @@ class Run implements TransferControl, Expiring {
   #bucket = -1;
   #layersReported = 0;
   #stopping: { error: KvferryError; reason: unknown } | undefined;
+  readonly #checked: Set<"before" | "after"> = new Set();
   #concluded = false;
   #quiet = false;
+  #peerGone = false;
   #quarantinedBlocks: BlockGroups | undefined;
 
   constructor(engine: Engine, transfer: Transfer, task: Task) {
@@ -297,10 +347,38 @@ class Run implements TransferControl, Expiring {
     this.transfer.settle({ settlement: "in-doubt", proof });
   }
 
+  /** The peer's process has ended: what is proven once nothing here runs for the transfer either. */
+  peerGone(): void {
+    this.#peerGone = true;
+    if (this.#hop === undefined) this.proven("peer-gone");
+  }
+
+  /** Runs a check and goes on when it holds. @returns Whether there was one. */
+  #checks(step: "before" | "after"): boolean {
+    const check = this.task[step];
+    if (check === undefined || check === null || this.#checked.has(step)) return false;
+    this.#checked.add(step);
+    check()
+      .catch((error: unknown) => asError(error))
+      .then((error) => {
+        if (this.#concluded) return;
+        // All hops ended, or none began: nobody writes, whatever the check found.
+        if (error === null) this.#next();
+        else this.#fail(error, error, this.#touched, false, error.settlement === "done");
+      });
+    return true;
+  }
+
   #next(): void {
     while (!this.#concluded) {
       const hop = this.#hops[this.#hopIndex];
+      if (this.#hopIndex === 0 && this.#stopping === undefined && this.#checks("before")) return;
       if (hop === undefined) {
+        if (this.#stopping === undefined && this.#checks("after")) return;
+        if (this.#stopping !== undefined && this.task.after) {
+          this.#fail(this.#stopping.error, this.#stopping.reason, this.#touched, false);
+          return;
+        }
         this.#succeed();
         return;
       }
@@ -321,6 +399,9 @@ class Run implements TransferControl, Expiring {
               last && hop.agent !== null && this.task.deliver === null ? this.task.notification : null,
             watch: this.task.plan.layers !== null,
             order: this.#orderOf(hop),
+            bounce: this.task.bounce ?? null,
+            source: this.task.plan.source,
+            destination: this.task.plan.destination,
           },
           (outcome) => {
             if (!returned) ended = outcome;
@@ -353,6 +434,7 @@ class Run implements TransferControl, Expiring {
     if (this.#concluded) {
       // The owner was told already; this late end may be the proof that the quarantine waits for.
       if (!outcome.inDoubt) this.proven("backend-ended");
+      else if (this.#peerGone) this.proven("peer-gone");
       return;
     }
     if (this.#hopDone(hop, outcome)) this.#next();
@@ -429,8 +511,9 @@ class Run implements TransferControl, Expiring {
     });
   }
 
-  #fail(error: KvferryError, reason: unknown, touched: boolean, inDoubt: boolean): void {
-    const settlement: Settlement = touched || inDoubt ? "in-doubt" : "never-started";
+  /** @param done - Every byte is where it was to go, but what was checked does not hold. */
+  #fail(error: KvferryError, reason: unknown, touched: boolean, inDoubt: boolean, done = false): void {
+    const settlement: Settlement = done ? "done" : touched || inDoubt ? "in-doubt" : "never-started";
     const bytes = this.progress();
     error.settlement = settlement;
     this.#conclude(inDoubt);
@@ -455,7 +538,11 @@ class Run implements TransferControl, Expiring {
     this.transfer.fail(reason, bytes);
     if (!inDoubt)
       this.transfer.settle(
-        touched ? { settlement, proof: "backend-ended" } : { settlement, proof: "never-started" },
+        done
+          ? { settlement, proof: "completed" }
+          : touched
+            ? { settlement, proof: "backend-ended" }
+            : { settlement, proof: "never-started" },
       );
     this.engine.effects.report({
       id: this.transfer.id,

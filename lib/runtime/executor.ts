@@ -1,4 +1,5 @@
 import type { KvferryError } from "../core/errors.ts";
+import type { LayoutHandle } from "../core/handle.ts";
 import type { Hop } from "../core/plan.ts";
 import type { CudaOrder } from "./cuda-order.ts";
 import type { ChunkSource } from "./staging-pool.ts";
@@ -26,6 +27,9 @@ export interface HopContext {
   readonly order?: CudaOrder | null;
   /** Staging memory that the caller lends to hops that need two; else the managed pool. */
   readonly bounce?: ChunkSource | null;
+  /** The layouts of both sides, for hops that a peer has to help with. */
+  readonly source?: LayoutHandle;
+  readonly destination?: LayoutHandle;
 }
 
 /** A hop that runs. */

@@ -1,10 +1,13 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { PackageFormat } from "../core/package.ts";
+import type { LayoutRecord } from "../core/layout.ts";
+import { localLayouts } from "../core/registry-queries.ts";
 import { exportPackage } from "../core/registry-export.ts";
-import { encodePackage } from "../wire/index.ts";
 import { KvferryError } from "../core/errors.ts";
 import { U64_MAX } from "../core/integers.ts";
 import { macOf } from "./authentication.ts";
+import { loadCodecs, loadedCodecs } from "./codecs.ts";
+import type { Fences } from "./fences.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -29,6 +32,7 @@ export async function exportMetadata(
   session: Session,
   state: TransportState,
   options: ExportOptions,
+  fences: Fences,
 ): Promise<Uint8Array> {
   state.demandOpen("exportMetadata");
   const format = formatOf(options);
@@ -48,27 +52,43 @@ export async function exportMetadata(
       )
     );
   }
+  const codecs = loadedCodecs() ?? (await loadCodecs());
   // The snapshot of before: NIXL's blob, made after it, names at least what its layouts need.
   const { snapshot } = state;
   const sequence = (sequences.get(state) ?? 0) + 1;
   sequences.set(state, sequence);
+  // Peers reach files, and GPUs without RDMA, through staging memory of this process: NIXL's blob must name it.
+  if (session.agent !== null && format === "kvferry" && localLayouts(snapshot).some(needsStaging))
+    await session.staging.receive.register(session.agent);
   const blob = session.agent === null ? new Uint8Array(0) : await session.agent.metadata();
   const metadata = exportPackage(snapshot, blob, {
     format,
     sequence,
     issuedAtMs: now,
+    host: session.neighbours?.identity() ?? session.place,
     ...(expiresAtMs === undefined ? undefined : { expiresAtMs }),
     ...(audience === undefined ? undefined : { audience }),
     ...(handles === undefined ? undefined : { layouts: handles }),
   });
+  if (format === "kvferry") session.neighbours?.exported(metadata);
+  // From here on others may know of these layouts.
+  fences.exported(
+    metadata.layouts.map(({ handle }) => handle),
+    sequence,
+    format,
+  );
   const { secrets } = session.options;
   const first = secrets[0];
   // The first key signs; the others are for packages that were signed before the keys rotated.
-  return encodePackage(
+  return codecs.encodePackage(
     metadata,
     format,
     first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },
   );
+}
+
+function needsStaging(layout: LayoutRecord): boolean {
+  return layout.components.some(({ storage }) => storage.kind === "disk" || storage.kind === "device");
 }
 
 const FORMATS: readonly PackageFormat[] = ["kvferry", "dynamo-1.0", "kvbm-physical-1"];

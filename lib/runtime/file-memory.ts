@@ -7,6 +7,7 @@ import { checkedSum } from "../core/integers.ts";
 import type { ComponentShape } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
 import { openNativeFile, type FileOpening, type OpenedFile } from "../native/file.ts";
+import { BlockSums } from "./block-sums.ts";
 import { demandSame, readHeader, writeHeader } from "./file-header.ts";
 import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
 
@@ -24,10 +25,12 @@ const DEPTH = 32;
  *
  * @param environment - Where `KVFERRY_DISK_CACHE_DIR` and `DYN_KVBM_DISK_CACHE_DIR` name the directory of files
  *   without a name; default the system's directory for temporary files.
+ * @param sums - Gets the hashes of the blocks of files that keep them, by file number.
  */
 export function fileMemory(
   context: NativeContext,
   environment: Readonly<Record<string, string | undefined>>,
+  sums: Map<number, BlockSums>,
 ): MemoryProvider {
   return async ({ shape, memory, regionBytes }, _provided, layout) => {
     if (memory.kind !== "disk") throw notDisk(shape);
@@ -43,7 +46,21 @@ export function fileMemory(
             layout.fingerprint,
             bytes,
           );
-    return componentOf(file, offsets, regionBytes);
+    if (memory.checksums !== true) return componentOf(file, offsets, regionBytes, () => file.close());
+    let kept: BlockSums;
+    try {
+      const path = memory.path === undefined ? null : resolve(memory.path);
+      kept = await BlockSums.open(path, shape.config.numBlocks, memory.open === "existing");
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    sums.set(file.number, kept);
+    return componentOf(file, offsets, regionBytes, async () => {
+      sums.delete(file.number);
+      await file.close();
+      await kept.close();
+    });
   };
 }
 
@@ -60,7 +77,12 @@ function placeRegions(
   return { offsets, bytes: checkedSum("register", "file", (regionCount - 1) * step, step) };
 }
 
-function componentOf(file: OpenedFile, offsets: Float64Array, regionBytes: number): ComponentMemory {
+function componentOf(
+  file: OpenedFile,
+  offsets: Float64Array,
+  regionBytes: number,
+  release: () => Promise<void>,
+): ComponentMemory {
   return {
     storage: { kind: "disk" },
     addresses: offsets,
@@ -69,7 +91,7 @@ function componentOf(file: OpenedFile, offsets: Float64Array, regionBytes: numbe
     nixlDevice: 0,
     // NIXL's way to files is not used: only the owner of a file touches it.
     nixl: [],
-    release: () => file.close(),
+    release,
   };
 }
 

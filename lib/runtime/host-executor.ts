@@ -1,9 +1,9 @@
-import { encodeHop } from "../core/encode.ts";
 import type { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
 import { nativeError, type NativeContext } from "../native/context.ts";
 import { KVF_COPY_NONTEMPORAL } from "../native/symbols.ts";
 import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
+import { hopEncoder } from "./hop-encoder.ts";
 import { outcomeOf, runningJob } from "./job-hop.ts";
 
 /** A hop that ended before `start` returned. */
@@ -20,9 +20,10 @@ const ENDED: RunningHop = {
  */
 export function hostExecutor(context: NativeContext): Executor {
   const out = new Float64Array(new ArrayBuffer(16));
+  const encode = hopEncoder();
   return {
     start(hop: Hop, { watch }, done): RunningHop {
-      const encoded = encodeHop(hop.programs);
+      const encoded = encode(hop.programs);
       const flags = hop.method === "host/nontemporal" ? KVF_COPY_NONTEMPORAL : 0;
       if (hop.inline && !watch) {
         const status = context.library.kvf_copy_run(encoded, encoded.length, flags, out);

@@ -1,22 +1,27 @@
 import { ownAddresses } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import { checkedSum } from "../core/integers.ts";
-import type { ComponentShape, Region } from "../core/layout.ts";
+import type { Attachment, ComponentShape, Region, Storage } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
-import { mapMemory, releaseMemory } from "../native/memory.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
-import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
+import type { ComponentMemory, MemoryProvider, NixlPart, SharedMemory } from "./layout-memory.ts";
+import { mapShareable, releaseShareable } from "./neighbour-memory.ts";
 
 /** Regions that are carved from one allocation begin at multiples of this, or of the config's alignment. */
 const REGION_ALIGNMENT = 512;
 
 const NOTHING = (): void => undefined;
 
-/** Zeroed host memory of this process, page-aligned, one allocation for all regions. */
-export function systemMemory(context: NativeContext): MemoryProvider {
-  return ({ shape, regionBytes }) => {
+/**
+ * Zeroed host memory of this process, page-aligned, one allocation for all regions.
+ *
+ * @param shareable - Where it can be had, memory that neighbours can map.
+ */
+export function systemMemory(context: NativeContext, shareable: boolean): MemoryProvider {
+  return ({ shape, regionBytes }, _provided, { access }) => {
     const { offsets, bytes } = carve(shape, regionBytes);
-    const mapping = mapMemory(context, bytes, false);
+    const memory = mapShareable(context, bytes, access, shareable);
+    const { mapping } = memory;
     const addresses = offsets.map((offset) => mapping.address + offset);
     return {
       storage: { kind: "system" },
@@ -28,7 +33,8 @@ export function systemMemory(context: NativeContext): MemoryProvider {
         // Not the whole mapping: what lies behind the last region is nobody's business.
         { memory: KVF_MEM_DRAM, regions: [{ address: mapping.address, bytes, device: 0 }] },
       ],
-      release: () => releaseMemory(context, mapping),
+      share: memory.share(offsets, regionBytes),
+      release: () => releaseShareable(context, memory),
     };
   };
 }
@@ -47,21 +53,38 @@ export const externalHostMemory: MemoryProvider = ({ shape, memory, regionBytes 
     );
   }
   const { addresses, sizes } = adoptRegions(shape, memory.regions, regionBytes);
-  return {
-    storage: { kind: "system" },
-    addresses,
-    sizes,
-    attachment: ownAddresses(addresses),
-    nixlDevice: 0,
-    nixl: [
-      {
-        memory: KVF_MEM_DRAM,
-        regions: memory.regions.map(({ address, size }) => ({ address, bytes: size, device: 0 })),
-      },
-    ],
-    release: NOTHING,
-  };
+  return new ExternalHostMemory(addresses, sizes);
 };
+
+/** Adopted memory: what only NIXL needs is made when it asks, for there may be very many of them. */
+class ExternalHostMemory implements ComponentMemory {
+  readonly storage: Storage = SYSTEM;
+  readonly addresses: Float64Array;
+  readonly sizes: Float64Array;
+  readonly attachment: Attachment;
+  readonly nixlDevice: number = 0;
+
+  constructor(addresses: Float64Array, sizes: Float64Array) {
+    this.addresses = addresses;
+    this.sizes = sizes;
+    this.attachment = ownAddresses(addresses);
+  }
+
+  get nixl(): readonly NixlPart[] {
+    const regions = Array.from(this.addresses, (address, index) => ({
+      address,
+      bytes: this.sizes[index] ?? 0,
+      device: 0,
+    }));
+    return [{ memory: KVF_MEM_DRAM, regions }];
+  }
+
+  release(): void {
+    // The caller's, who lets it live as long as the layout does.
+  }
+}
+
+const SYSTEM: Storage = Object.freeze({ kind: "system" });
 
 /** A component that lies in another one's allocation. */
 export const sharedMemory: MemoryProvider = ({ shape, memory }, provided) => {
@@ -110,7 +133,8 @@ export function adoptRegions(
   }
   const addresses = new Float64Array(regionCount);
   const sizes = new Float64Array(regionCount);
-  for (const [index, { address, size }] of regions.entries()) {
+  for (let index = 0; index < regionCount; index++) {
+    const { address, size } = regions[index] ?? NOWHERE;
     if (!Number.isSafeInteger(address) || address <= 0)
       throw badRegions(shape.name, `region ${index} has no valid address`, { index, address });
     if (!Number.isSafeInteger(size) || size < regionBytes) {
@@ -133,6 +157,8 @@ export function adoptRegions(
   }
   return { addresses, sizes };
 }
+
+const NOWHERE: Region = { address: Number.NaN, size: 0 };
 
 function shareRegions(
   shape: ComponentShape,
@@ -166,7 +192,26 @@ function shareRegions(
     attachment: attachment.kind === "file" ? { ...attachment, bases: addresses } : ownAddresses(addresses),
     nixlDevice: host.nixlDevice,
     nixl: [],
+    ...(host.share === undefined ? undefined : { share: partOf(host.share, offset) }),
     release: NOTHING,
+  };
+}
+
+/** How regions are handed out that begin so many bytes into those of another component. */
+function partOf(share: SharedMemory, offset: number): SharedMemory {
+  if (share.kind === "none") return share;
+  if (share.kind === "device")
+    return {
+      ...share,
+      regions: share.regions.map(({ address, size }) => ({ address: address + offset, size: size - offset })),
+    };
+  return {
+    ...share,
+    regions: share.regions.map((region) => ({
+      ...region,
+      offset: region.offset + offset,
+      size: region.size - offset,
+    })),
   };
 }
 

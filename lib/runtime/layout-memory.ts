@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import type { Attachment, ComponentShape, MemorySpec, Storage } from "../core/layout.ts";
+import type { Access, Attachment, ComponentShape, MemorySpec, Region, Storage } from "../core/layout.ts";
 import type { NixlRegion } from "../native/agent.ts";
 
 /** Where a component's regions lie, how they are reached, and who gives them back. */
@@ -14,8 +14,27 @@ export interface ComponentMemory {
   readonly nixlDevice: number;
   /** Runs that NIXL registers; empty for memory that another component brought or that NIXL cannot reach. */
   readonly nixl: readonly NixlPart[];
+  /** How other processes of this host can map the regions; left out: they cannot. */
+  readonly share?: SharedMemory;
   /** Gives back what was allocated for this component; adopted memory is only let go. Called once. */
   readonly release: () => void | Promise<void>;
+}
+
+/** How other processes of this host can map a component's regions. */
+export type SharedMemory =
+  /** Each region lies in a file in memory that can no more shrink. */
+  | { readonly kind: "files"; readonly regions: readonly SharedRegion[] }
+  /** Each region lies in an allocation of this GPU, which its driver opens for other processes. */
+  | { readonly kind: "device"; readonly device: number; readonly regions: readonly Region[] }
+  /** They cannot. */
+  | { readonly kind: "none"; readonly why: string };
+
+/** A region of a file in memory. Bytes. */
+export interface SharedRegion {
+  readonly descriptor: number;
+  readonly fileBytes: number;
+  readonly offset: number;
+  readonly size: number;
 }
 
 /** Runs of one memory type that NIXL registers together. */
@@ -36,6 +55,8 @@ export interface ComponentRequest {
 export interface LayoutFacts {
   readonly name: string | null;
   readonly fingerprint: string | null;
+  /** What peers may do. */
+  readonly access: Access;
 }
 
 /**
@@ -69,12 +90,12 @@ export function provideMemory(
   requests: readonly ComponentRequest[],
   layout: LayoutFacts,
 ): LayoutMemory | Promise<LayoutMemory> {
+  if (requests.length === 1) return provideOne(providers, requests, layout);
   const provided = new Map<string, ComponentMemory>();
   // Components that lie in another one's allocation come after it.
-  const ordered =
-    requests.length === 1
-      ? requests
-      : requests.toSorted((a, b) => Number(a.memory.kind === "shared") - Number(b.memory.kind === "shared"));
+  const ordered = requests.toSorted(
+    (a, b) => Number(a.memory.kind === "shared") - Number(b.memory.kind === "shared"),
+  );
   for (const [index, request] of ordered.entries()) {
     try {
       const memory = provide(providers, request, provided, layout);
@@ -87,6 +108,39 @@ export function provideMemory(
     }
   }
   return assemble(requests, provided);
+}
+
+/** Most layouts have one component: theirs costs no more than it must, for there may be many. */
+function provideOne(
+  providers: MemoryProviders,
+  [request]: readonly ComponentRequest[],
+  layout: LayoutFacts,
+): LayoutMemory | Promise<LayoutMemory> {
+  if (request === undefined) throw missingComponent("kv");
+  const memory = provide(providers, request, NOBODY, layout);
+  return memory instanceof Promise ? memory.then((late) => new OneMemory(late)) : new OneMemory(memory);
+}
+
+const NOBODY: ReadonlyMap<string, ComponentMemory> = new Map();
+
+class OneMemory implements LayoutMemory {
+  readonly #memory: ComponentMemory;
+
+  constructor(memory: ComponentMemory) {
+    this.#memory = memory;
+  }
+
+  get components(): readonly ComponentMemory[] {
+    return [this.#memory];
+  }
+
+  get nixl(): readonly NixlPart[] {
+    return this.#memory.nixl;
+  }
+
+  async release(): Promise<void> {
+    await this.#memory.release();
+  }
 }
 
 async function provideRest(
@@ -131,10 +185,7 @@ function assemble(
   const components = requests.map(({ shape }) => provided.get(shape.name) ?? missingComponent(shape.name));
   return {
     components,
-    nixl:
-      components.length === 1
-        ? (components[0]?.nixl ?? [])
-        : components.flatMap((component) => component.nixl),
+    nixl: components.flatMap((component) => component.nixl),
     release: () => releaseAll(components),
   };
 }

@@ -3,7 +3,13 @@ import { handleWorkerId } from "../core/handle.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { isRemote } from "../core/registry-queries.ts";
-import { CONTROL, looksLikeControl, readControl, writeControl } from "./control-message.ts";
+import {
+  CONTROL,
+  looksLikeControl,
+  readControl,
+  writeControl,
+  type ControlMessage,
+} from "./control-message.ts";
 import { agentNameOf } from "./incarnation.ts";
 import { payloadBytes, type NotificationQueue } from "./notifications.ts";
 import type { PeerBook } from "./peer-book.ts";
@@ -17,8 +23,9 @@ export class Messenger {
   readonly #state: TransportState;
   readonly #peers: PeerBook;
   readonly #queue: NotificationQueue;
+  // Kept when a peer is forgotten: it may be imported again in the same incarnation, and an old message must not pass.
   readonly #sent: Map<string, number> = new Map();
-  readonly #seen: Map<string, number> = new Map();
+  readonly #seen: Map<string, SeenMessages> = new Map();
   readonly #handlers: Map<number, ControlHandler> = new Map();
   #waiting = 0;
   /** Told of every message, with the sender's wire name: a sign of life. */
@@ -37,8 +44,9 @@ export class Messenger {
   async notify(peer: Peer, payload: Uint8Array | string): Promise<void> {
     this.#state.demandOpen("notify");
     const bytes = payloadBytes(payload);
-    const { agent } = this.#session;
-    if (agent === null) throw this.#session.noNixl ?? withoutAgent();
+    const { agent, neighbours } = this.#session;
+    const near = neighbours?.reaches(peer.wireName) === true;
+    if (agent === null && neighbours === null) throw this.#session.noNixl ?? withoutAgent();
     if (this.#peers.byWireName(peer.wireName) !== peer) {
       throw new KvferryError(
         "PEER_LOST",
@@ -48,7 +56,9 @@ export class Messenger {
         { workerId: peer.workerId.toString() },
       );
     }
-    await agent.notify(peer.wireName, this.escape(peer.wireName, bytes));
+    if (near) await neighbours.notify(peer.wireName, bytes);
+    else if (agent === null) throw this.#session.noNixl ?? withoutAgent();
+    else await agent.notify(peer.wireName, this.escape(peer.wireName, bytes));
   }
 
   /** Sends a control message to a peer that understands them. */
@@ -65,12 +75,6 @@ export class Messenger {
   /** A user's payload as it goes on the wire: itself, unless it begins like a control message. */
   escape(wireName: string, payload: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     return looksLikeControl(payload) ? this.#write(wireName, CONTROL.user, payload) : payload;
-  }
-
-  /** Drops what is kept for a peer that is gone. */
-  forget(wireName: string): void {
-    this.#sent.delete(wireName);
-    this.#seen.delete(wireName);
   }
 
   /** A message of this transport to itself: the notification of a local transfer. */
@@ -93,16 +97,27 @@ export class Messenger {
     this.#session.agent?.listen(this.#waiting > 0);
     this.#session.context.holdProcess(this.#waiting > 0);
     // Messages that found the queue full were left with the library.
-    if (on) this.#receive();
+    if (!on) return;
+    this.#session.neighbours?.resume();
+    this.#receive();
   }
 
-  /** Stops receiving. */
+  /** Takes a message that a neighbour sent. @returns Whether more may come. */
+  deliverFrom(wireName: string, payload: Uint8Array<ArrayBuffer>): boolean {
+    this.onSign?.(wireName);
+    this.#queue.push({ from: agentNameOf(wireName), payload });
+    return !this.#queue.full || this.#queue.intercepted;
+  }
+
+  /** Stops receiving; neighbours are still heard, for they give memory back. */
   close(): void {
-    this.#session.context.onNotifications = undefined;
+    const { context, neighbours } = this.#session;
+    context.onNotifications = neighbours === null ? undefined : () => neighbours.receive();
   }
 
   #receive(): void {
-    const { agent } = this.#session;
+    const { agent, neighbours } = this.#session;
+    neighbours?.receive();
     if (agent === null || (this.#queue.full && !this.#queue.intercepted)) return;
     for (const { from, payload } of agent.takeNotifications()) {
       this.onSign?.(from);
@@ -117,13 +132,39 @@ export class Messenger {
       { sender: from, receiver: this.#session.wireName },
       this.#session.options.secrets,
     );
-    if (message === null || message.sequence <= (this.#seen.get(from) ?? 0)) {
+    if (message === null || !this.#isNew(from, message)) {
       this.onDropped?.(from);
       return;
     }
-    this.#seen.set(from, message.sequence);
     if (message.type === CONTROL.user) this.#queue.push({ from: agentNameOf(from), payload: message.body });
     else this.#handlers.get(message.type)?.(from, message.body);
+  }
+
+  /**
+   * Control messages of a sender arrive in the order in which they were sent. Users' messages may be overtaken: they
+   * leave after the data that they belong to.
+   */
+  #isNew(from: string, { type, sequence }: ControlMessage): boolean {
+    let seen = this.#seen.get(from);
+    if (seen === undefined) {
+      const oldest = this.#seen.keys().next();
+      if (this.#seen.size >= MOST_SENDERS && oldest.done !== true) this.#seen.delete(oldest.value);
+      seen = { last: 0, users: new Set(), usersFrom: 0 };
+      this.#seen.set(from, seen);
+    }
+    if (type !== CONTROL.user) {
+      if (sequence <= seen.last) return false;
+      seen.last = sequence;
+      return true;
+    }
+    if (sequence <= seen.usersFrom || seen.users.has(sequence)) return false;
+    seen.users.add(sequence);
+    if (seen.users.size > MOST_OVERTAKEN) {
+      const least = Math.min(...seen.users);
+      seen.users.delete(least);
+      seen.usersFrom = least;
+    }
+    return true;
   }
 
   #write(wireName: string, type: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -141,6 +182,19 @@ export class Messenger {
 
 /** Takes a control message; `from` is the sender's wire name. */
 export type ControlHandler = (from: string, body: Uint8Array<ArrayBuffer>) => void;
+
+/** Numbers of a sender's messages that were taken. */
+interface SeenMessages {
+  last: number;
+  readonly users: Set<number>;
+  usersFrom: number;
+}
+
+/** Senders whose numbers are remembered; the longest known go first. */
+const MOST_SENDERS = 65_536;
+
+/** Users' messages of one sender that may be on their way at once without any being taken for a replay. */
+const MOST_OVERTAKEN = 1_024;
 
 const NO_BYTES: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(0));
 

@@ -12,11 +12,13 @@ import {
   readTag,
   sameName,
   wordBytes,
+  type ComponentWord,
   type ExporterWord,
   type ImporterWord,
   type LayoutWord,
   type Meeting,
   type NeighbourName,
+  type SegmentWord,
 } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
 
@@ -55,7 +57,7 @@ type Audience = "everybody" | Set<bigint>;
 
 interface Guest {
   readonly process: NeighbourProcess;
-  phase: "new" | "welcomed" | "ready";
+  phase: "new" | "welcomed" | "ready" | "gone";
   name: NeighbourName | undefined;
   meeting: Meeting | undefined;
   key: string | null;
@@ -122,8 +124,9 @@ export class NeighbourExporter {
       return true;
     }
     const word = kind === "word" ? readImporterWord(body) : null;
-    if (word === null) this.#dismiss(guest, "what it said cannot be understood");
-    else this.#heard(guest, word);
+    if (word === null) {
+      if (guest.phase !== "gone") this.#dismiss(guest, "what it said cannot be understood");
+    } else this.#heard(guest, word);
     return true;
   }
 
@@ -179,17 +182,23 @@ export class NeighbourExporter {
 
   /** Tells every neighbour that this transport closes, and waits until nothing is mapped any more. */
   async closing(millis: number): Promise<boolean> {
-    for (const guest of this.#guests.values()) if (guest.phase === "ready") this.#say(guest, { say: "closing" });
-    return await this.#until(() => [...this.#guests.values()].every((guest) => guest.held.size === 0), millis);
+    for (const guest of this.#guests.values())
+      if (guest.phase === "ready") this.#say(guest, { say: "closing" });
+    return await this.#until(
+      () => [...this.#guests.values()].every((guest) => guest.held.size === 0),
+      millis,
+    );
   }
 
   #heard(guest: Guest, word: ImporterWord): void {
+    if (guest.phase === "gone") return;
     if (word.say === "hello" && guest.phase === "new") this.#welcome(guest, word);
     else if (word.say === "proof" && guest.phase === "welcomed") this.#admit(guest, word.proof);
     else if (guest.phase !== "ready") this.#dismiss(guest, "it spoke before it was let in");
     else if (word.say === "want") this.#answer(guest, word.layouts);
     else if (word.say === "released") this.#releasedBy(guest, word.layouts.map(BigInt) as LayoutHandle[]);
     else if (word.say === "bye") {
+      guest.phase = "gone";
       this.#releasedBy(guest, [...guest.held]);
       this.#sockets().shut(guest.process.connection);
     } else this.#dismiss(guest, `it said ${word.say} twice`);
@@ -222,7 +231,11 @@ export class NeighbourExporter {
   #admit(guest: Guest, proof: string | null): void {
     const { secrets } = this.#effects;
     const { key, meeting } = guest;
-    if (key !== null && meeting !== undefined && !proofHolds(proofOf("importer", meeting, secrets, key), proof))
+    if (
+      key !== null &&
+      meeting !== undefined &&
+      !proofHolds(proofOf("importer", meeting, secrets, key), proof)
+    )
       return this.#refuse(guest, "it does not know the secret");
     guest.phase = "ready";
     this.#say(guest, { say: "ready" });
@@ -236,9 +249,10 @@ export class NeighbourExporter {
 
   async #handOut(guest: Guest, layout: string): Promise<void> {
     const handle = BigInt(layout) as LayoutHandle;
-    const no = (why: string): void => this.#say(guest, { say: "no", layout, why });
+    const no = (why: string): void => void this.#say(guest, { say: "no", layout, why });
     try {
-      if (this.#refusedTo(guest, handle)) return no("The peer's layout is gone, or was not exported to this worker.");
+      if (this.#refusedTo(guest, handle))
+        return no("The peer's layout is gone, or was not exported to this worker.");
       const served = this.#effects.find(handle);
       if (served === undefined) return no("The peer's layout is gone.");
       const { word, descriptors, why } = await this.#describe(layout, served);
@@ -246,7 +260,7 @@ export class NeighbourExporter {
       // What took its time may be too late.
       if (this.#refusedTo(guest, handle) || this.#effects.find(handle)?.record !== served.record)
         return no("The peer's layout is gone.");
-      if (!guest.connected) return;
+      if (!guest.connected || guest.phase !== "ready") return;
       guest.held.add(handle);
       if (!this.#say(guest, word, descriptors)) guest.held.delete(handle);
     } catch (error) {
@@ -272,8 +286,8 @@ export class NeighbourExporter {
   }> {
     const readOnly = record.access === "read";
     const files = new Map<number, number>();
-    const segments: (number | { uuid: string; handle: string })[] = [];
-    const described: LayoutWord["components"] = [];
+    const segments: SegmentWord[] = [];
+    const described: ComponentWord[] = [];
     let last = "";
     // Descriptors travel in the order of the segments that are files: those come first.
     for (const { share } of components)
@@ -284,7 +298,11 @@ export class NeighbourExporter {
             segments.push(fileBytes);
           }
     if (files.size > KVF_NEIGHBOUR_DESCRIPTORS)
-      return { word: null, descriptors: [], why: `It lies in ${files.size} files, more than are handed over.` };
+      return {
+        word: null,
+        descriptors: [],
+        why: `It lies in ${files.size} files, more than are handed over.`,
+      };
     for (const [index, memory] of components.entries()) {
       const name = record.components[index]?.shape.name ?? "";
       const { share } = memory;
@@ -343,7 +361,7 @@ export class NeighbourExporter {
 
   #dismiss(guest: Guest, why: string): void {
     this.#effects.warn(`process ${guest.process.processId} was turned away as a neighbour: ${why}`);
-    guest.phase = "new";
+    guest.phase = "gone";
     this.#sockets().shut(guest.process.connection);
   }
 

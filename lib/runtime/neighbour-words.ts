@@ -1,5 +1,4 @@
 import * as v from "valibot";
-import type { HandedDescriptor } from "../native/neighbour.ts";
 import { authenticationCode, codesEqual } from "./authentication.ts";
 import type { SecretKey } from "./options.ts";
 
@@ -9,25 +8,85 @@ export const NEIGHBOUR_VERSION = 1;
 /** Bytes of a nonce. */
 const NONCE_BYTES = 32;
 
+/** Who takes part, as both ends name them. */
+export interface NeighbourName {
+  /** Worker id, decimal. */
+  readonly worker: string;
+  readonly agent: string;
+  /** Name on NIXL's wire: agent and incarnation. */
+  readonly wire: string;
+  readonly incarnation: number;
+}
+
+/** What an importer says to an exporter. Handles are decimal. */
+export type ImporterWord =
+  | {
+      readonly say: "hello";
+      readonly version: number;
+      readonly from: NeighbourName;
+      readonly to: NeighbourName;
+      readonly nonce: string;
+      /** Ids of the keys that it knows. */
+      readonly keys: readonly string[];
+    }
+  | { readonly say: "proof"; readonly proof: string | null }
+  | { readonly say: "want"; readonly layouts: readonly string[] }
+  /** Nothing of these layouts is mapped at the importer any more. */
+  | { readonly say: "released"; readonly layouts: readonly string[] }
+  /** Nothing of the exporter is mapped at the importer any more; the connection ends. */
+  | { readonly say: "bye" };
+
+/** What an exporter says to an importer. */
+export type ExporterWord =
+  | {
+      readonly say: "welcome";
+      readonly nonce: string;
+      readonly key: string | null;
+      readonly proof: string | null;
+    }
+  | { readonly say: "ready" }
+  | { readonly say: "refused"; readonly why: string }
+  /** A layout's memory; the descriptors of its segments that are files come with the message, in order. */
+  | {
+      readonly say: "layout";
+      readonly layout: string;
+      readonly readOnly: boolean;
+      readonly segments: readonly SegmentWord[];
+      readonly components: readonly ComponentWord[];
+    }
+  | { readonly say: "no"; readonly layout: string; readonly why: string }
+  /** The exporter wants this layout's memory back. */
+  | { readonly say: "release"; readonly layout: string }
+  /** The exporter closes. */
+  | { readonly say: "closing" }
+  /** The exporter has dealt with that many bytes of messages. */
+  | { readonly say: "credit"; readonly bytes: number };
+
+/** A segment: the bytes of a file, or what opens memory of a GPU (the GPU's UUID, the driver's handle in hex). */
+export type SegmentWord = number | { readonly uuid: string; readonly handle: string };
+
+/** Where the regions of a component lie, or why it cannot be mapped. */
+export interface ComponentWord {
+  readonly name: string;
+  /** Segment, byte offset in it, bytes. */
+  readonly regions: readonly (readonly [number, number, number])[] | null;
+  readonly why: string | null;
+}
+
 const text = v.pipe(v.string(), v.maxLength(1024));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const hex = v.pipe(v.string(), v.hexadecimal(), v.maxLength(256));
 const decimal = v.pipe(v.string(), v.regex(/^\d{1,39}$/));
 const nonce = v.pipe(hex, v.length(NONCE_BYTES * 2));
-
 const worker = v.strictObject({ worker: decimal, agent: text, wire: text, incarnation: count });
-
-const region = v.strictTuple([count, count, count]);
 const component = v.strictObject({
   name: text,
-  /** Segment, byte offset in it, bytes; one for each region, or null when this component cannot be mapped. */
-  regions: v.nullable(v.pipe(v.array(region), v.maxLength(65_536))),
+  regions: v.nullable(v.pipe(v.array(v.strictTuple([count, count, count])), v.maxLength(65_536))),
   why: v.nullable(text),
 });
-const device = v.strictObject({ uuid: text, handle: hex });
+const segment = v.union([count, v.strictObject({ uuid: text, handle: hex })]);
 
-/** What an importer says. */
-const importerWord = v.variant("say", [
+const importerWord: v.GenericSchema<unknown, ImporterWord> = v.variant("say", [
   v.strictObject({
     say: v.literal("hello"),
     version: count,
@@ -38,52 +97,29 @@ const importerWord = v.variant("say", [
   }),
   v.strictObject({ say: v.literal("proof"), proof: v.nullable(hex) }),
   v.strictObject({ say: v.literal("want"), layouts: v.pipe(v.array(decimal), v.maxLength(4_096)) }),
-  /** Nothing of these layouts is mapped at the importer any more. */
   v.strictObject({ say: v.literal("released"), layouts: v.pipe(v.array(decimal), v.maxLength(65_536)) }),
-  /** Nothing of the exporter is mapped at the importer any more; the connection ends. */
   v.strictObject({ say: v.literal("bye") }),
 ]);
 
-/** What an exporter says. */
-const exporterWord = v.variant("say", [
+const exporterWord: v.GenericSchema<unknown, ExporterWord> = v.variant("say", [
   v.strictObject({ say: v.literal("welcome"), nonce, key: v.nullable(text), proof: v.nullable(hex) }),
   v.strictObject({ say: v.literal("ready") }),
   v.strictObject({ say: v.literal("refused"), why: text }),
-  /** A layout's memory; its segments' descriptors come with the message, those of files first. */
   v.strictObject({
     say: v.literal("layout"),
     layout: decimal,
     readOnly: v.boolean(),
-    /** Bytes of each segment that is a file; or what opens memory of a GPU. */
-    segments: v.pipe(v.array(v.union([count, device])), v.maxLength(65_536)),
+    segments: v.pipe(v.array(segment), v.maxLength(65_536)),
     components: v.pipe(v.array(component), v.maxLength(1_024)),
   }),
   v.strictObject({ say: v.literal("no"), layout: decimal, why: text }),
-  /** The exporter wants this layout's memory back. */
   v.strictObject({ say: v.literal("release"), layout: decimal }),
-  /** The exporter closes. */
   v.strictObject({ say: v.literal("closing") }),
-  /** The exporter has dealt with that many bytes of messages. */
   v.strictObject({ say: v.literal("credit"), bytes: count }),
 ]);
 
-/** What an importer says to an exporter. */
-export type ImporterWord = v.InferOutput<typeof importerWord>;
-
-/** What an exporter says to an importer. */
-export type ExporterWord = v.InferOutput<typeof exporterWord>;
-
-/** Who takes part, as both ends name them. */
-export type NeighbourName = v.InferOutput<typeof worker>;
-
 /** A layout's memory as it is handed over. */
 export type LayoutWord = Extract<ExporterWord, { say: "layout" }>;
-
-/** A message to be sent: a word, and descriptors with it. */
-export interface OutgoingWord {
-  readonly word: ExporterWord | ImporterWord;
-  readonly descriptors?: readonly HandedDescriptor[];
-}
 
 const WORD = 0;
 const NOTIFICATION = 1;

@@ -1,16 +1,24 @@
-import { encodeHop } from "../core/encode.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import { cString, type NativeContext } from "../native/context.ts";
 import { KVF_NIXL_READ, KVF_NIXL_WRITE } from "../native/symbols.ts";
 import type { Executor, RunningHop } from "./executor.ts";
+import { hopEncoder } from "./hop-encoder.ts";
 import { outcomeOf, runningJob } from "./job-hop.ts";
 
 const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(8));
 
 /** Runs hops to and from peers through NIXL, in pieces, on the library's lanes. */
 export function nixlExecutor(context: NativeContext, agent: NixlAgent): Executor {
+  const encode = hopEncoder();
+  let lastPeer = "";
+  let lastName = cString("");
+  // Many transfers in a row go to one peer.
+  const nameOf = (peer: string): Uint8Array<ArrayBuffer> => {
+    if (peer !== lastPeer) [lastPeer, lastName] = [peer, cString(peer)];
+    return lastName;
+  };
   return {
     start(hop: Hop, { notification, watch }, done): RunningHop {
       const peer = hop.agent;
@@ -23,7 +31,7 @@ export function nixlExecutor(context: NativeContext, agent: NixlAgent): Executor
           { method: hop.method },
         );
       }
-      const encoded = encodeHop(hop.programs);
+      const encoded = encode(hop.programs);
       const payload = notification === null ? NOTHING : ownBytes(notification);
       const slot = context.submit(
         "transfer",
@@ -32,7 +40,7 @@ export function nixlExecutor(context: NativeContext, agent: NixlAgent): Executor
             context.address,
             free,
             agent.address,
-            cString(peer),
+            nameOf(peer),
             hop.op === "read" ? KVF_NIXL_READ : KVF_NIXL_WRITE,
             encoded,
             encoded.length,

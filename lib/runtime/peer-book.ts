@@ -1,18 +1,32 @@
+import { mappedAddresses } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { Attachment } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
-import { forgetPeer, importPackage } from "../core/registry-peers.ts";
-import { decodePackage } from "../wire/index.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import { forgetPeer, importPackage, takeBackLayout } from "../core/registry-peers.ts";
+import { getPeer } from "../core/registry-queries.ts";
 import { macOf } from "./authentication.ts";
+import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
 import { checkPackage } from "./package-trust.ts";
+import type { NeighbourAttachment } from "./neighbour-import.ts";
 import { Peer, type PeerHost } from "./peer.ts";
 import { PeersInNixl } from "./peers-in-nixl.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
+
+/** Who is told of peers that come and go. */
+export interface PeerWatcher {
+  /** A package was imported, or a newer one of a known peer. */
+  arrived(peer: Peer, metadata: MetadataPackage): void;
+  /** The peer is about to be forgotten; it can still be reached. Bounded in time. */
+  leaving(peer: Peer): Promise<void>;
+  /** The peer is forgotten, lost or replaced. */
+  left(peer: Peer): void;
+}
 
 /**
  * Imports, updates and forgets peers.
@@ -29,6 +43,8 @@ export class PeerBook implements PeerHost {
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
   readonly #arriving: Set<bigint | string> = new Set();
   readonly #inNixl: PeersInNixl;
+
+  watcher: PeerWatcher | undefined;
 
   constructor(session: Session, state: TransportState, engine: Engine, events: EventHub) {
     this.#session = session;
@@ -59,13 +75,13 @@ export class PeerBook implements PeerHost {
 
   async import(bytes: Uint8Array): Promise<Peer> {
     this.#state.demandOpen("importMetadata");
-    const metadata = this.#decode(bytes, "importMetadata");
+    const metadata = await this.#decode(bytes, "importMetadata");
     return await this.#alone("importMetadata", metadata, () => this.#enter(metadata));
   }
 
   async update(peer: Peer, bytes: Uint8Array): Promise<void> {
     this.#state.demandOpen("update");
-    const metadata = this.#decode(bytes, "update");
+    const metadata = await this.#decode(bytes, "update");
     if (
       metadata.workerId !== peer.workerId ||
       metadata.incarnation !== peer.generation ||
@@ -85,6 +101,13 @@ export class PeerBook implements PeerHost {
     await this.#alone("update", metadata, () => this.#renew(peer, metadata));
   }
 
+  /** The peer took one of its layouts back: its handle is stale from now on. */
+  takeBack(peer: Peer, handle: LayoutHandle): void {
+    if (this.#peers.get(peer.workerId) !== peer) return;
+    this.#state.snapshot = takeBackLayout(this.#state.snapshot, handle);
+    peer.replaceLayouts(getPeer(this.#state.snapshot, peer.workerId)?.layouts ?? []);
+  }
+
   async forget(peer: Peer): Promise<void> {
     if (this.#peers.get(peer.workerId) !== peer) return;
     this.#remove(peer);
@@ -96,13 +119,16 @@ export class PeerBook implements PeerHost {
       { workerId: peer.workerId.toString() },
     );
     this.#engine.failAgent(peer.wireName, gone);
+    await this.watcher?.leaving(peer);
     try {
+      await this.#session.neighbours?.detach(peer.wireName);
       await this.#session.agent?.forgetPeer(peer.wireName);
     } catch (error) {
       // A transport that closes forgets everybody anyway.
       if (this.#state.isOpen) throw error;
     } finally {
       peer.markLost("forgotten");
+      this.watcher?.left(peer);
     }
     this.#events.emit("peer", {
       change: "forgotten",
@@ -127,8 +153,10 @@ export class PeerBook implements PeerHost {
       },
     );
     this.#engine.failAgent(peer.wireName, gone);
+    void this.#session.neighbours?.detach(peer.wireName);
     void this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
     peer.markLost(reason);
+    this.watcher?.left(peer);
     this.#events.emit("peer", { change: "lost", workerId: peer.workerId, agentName: peer.agentName, reason });
   }
 
@@ -150,7 +178,7 @@ export class PeerBook implements PeerHost {
     }
   }
 
-  #decode(bytes: Uint8Array, operation: string): MetadataPackage {
+  async #decode(bytes: Uint8Array, operation: string): Promise<MetadataPackage> {
     if (!(bytes instanceof Uint8Array)) {
       throw new KvferryError(
         "METADATA_MALFORMED",
@@ -162,7 +190,9 @@ export class PeerBook implements PeerHost {
     }
     const { options } = this.#session;
     // A copy: the caller may change its buffer while the import is under way.
-    const decoded = decodePackage(new Uint8Array(bytes), {
+    const copy = new Uint8Array(bytes);
+    const codecs = loadedCodecs() ?? (await loadCodecs());
+    const decoded = codecs.decodePackage(copy, {
       acceptUnauthenticated: options.acceptUnauthenticated,
       ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
     });
@@ -174,14 +204,16 @@ export class PeerBook implements PeerHost {
     // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
     const trial = importPackage(this.#state.snapshot, metadata, attach);
     const before = this.#peers.get(metadata.workerId);
+    const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
     let record: PeerRecord;
     try {
       await this.#inNixl.load(metadata);
       this.#state.demandOpen("importMetadata");
-      const entered = importPackage(this.#state.snapshot, metadata, attach);
+      const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata, near));
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
     } catch (error) {
+      await near?.undo();
       await this.#session.agent?.forgetPeer(metadata.wireName).catch(() => undefined);
       throw error;
     }
@@ -190,6 +222,8 @@ export class PeerBook implements PeerHost {
     this.#inNixl.loaded(peer, metadata);
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
+    this.#settle(peer, near);
+    this.watcher?.arrived(peer, metadata);
     this.#events.emit("peer", {
       change: "imported",
       workerId: peer.workerId,
@@ -204,18 +238,31 @@ export class PeerBook implements PeerHost {
     const attach = this.#attach(metadata);
     // Throws for a sequence that is not higher, before NIXL hears of it.
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
-    const resume = await this.#inNixl.renew(peer, metadata, (reason) => this.lose(peer, reason));
+    const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
+    const resume = await this.#inNixl.renew(peer, metadata, (reason) => this.lose(peer, reason)).catch(
+      async (error: unknown) => {
+        await near?.undo();
+        throw error;
+      },
+    );
     let record: PeerRecord;
     try {
       this.#state.demandOpen("update");
       if (this.#peers.get(peer.workerId) !== peer) throw await this.#forgottenMeanwhile(peer);
-      const entered = importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
+      const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata, near), {
+        updates: peer.workerId,
+      });
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
+    } catch (error) {
+      await near?.undo();
+      throw error;
     } finally {
       resume();
     }
     peer.replaceLayouts(record.layouts);
+    this.#settle(peer, near);
+    this.watcher?.arrived(peer, metadata);
     this.#events.emit("peer", {
       change: "updated",
       workerId: peer.workerId,
@@ -250,8 +297,10 @@ export class PeerBook implements PeerHost {
       },
     );
     this.#engine.failAgent(before.wireName, gone);
+    void this.#session.neighbours?.detach(before.wireName);
     void this.#session.agent?.forgetPeer(before.wireName).catch(() => undefined);
     before.markLost("it came back in a new incarnation");
+    this.watcher?.left(before);
   }
 
   #remove(peer: Peer): void {
@@ -260,12 +309,29 @@ export class PeerBook implements PeerHost {
     this.#state.snapshot = forgetPeer(this.#state.snapshot, peer.workerId);
   }
 
-  #attach(metadata: MetadataPackage): (layout: PackageLayout, component: PackageComponent) => Attachment {
+  /** An import stands: what is mapped for the peer stays, and memory that its owner has pinned is pinned here too. */
+  #settle(peer: Peer, near: NeighbourAttachment | null): void {
+    if (near === null) return;
+    // Bytes reached it by no transfer yet, but its memory is here: a slow first transfer is not for want of a way.
+    if (peer.layouts.some((layout) => layout.distance === "neighbour")) this.#engine.noteReached(peer.wireName);
+    near.keep();
+  }
+
+  /** @param near - What of the package is mapped; null before that was tried. */
+  #attach(
+    metadata: MetadataPackage,
+    near: NeighbourAttachment | null = null,
+  ): (layout: PackageLayout, component: PackageComponent) => Attachment {
     const reachable = metadata.nixlMetadata.byteLength > 0;
+    const off = this.#session.neighbours === null ? "This transport was opened with neighbours: false." : null;
     return (layout, component) => {
+      const found = near?.component(layout, component) ?? off;
+      if (found !== null && typeof found === "object")
+        return mappedAddresses(found.bases, found.storage ?? undefined);
+      const why = found === null ? undefined : { unmapped: found };
       if (layout.stagedOnly || !reachable || component.storage.kind === "disk")
-        return { kind: "staged", agent: metadata.wireName };
-      return { kind: "nixl", agent: metadata.wireName, bases: component.regionAddresses };
+        return { kind: "staged", agent: metadata.wireName, ...why };
+      return { kind: "nixl", agent: metadata.wireName, bases: component.regionAddresses, ...why };
     };
   }
 }

@@ -47,7 +47,7 @@ export class PreparedTransfer {
   run(sourceBlocks: BlockSelection, destinationBlocks: BlockSelection, options: RunOptions = {}): Transfer {
     const source = copyBlocks(sourceBlocks);
     const destination = copyBlocks(destinationBlocks);
-    return this.#submitter.planned({ ...this.#options, ...options }, destination, () =>
+    return this.#submitter.planned({ ...this.#options, ...options }, { source, destination }, () =>
       this.#plan(source, destination),
     );
   }

@@ -5,8 +5,11 @@ import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
 import { registerLayout, unregisterLayout } from "../core/registry.ts";
 import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
+import { within } from "./deadlines.ts";
+import type { Fences } from "./fences.ts";
 import type { Leases } from "./leases.ts";
 import { NixlExtents, type NixlHold } from "./nixl-extents.ts";
+import { RELEASE_MILLIS } from "./neighbours.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 
@@ -20,6 +23,14 @@ export class Registrar {
   readonly #state: TransportState;
   readonly #leases: Leases;
   readonly #host: LayoutHost;
+  /** Knows who else may touch a layout's memory. */
+  fences: Fences | undefined;
+  /** Layouts over memory that their caller owns. */
+  readonly #adopted: WeakSet<LocalLayout> = new WeakSet();
+  /** Layouts that are gone and whose memory somebody may still touch. */
+  readonly #retained: Map<LocalLayout, Promise<void>> = new Map();
+  /** Ends waits for layouts that are in use. */
+  readonly #waits: Set<(error: KvferryError) => void> = new Set();
   /** Live layouts by id. */
   readonly #layouts: (LocalLayout | undefined)[] = [];
   readonly #extents: NixlExtents | undefined;
@@ -81,24 +92,65 @@ export class Registrar {
     const { handle } = layout.record;
     if (this.#busy(handle)) {
       if (options.wait !== true) throw this.#inUse(layout);
-      while (this.#busy(handle)) await this.#leases.idle(handle);
+      while (this.#busy(handle)) await this.#orClosed(this.#leases.idle(handle));
     }
     if (this.#layouts[layout.record.layoutId] !== layout) return;
+    const { neighbours } = this.#session;
+    if (neighbours !== null && neighbours.holders(handle).length > 0) {
+      const millis = options.wait === true ? Infinity : RELEASE_MILLIS;
+      if (!(await neighbours.release(handle, millis))) throw this.#held(layout);
+      // What began meanwhile must end too.
+      return await this.unregister(layout, options);
+    }
+    if (options.wait !== true && this.#adopted.has(layout) && (this.fences?.holders(handle).length ?? 0) > 0)
+      throw this.#stillReached(layout);
     this.#state.snapshot = unregisterLayout(this.#state.snapshot, handle);
     this.#layouts[layout.record.layoutId] = undefined;
     this.#state.changed();
     layout.retire();
-    await this.#letGo(layout);
+    await this.#letGo(layout, this.#state.isOpen);
+  }
+
+  /** Ends every wait that nothing will end any more; for `close`. */
+  endWaits(): void {
+    const closed = new KvferryError(
+      "CLOSED",
+      "unregister",
+      "the transport was closed while the layout was still in use",
+      "Look at what close() had to leave.",
+    );
+    for (const reject of this.#waits) reject(closed);
+    this.#waits.clear();
+  }
+
+  /** Tells everybody who may touch a layout that all are taken back, and waits until they have let go; for `close`. */
+  async takeBackAll(): Promise<void> {
+    const all = [...this.layouts, ...this.#retained.keys()];
+    await Promise.all(all.map(({ handle }) => this.fences?.takeBack(handle, false)));
   }
 
   /** Frees every layout that nothing uses; for `close`. @returns Names of those that had to be left. */
   async releaseAll(): Promise<string[]> {
     const left: string[] = [];
     for (const layout of this.layouts) {
-      if (this.#busy(layout.handle)) left.push(layout.name);
+      if (this.#busy(layout.handle) || this.#heldByOthers(layout.handle)) left.push(layout.name);
       else await this.unregister(layout, { wait: true });
     }
+    for (const layout of this.#retained.keys()) {
+      if (this.#heldByOthers(layout.handle)) left.push(layout.name);
+      else await this.#free(layout);
+    }
     return left;
+  }
+
+  async #orClosed(promise: Promise<void>): Promise<void> {
+    const { promise: closed, reject } = Promise.withResolvers<never>();
+    this.#waits.add(reject);
+    try {
+      await Promise.race([promise, closed]);
+    } finally {
+      this.#waits.delete(reject);
+    }
   }
 
   async #registerInTurn(
@@ -151,19 +203,72 @@ export class Registrar {
     const layout = new LocalLayout(this.#host, entered.layout, memory);
     this.#layouts[entered.layout.layoutId] = layout;
     if (hold !== undefined) this.#holds.set(layout, hold);
+    if (resolved.components.some(({ memory: { kind } }) => kind === "external")) this.#adopted.add(layout);
     return layout;
   }
 
-  async #letGo(layout: LocalLayout): Promise<void> {
+  async #letGo(layout: LocalLayout, grace: boolean): Promise<void> {
     const hold = this.#holds.get(layout);
     if (hold !== undefined) await this.#extents?.release(hold);
+    const { handle } = layout;
+    const adopted = this.#adopted.has(layout);
+    const held = this.fences?.takeBack(handle, grace && !adopted) ?? null;
+    if (held === null && (adopted || !this.#heldByOthers(handle))) {
+      this.fences?.freed(handle);
+      await layout.memory.release();
+      return;
+    }
+    // The layout is gone; its memory stays until nobody can touch it.
+    const freed = (held ?? NEVER).then(() => (this.#heldByOthers(handle) ? undefined : this.#free(layout)));
+    this.#retained.set(layout, freed);
+    freed.catch(() => undefined);
+    // What others own is let go only when nothing can touch it: the caller may free it once this returns.
+    if (adopted && held !== null && this.#state.isOpen) {
+      const { clock, options } = this.#session;
+      await within(clock, options.deadlineMillis, freed);
+      if (this.#retained.has(layout)) throw this.#stillReached(layout);
+    }
+  }
+
+  /** Gives a retained layout's memory back, once. */
+  async #free(layout: LocalLayout): Promise<void> {
+    if (!this.#retained.delete(layout)) return;
+    this.fences?.freed(layout.handle);
     await layout.memory.release();
+  }
+
+  /** Somebody may touch the memory by a way that this process cannot close. */
+  #heldByOthers(handle: LayoutHandle): boolean {
+    if (this.fences === undefined) return false;
+    return this.fences.holders(handle).length > 0 || (this.#state.isOpen && this.fences.isSilent(handle));
   }
 
   #busy(handle: LayoutHandle): boolean {
     return (
       this.#leases.uses(handle) > 0 ||
       (this.#leases.anyQuarantined && this.#leases.quarantined(handle).length > 0)
+    );
+  }
+
+  #held(layout: LocalLayout): KvferryError {
+    const processes = this.#session.neighbours?.holders(layout.handle) ?? [];
+    return new KvferryError(
+      "IN_USE",
+      "unregister",
+      `layout ${layout.name} (${formatHandle(layout.handle)}) is mapped by ${processes.map((id) => `process ${id}`).join(", ")}, which did not let go of it within ${RELEASE_MILLIS} ms`,
+      "Unregister with { wait: true }, or end a process that does not answer.",
+      { name: layout.name, processes },
+    );
+  }
+
+  #stillReached(layout: LocalLayout): KvferryError {
+    const workers = this.fences?.holders(layout.handle) ?? [];
+    return new KvferryError(
+      "IN_USE",
+      "unregister",
+      `layout ${layout.name} (${formatHandle(layout.handle)}) lies in memory that ${workers.length} workers may still write to: ${workers.slice(0, 8).join(", ")}`,
+      "Unregister with { wait: true }, and let those workers forget this one or update to a package without the layout.",
+      { name: layout.name, workers: workers.slice(0, 64) },
     );
   }
 
@@ -179,3 +284,5 @@ export class Registrar {
     );
   }
 }
+
+const NEVER: Promise<void> = new Promise(() => undefined);

@@ -5,20 +5,28 @@ import { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
 import { findNixl } from "../native/find-nixl.ts";
 import { openLibrary } from "../native/library.ts";
+import { loadCodecs } from "./codecs.ts";
+import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { deviceMemory, externalCudaMemory, externalIpcMemory, pinnedMemory } from "./cuda-memory.ts";
 import { CudaSession } from "./cuda-session.ts";
 import { CudaStages } from "./cuda-stages.ts";
+import type { HostIdentity } from "../core/package.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
 import { fileExecutor } from "./file-executor.ts";
 import { fileMemory } from "./file-memory.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
+import { hostPlace, type HostPlace } from "./neighbour-host.ts";
+import { linuxProcesses, type ProcessFacts } from "./process-watch.ts";
+import { neighbourDevices } from "./neighbour-devices.ts";
+import { externalFileMemory } from "./neighbour-file.ts";
+import { Neighbours } from "./neighbours.ts";
 import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
-import { stagedExecutor } from "./staged-executor.ts";
+import { stagedExecutor, type StagedParts } from "./staged-executor.ts";
 import { StagingPool } from "./staging-pool.ts";
 import type { ResolvedOptions } from "./options.ts";
 
@@ -41,10 +49,20 @@ export interface Session {
   readonly cuda: CudaSession;
   /** Pinned memory for reading and writing blocks of GPU memory. */
   readonly stages: CudaStages;
+  /** Hashes of the blocks of open files that keep them, by file number. */
+  readonly sums: Map<number, BlockSums>;
   /** Staging memory of two-hop routes and of what is sent, and of what peers send here. */
   readonly staging: { readonly send: StagingPool; readonly receive: StagingPool };
+  /** What two-hop routes use; null where there are none. */
+  readonly staged: StagedParts | null;
   /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
+  /** Processes of this host whose memory is mapped; null when the transport was opened without. */
+  readonly neighbours: Neighbours | null;
+  /** Where this process runs; null when the kernel does not say. */
+  readonly place: HostIdentity | null;
+  /** What is known of other processes of this host; a simulation gives its own. */
+  readonly processes: ProcessFacts;
   readonly executors: ReadonlyMap<ExecutorName, Executor>;
   /** Where the memory of layouts comes from, by kind. */
   readonly providers: MemoryProviders;
@@ -83,25 +101,28 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       send: new StagingPool(context, gpus, sendBytes, chunkBytes),
       receive: new StagingPool(context, gpus, receiveBytes, chunkBytes),
     };
-    executors.set(
-      "staged",
-      stagedExecutor({
-        pool: staging.send,
-        executor: (name) => executors.get(name),
-        profile: () => cuda.profile,
-        environment: {
-          executors: [...executors.keys()],
-          processors: navigator.hardwareConcurrency,
-          gpu: (device) => cuda.facts(device),
-        },
-        progressed: () => context.onProgress?.(),
-      }),
-    );
+    const staged: StagedParts = {
+      agent,
+      client: null,
+      waiting: () => undefined,
+      pool: staging.send,
+      executor: (name) => executors.get(name),
+      profile: () => cuda.profile,
+      environment: {
+        executors: [...executors.keys()],
+        processors: navigator.hardwareConcurrency,
+        gpu: (device) => cuda.facts(device),
+      },
+      progressed: () => context.onProgress?.(),
+    };
+    executors.set("staged", stagedExecutor(staged));
+    const sums = new Map<number, BlockSums>();
     const providers: MemoryProviders = {
-      system: systemMemory(context),
+      system: systemMemory(context, options.neighbours),
+      "external-fd": externalFileMemory(context),
       external: externalMemory(cuda),
       shared: sharedMemory,
-      disk: fileMemory(context, process.env),
+      disk: fileMemory(context, process.env, sums),
       ...(options.cuda === null
         ? undefined
         : {
@@ -121,7 +142,24 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       noNixl: reason,
       cuda,
       stages: new CudaStages(context, cuda),
+      place: placeOf(hostPlace()),
+      processes: linuxProcesses(),
       staging,
+      staged,
+      sums,
+      neighbours: options.neighbours
+        ? new Neighbours(
+            context,
+            {
+              worker: options.workerId.toString(),
+              agent: options.agentName,
+              wire: wire,
+              incarnation,
+            },
+            options.secrets,
+            neighbourDevices(cuda),
+          )
+        : null,
       get profile(): MachineProfile {
         return cuda.profile;
       },
@@ -141,6 +179,11 @@ function externalMemory(cuda: CudaSession): MemoryProvider {
     const plain = memory.kind !== "external" || memory.storage === "system";
     return plain ? externalHostMemory(request, provided, layout) : onGpu(request, provided, layout);
   };
+}
+
+/** Where a process is that nobody can meet there. */
+function placeOf(place: HostPlace | null): HostIdentity | null {
+  return place === null ? null : { ...place, rendezvous: "" };
 }
 
 async function openAgent(
@@ -166,12 +209,23 @@ async function openAgent(
   }
   let agent: NixlAgent | undefined;
   try {
-    agent = await NixlAgent.create(context, location, name, NIXL_LANES);
-    for (const [backend, parameters] of wanted.backends) await agent.addBackend(backend, parameters);
+    const creating = NixlAgent.create(context, location, name, NIXL_LANES);
+    // Whoever has an agent will have peers; NIXL takes longer to load than the codecs, on a thread of its own.
+    [agent] = await Promise.all([creating, loadCodecs()]);
+    for (const [backend, parameters] of wanted.backends)
+      await agent.addBackend(backend, { ...ownWorkers(backend), ...parameters });
     return { agent, reason: null };
   } catch (error) {
     await agent?.close().catch(() => 0);
     if (wanted.demanded || !(error instanceof KvferryError)) throw error;
     return { agent: null, reason: error };
   }
+}
+
+/**
+ * A UCX worker for each lane: lanes that share one take turns at its lock, spinning, and a post that copies holds it
+ * for the whole copy.
+ */
+function ownWorkers(backend: string): Readonly<Record<string, string>> {
+  return backend === "UCX" ? { num_workers: String(NIXL_LANES) } : {};
 }

@@ -4,6 +4,9 @@ import type { MachineProfile } from "../core/profile.ts";
 import type { CopyProgram } from "../core/program.ts";
 import type { PlanEnvironment } from "../core/route.ts";
 import { executorBeside, plannedHop, stagePieces, type StagePiece } from "../core/staging.ts";
+import { AssistedRun } from "./assisted-run.ts";
+import type { StagingClient } from "./staging-client.ts";
+import type { NixlAgent } from "../native/agent.ts";
 import type { Executor, HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "./staging-pool.ts";
 
@@ -13,6 +16,12 @@ export interface StagedParts {
   readonly executor: (name: ExecutorName) => Executor | undefined;
   readonly profile: () => MachineProfile;
   readonly environment: PlanEnvironment;
+  /** NIXL's agent, or null. */
+  readonly agent: NixlAgent | null;
+  /** How peers are asked for help; set once there is a transport. */
+  client: StagingClient | null;
+  /** Whether words of peers are awaited; set likewise. */
+  waiting: (on: boolean) => void;
   /** Somebody watches: a program was completed. */
   readonly progressed: () => void;
 }
@@ -29,7 +38,10 @@ const MOST_HELD = 8;
 export function stagedExecutor(parts: StagedParts): Executor {
   return {
     start(hop: Hop, context: HopContext, done): RunningHop {
-      const run = new StagedRun(parts, hop, context, done);
+      const { agent } = hop;
+      const ended = agent === null ? done : notifying(parts, agent, context, done);
+      if (agent !== null && needsHelp(hop)) return assisted(parts, hop, agent, context, ended);
+      const run = new StagedRun(parts, hop, context, ended);
       run.pump();
       return run;
     },
@@ -66,7 +78,7 @@ class StagedRun implements RunningHop, ChunkWaiter {
     this.#hop = hop;
     this.#watch = watch;
     this.#done = done;
-    this.#source = bounce ?? parts.pool.source(deviceOf(hop));
+    this.#source = bounce ?? parts.pool.source(deviceOf(hop), hop.agent === null ? null : parts.agent);
     this.#bytesLeft = hop.programs.map((program) => program.bytes);
     this.#pieces = piecesOf(hop, this.#source.chunkBytes);
     this.#advance();
@@ -96,9 +108,12 @@ class StagedRun implements RunningHop, ChunkWaiter {
     this.#held.set(chunk, undefined);
     const [index, piece, program] = next;
     const [inward, outward] = piece.hops(chunk.address);
-    this.#run(chunk, executorBeside(program.srcMemory), inward, () => {
+    const { op, agent } = this.#hop;
+    const first = agent !== null && op === "read" ? "nixl" : executorBeside(program.srcMemory);
+    const second = agent !== null && op === "write" ? "nixl" : executorBeside(program.dstMemory);
+    this.#run(chunk, first, inward, () => {
       this.#touched = true;
-      this.#run(chunk, executorBeside(program.dstMemory), outward, () => {
+      this.#run(chunk, second, outward, () => {
         this.#release(chunk);
         this.#account(index, piece.bytes);
       });
@@ -153,18 +168,16 @@ class StagedRun implements RunningHop, ChunkWaiter {
       this.pump();
     };
     try {
-      const executor = this.#parts.executor(name);
-      if (executor === undefined) throw missing(name);
-      const hop = plannedHop(
+      const { op, agent } = this.#hop;
+      const running = startProgram(
+        this.#parts,
         name,
-        "copy",
-        null,
-        [program],
+        name === "nixl" ? op : "copy",
+        name === "nixl" ? agent : null,
+        program,
         this.#source.pageable,
-        this.#parts.profile(),
-        this.#parts.environment,
+        ended,
       );
-      const running = executor.start(hop, { notification: null, watch: false }, ended);
       if (!finished) this.#held.set(chunk, running);
     } catch (error) {
       this.#release(chunk);
@@ -219,6 +232,81 @@ class StagedRun implements RunningHop, ChunkWaiter {
       error: ok ? null : (this.#error ?? stopped(this.#hop)),
     });
   }
+}
+
+/** Starts a hop of one program. */
+export function startProgram(
+  parts: StagedParts,
+  name: ExecutorName,
+  op: Hop["op"],
+  agent: string | null,
+  program: CopyProgram,
+  pageable: boolean,
+  done: (outcome: HopOutcome) => void,
+): RunningHop {
+  const executor = parts.executor(name);
+  if (executor === undefined) throw missing(name);
+  const hop = plannedHop(name, op, agent, [program], pageable, parts.profile(), parts.environment);
+  return executor.start(hop, { notification: null, watch: false }, done);
+}
+
+/** Whether the peer's side is memory that NIXL does not reach. */
+function needsHelp({ op, programs }: Hop): boolean {
+  return programs.some(({ srcMemory, dstMemory }) => (op === "read" ? srcMemory : dstMemory).kind !== 0);
+}
+
+function assisted(
+  parts: StagedParts,
+  hop: Hop,
+  agent: string,
+  context: HopContext,
+  done: (outcome: HopOutcome) => void,
+): RunningHop {
+  const { client } = parts;
+  if (client === null) throw missing("nixl");
+  const near = hop.programs.map((program) => (hop.op === "read" ? program.dstMemory : program.srcMemory));
+  const device = near.find(({ kind }) => kind === 1)?.device ?? null;
+  const source = context.bounce ?? parts.pool.source(device, parts.agent);
+  const run = new AssistedRun(
+    hop,
+    agent,
+    context,
+    source,
+    client,
+    (name, op, program, ended) =>
+      startProgram(parts, name, op, name === "nixl" ? agent : null, program, source.pageable, ended),
+    parts.progressed,
+  );
+  parts.waiting(true);
+  void run.run().then((outcome) => {
+    parts.waiting(false);
+    done(outcome);
+  });
+  return run;
+}
+
+/** Sends the notification after the data: the hops inside carry none. */
+function notifying(
+  parts: StagedParts,
+  agent: string,
+  { notification }: HopContext,
+  done: (outcome: HopOutcome) => void,
+): (outcome: HopOutcome) => void {
+  return (outcome) => {
+    if (!outcome.ok || notification === null || parts.agent === null) {
+      done(outcome);
+      return;
+    }
+    parts.agent.notify(agent, new Uint8Array(notification)).then(
+      () => done(outcome),
+      (error: unknown) =>
+        done({
+          ...outcome,
+          ok: false,
+          error: error instanceof KvferryError ? error : (outcome.error ?? missing("nixl")),
+        }),
+    );
+  };
 }
 
 function* piecesOf(

@@ -1,5 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import type { CudaSession } from "./cuda-session.ts";
+import type { NixlAgent } from "../native/agent.ts";
+import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
 
@@ -33,8 +35,8 @@ export interface ChunkSource {
   giveUp(chunk: Chunk): void;
 }
 
-/** How many chunks may be replaced because something hangs, for each chunk of the pool. */
-const MOST_REPLACED = 4;
+/** Chunks that take the place of those that something may still touch, for each chunk of the pool. Never touched: no memory. */
+const SPARES = 1;
 
 /**
  * Staging memory in host memory, in chunks of one size, made when first needed.
@@ -52,8 +54,10 @@ export class StagingPool {
   #pinning: Promise<void> | undefined;
   readonly #free: Chunk[] = [];
   readonly #waiters: Set<ChunkWaiter> = new Set();
-  readonly #replaced: Map<Chunk, Chunk> = new Map();
-  readonly #spare: MappedMemory[] = [];
+  readonly #replaced: Set<Chunk> = new Set();
+  #registered = false;
+  readonly #spare: Chunk[] = [];
+  #registering: Promise<void> | undefined;
   #lent = 0;
   #closed = false;
 
@@ -78,10 +82,12 @@ export class StagingPool {
   /** Start of the memory and its size, which is made when there is none yet. */
   memory(): { readonly address: number; readonly bytes: number } {
     if (this.#mapping === undefined) {
-      const mapping = mapMemory(this.#context, this.#bytes, false);
+      const mapping = mapMemory(this.#context, this.#bytes * (1 + SPARES), false);
       this.#mapping = mapping;
-      for (let index = this.count - 1; index >= 0; index--)
-        this.#free.push({ address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes });
+      for (let index = this.count * (1 + SPARES) - 1; index >= 0; index--) {
+        const chunk = { address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes };
+        (index < this.count ? this.#free : this.#spare).push(chunk);
+      }
     }
     return { address: this.#mapping.address, bytes: this.#mapping.bytes };
   }
@@ -90,13 +96,14 @@ export class StagingPool {
    * The pool as a source of chunks.
    *
    * @param device - CUDA ordinal of a GPU that takes part, or null.
+   * @param agent - NIXL's agent when it takes part, or null.
    */
-  source(device: number | null): ChunkSource {
+  source(device: number | null, agent: NixlAgent | null = null): ChunkSource {
     return {
       chunkBytes: this.chunkBytes,
       count: this.count,
       pageable: false,
-      request: (waiter) => this.#request(waiter, device),
+      request: (waiter) => this.#request(waiter, device, agent),
       cancel: (waiter) => void this.#waiters.delete(waiter),
       release: (chunk) => this.#release(chunk),
       giveUp: (chunk) => this.#giveUp(chunk),
@@ -112,11 +119,25 @@ export class StagingPool {
     await this.#pinning?.catch(() => undefined);
     await this.#unpin?.();
     await releaseMemory(this.#context, this.#mapping);
-    for (const mapping of this.#spare) await releaseMemory(this.#context, mapping);
     this.#mapping = undefined;
   }
 
-  #request(waiter: ChunkWaiter, device: number | null): void {
+  /** Makes the memory and registers it with NIXL, once; metadata that are exported afterwards name it. */
+  register(agent: NixlAgent): Promise<void> {
+    this.#registering ??= this.#registerNow(agent).catch((error: unknown) => {
+      this.#registering = undefined;
+      throw error;
+    });
+    return this.#registering;
+  }
+
+  async #registerNow(agent: NixlAgent): Promise<void> {
+    const { address, bytes } = this.memory();
+    await agent.register(KVF_MEM_DRAM, [{ address, bytes, device: 0 }]);
+    this.#registered = true;
+  }
+
+  #request(waiter: ChunkWaiter, device: number | null, agent: NixlAgent | null): void {
     if (this.#closed) {
       waiter.refuse(closedPool());
       return;
@@ -128,11 +149,13 @@ export class StagingPool {
       return;
     }
     this.#waiters.add(waiter);
-    if (device === null || this.#unpin !== undefined) {
+    const pinned = device === null || this.#unpin !== undefined;
+    const known = agent === null || this.#registered;
+    if (pinned && known) {
       this.#serve();
       return;
     }
-    this.#pin(device).then(
+    Promise.all([pinned ? null : this.#pin(device), known ? null : this.register(agent)]).then(
       () => this.#serve(),
       (error: unknown) => {
         if (this.#waiters.delete(waiter)) waiter.refuse(asKvferryError(error));
@@ -171,26 +194,19 @@ export class StagingPool {
 
   #release(chunk: Chunk): void {
     this.#lent--;
-    const instead = this.#replaced.get(chunk);
-    this.#replaced.delete(chunk);
-    // The one that took its place stays; this one is the spare now.
-    if (instead === undefined) this.#free.push(chunk);
+    // The one that took its place stays; this one is a spare now.
+    if (this.#replaced.delete(chunk)) this.#spare.push(chunk);
+    else this.#free.push(chunk);
     this.#serve();
   }
 
   #giveUp(chunk: Chunk): void {
     if (this.#replaced.has(chunk) || this.#closed) return;
-    if (this.#replaced.size >= this.count * MOST_REPLACED) return;
-    try {
-      const mapping = mapMemory(this.#context, this.chunkBytes, false);
-      this.#spare.push(mapping);
-      const fresh = { address: mapping.address, bytes: this.chunkBytes };
-      this.#replaced.set(chunk, fresh);
-      this.#free.push(fresh);
-    } catch {
-      // Without memory the pool goes on with fewer chunks.
-      return;
-    }
+    const instead = this.#spare.pop();
+    // Without spares the pool goes on with fewer chunks.
+    if (instead === undefined) return;
+    this.#replaced.add(chunk);
+    this.#free.push(instead);
     this.#serve();
   }
 }
@@ -201,10 +217,5 @@ function asKvferryError(error: unknown): KvferryError {
 }
 
 function closedPool(): KvferryError {
-  return new KvferryError(
-    "CLOSED",
-    "transfer",
-    "the transport is closed",
-    "Open a new Transport.",
-  );
+  return new KvferryError("CLOSED", "transfer", "the transport is closed", "Open a new Transport.");
 }

@@ -2,8 +2,11 @@ import { KvferryError } from "../core/errors.ts";
 import type { LayoutRecord } from "../core/layout.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import type { BlockSelection } from "../core/request.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
 import { planPrepared } from "../core/planner.ts";
 import { prepareRecords } from "../core/prepare.ts";
+import { BlockIo } from "./block-io.ts";
+import { BounceLedger, checkedBounce, type BounceBlocks } from "./bounce.ts";
 import {
   closeOrder,
   deviceOfPlan,
@@ -17,6 +20,7 @@ import type { EventHub } from "./events.ts";
 import type { HopOutcome } from "./executor.ts";
 import { groupsOf } from "./groups.ts";
 import { payloadBytes } from "./notifications.ts";
+import { Integrity, NO_STEPS, type IntegritySteps, type MoveRequest, type SideGroups } from "./integrity.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
 import type { Planning } from "./planning.ts";
@@ -26,6 +30,7 @@ import {
   agentOf,
   blockGroups,
   deadlineOf,
+  handleOf,
   notificationOf,
   planRequest,
   type TransferOptions,
@@ -42,6 +47,8 @@ export class Submitter {
   readonly #planning: Planning;
   readonly #messenger: Messenger;
   readonly #events: EventHub;
+  readonly #integrity: Integrity;
+  readonly #bounces: BounceLedger = new BounceLedger();
   #lastId = 0;
 
   constructor(
@@ -60,6 +67,11 @@ export class Submitter {
     this.#planning = planning;
     this.#messenger = messenger;
     this.#events = events;
+    this.#integrity = new Integrity(
+      new BlockIo(session.context, leases, this.moveUnchecked, session.stages),
+      this.moveUnchecked,
+      session.sums,
+    );
   }
 
   /** Plans and starts a request. Never throws: what is refused rejects. */
@@ -67,7 +79,10 @@ export class Submitter {
     const transfer = this.#make(request);
     try {
       const asked = planRequest(request);
-      this.#start(transfer, request, () => this.#planning.plan(asked), asked.destinationBlocks);
+      this.#start(transfer, request, () => this.#planning.plan(asked), {
+        source: asked.sourceBlocks,
+        destination: asked.destinationBlocks,
+      });
     } catch (error) {
       this.#refuse(transfer, error);
     }
@@ -75,10 +90,10 @@ export class Submitter {
   }
 
   /** Starts a transfer whose plan somebody else makes. */
-  planned(options: TransferOptions, destinationBlocks: BlockSelection, plan: () => TransferPlan): Transfer {
+  planned(options: TransferOptions, blocks: TransferBlocks, plan: () => TransferPlan): Transfer {
     const transfer = this.#make(options);
     try {
-      this.#start(transfer, options, plan, destinationBlocks);
+      this.#start(transfer, options, plan, blocks);
     } catch (error) {
       this.#refuse(transfer, error);
     }
@@ -86,15 +101,14 @@ export class Submitter {
   }
 
   /** Moves blocks between layouts that need not be registered, for reading and writing single blocks. */
-  async move(
-    source: LayoutRecord,
-    destination: LayoutRecord,
-    blocks: {
-      readonly source: Uint32Array;
-      readonly destination: Uint32Array;
-      readonly layers: { readonly start: number; readonly end: number } | undefined;
-    },
-  ): Promise<void> {
+  async move(source: LayoutRecord, destination: LayoutRecord, blocks: MovedBlocks): Promise<void> {
+    await this.#integrity.checkMove(source, blocks.source);
+    await this.moveUnchecked(source, destination, blocks);
+    await this.#integrity.afterMove(destination, blocks.destination, blocks.layers === undefined);
+  }
+
+  /** The same without asking whether blocks are good. */
+  readonly moveUnchecked: MoveRequest = async (source, destination, blocks) => {
     this.#state.demandOpen("read");
     const prepared = prepareRecords(
       source,
@@ -104,6 +118,8 @@ export class Submitter {
         destination: destination.handle,
         partial: true,
         ...(blocks.layers === undefined ? undefined : { layers: blocks.layers }),
+        ...(blocks.tokens === undefined ? undefined : { tokens: blocks.tokens }),
+        ...(blocks.components === undefined ? undefined : { components: blocks.components }),
       },
       this.#session.profile,
       this.#planning.environment,
@@ -137,7 +153,7 @@ export class Submitter {
       this.#leases.release(source.handle);
       this.#leases.release(destination.handle);
     }
-  }
+  };
 
   #make(options: TransferOptions): Transfer {
     // What was given may be no request at all: that is refused like everything else.
@@ -149,7 +165,7 @@ export class Submitter {
     transfer: Transfer,
     options: TransferOptions,
     plan: () => TransferPlan,
-    destinationBlocks: BlockSelection,
+    blocks: TransferBlocks,
   ): void {
     this.#state.demandOpen("transfer");
     const deadlineMillis = deadlineOf(options, this.#session.options.deadlineMillis);
@@ -160,15 +176,18 @@ export class Submitter {
     }
     // Refuse what is invalid now; what has to wait is planned again, on the snapshot of then.
     const planned = plan();
+    if (options.bounce !== undefined) this.#bounceOf(options.bounce, planned, blocks);
+    if (this.#integrity.anyBad)
+      this.#integrity.demandGood(planned.source, this.#groupsOf(planned, blocks, options).source);
     const order = hasOrder(options) ? this.#orderOf(options, planned) : null;
     const first = after === undefined || after.length === 0;
     if (first && !(order instanceof Promise) && this.#engine.paused(agentOf(planned)) === undefined) {
-      this.#launch(transfer, options, planned, deadlineMillis, destinationBlocks, order);
+      this.#launch(transfer, options, planned, deadlineMillis, blocks, order);
       return;
     }
     const notification = notificationOf(options);
     const kept = notification === null ? options : { ...options, notify: notification };
-    void this.#startAfter(transfer, kept, plan, deadlineMillis, destinationBlocks, after ?? [], order);
+    void this.#startAfter(transfer, kept, plan, deadlineMillis, blocks, after ?? [], order);
   }
 
   #orderOf(options: TransferOptions, plan: TransferPlan): CudaOrder | Promise<CudaOrder> {
@@ -181,7 +200,7 @@ export class Submitter {
     options: TransferOptions,
     plan: () => TransferPlan,
     deadlineMillis: number,
-    destinationBlocks: BlockSelection,
+    blocks: TransferBlocks,
     after: readonly Transfer[],
     ordering: CudaOrder | Promise<CudaOrder> | null,
   ): Promise<void> {
@@ -226,7 +245,7 @@ export class Submitter {
       }
       const left = Math.max(1, deadlineMillis - (clock.now() - startedAt));
       launched = true;
-      this.#launch(transfer, options, early.plan, left, destinationBlocks, early.order);
+      this.#launch(transfer, options, early.plan, left, blocks, early.order);
     } catch (error) {
       this.#refuse(transfer, error);
     } finally {
@@ -264,7 +283,7 @@ export class Submitter {
     options: TransferOptions,
     asked: TransferPlan,
     deadlineMillis: number,
-    destinationBlocks: BlockSelection,
+    blocks: TransferBlocks,
     order: CudaOrder | null,
   ): void {
     const plan = order === null ? asked : orderedPlan(asked, order);
@@ -276,18 +295,26 @@ export class Submitter {
     const layerNotified = typeof options.layerwise === "object" && options.layerwise.notify !== undefined;
     const byHop = agent !== null && !layerNotified;
     const notification = given === null || !byHop ? given : this.#messenger.escape(agent, given);
+    const groups = this.#groupsOf(plan, blocks, options, snapshot);
     const task: Task = {
       plan,
-      destinationBlocks: () =>
-        blockGroups(destinationBlocks, groupsOf(snapshot, plan.destination, options.components)),
+      destinationBlocks: groups.destination,
+      ...this.#stepsOf(plan, groups, options),
       notification,
       deadlineMillis,
-      agent,
+      agent: agent ?? this.#messenger.peerOf(snapshot, plan)?.wireName ?? null,
       deliver: notification === null || byHop ? null : this.#sender(plan),
       onLayer: this.#layerNotifier(options, plan),
       order,
+      bounce:
+        options.bounce === undefined
+          ? null
+          : this.#bounces.source(this.#bounceOf(options.bounce, plan, blocks)),
     };
+    const lent = options.bounce === undefined ? null : handleOf(options.bounce.layout);
+    if (lent !== null) this.#leases.acquire(lent);
     this.#engine.run(transfer, task);
+    if (lent !== null) void transfer.settled.then(() => this.#leases.release(lent));
     if (order !== null && order.opened.length > 0) {
       void transfer.settled.then(() => this.#closeOrder(order));
     }
@@ -297,6 +324,41 @@ export class Submitter {
     signal.addEventListener("abort", onAbort, { once: true });
     const forget = (): void => signal.removeEventListener("abort", onAbort);
     transfer.then(forget, forget);
+  }
+
+  /** Checks beside the hops, where both sides can be read here. */
+  #stepsOf(plan: TransferPlan, groups: SideGroups, options: TransferOptions): IntegritySteps {
+    if (options.checksum !== true && !this.#integrity.concerned) return NO_STEPS;
+    const source = this.#planning.record(plan.source, "transfer");
+    const destination = this.#planning.record(plan.destination, "transfer");
+    return this.#integrity.steps(source, destination, plan, groups, options);
+  }
+
+  #groupsOf(
+    plan: TransferPlan,
+    blocks: TransferBlocks,
+    options: TransferOptions,
+    snapshot: RegistrySnapshot = this.#planning.snapshot,
+  ): SideGroups {
+    return {
+      source: () => blockGroups(blocks.source, groupsOf(snapshot, plan.source, options.components)),
+      destination: () =>
+        blockGroups(blocks.destination, groupsOf(snapshot, plan.destination, options.components)),
+    };
+  }
+
+  /** The blocks that the caller lends, checked like any other list. */
+  #bounceOf(
+    { layout, blocks }: NonNullable<TransferOptions["bounce"]>,
+    plan: TransferPlan,
+    moved: TransferBlocks,
+  ): BounceBlocks {
+    return checkedBounce(
+      this.#planning.record(handleOf(layout), "transfer"),
+      blocks as readonly number[],
+      { plan, source: moved.source, destination: moved.destination },
+      this.#leases,
+    );
   }
 
   /** Lets go of the events that were opened for an order. */
@@ -380,6 +442,19 @@ export class Submitter {
       error,
     });
   }
+}
+
+/** What is read or written block by block. */
+export interface MovedBlocks {
+  readonly source: Uint32Array;
+  readonly destination: Uint32Array;
+  readonly layers: { readonly start: number; readonly end: number } | undefined;
+}
+
+/** The ids of both sides of a transfer, which nobody changes any more. */
+export interface TransferBlocks {
+  readonly source: BlockSelection;
+  readonly destination: BlockSelection;
 }
 
 /** Why a waiting transfer never starts. Without an error: a signal or a caller gave a reason of its own. */

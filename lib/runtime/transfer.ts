@@ -17,7 +17,18 @@ export interface TransferResult {
 export interface SettledTransfer {
   readonly settlement: Settlement;
   /** What proves that nobody touches the destination any more; `closed` when the transport ended first. */
-  readonly proof: "completed" | "never-started" | "backend-ended" | "peer-gone" | "agent-closed" | "closed";
+  readonly proof:
+    | "completed"
+    | "never-started"
+    /** The library reported the end of what was still running. */
+    | "backend-ended"
+    /** The peer said that all its work on the blocks has ended. */
+    | "acknowledged"
+    /** The peer's process has ended, and nothing of it is on its way. */
+    | "peer-gone"
+    /** This transport's own agent was closed with nothing left running. */
+    | "agent-closed"
+    | "closed";
 }
 
 /** Where a transfer is. */

@@ -1,6 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Explanation } from "../core/explain.ts";
-import { formatHandle, type LayoutHandle } from "../core/handle.ts";
+import { formatHandle, handleLayoutId, type LayoutHandle } from "../core/handle.ts";
 import type { LayoutSpec } from "../core/layout.ts";
 import { emptyRegistry, type RegistrySnapshot } from "../core/registry.ts";
 import { isLocal, isRemote, localCount, remoteCount } from "../core/registry-queries.ts";
@@ -12,6 +12,7 @@ import { CONTROL } from "./control-message.ts";
 import { Engine, type EndedTransfer } from "./engine.ts";
 import { EventHub, type TransportEvents } from "./events.ts";
 import { exportMetadata, type ExportOptions } from "./exporting.ts";
+import { Fences } from "./fences.ts";
 import { Leases } from "./leases.ts";
 import { listenForControl } from "./listening.ts";
 import { Liveness } from "./liveness.ts";
@@ -27,6 +28,7 @@ import { PreparedTransfer } from "./prepared.ts";
 import { Registrar } from "./registrar.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
+import { openStaging } from "./staging.ts";
 import { TransportState } from "./state.ts";
 import { agentOf, type TransferRequest } from "./submit.ts";
 import { Submitter } from "./submitter.ts";
@@ -55,6 +57,7 @@ export class Transport implements AsyncDisposable {
   readonly #submitter: Submitter;
   readonly #planning: Planning;
   readonly #arrivals: Arrivals;
+  readonly #fences: Fences;
   #closing: Promise<CloseReport> | undefined;
 
   private constructor(session: Session) {
@@ -114,6 +117,7 @@ export class Transport implements AsyncDisposable {
       session.agent === null ? 0 : options.heartbeatMillis,
     );
     listenForControl(this.#messenger, this.#peers, this.#liveness);
+    openStaging(session, this.#state, this.#messenger, this.#peers, this.#leases);
     this.#planning = new Planning(session, this.#state, this.#leases);
     this.#submitter = new Submitter(
       session,
@@ -135,6 +139,31 @@ export class Transport implements AsyncDisposable {
       unregister: (layout, unregisterOptions) => this.#registrar.unregister(layout, unregisterOptions),
       quarantined: (handle) => this.#leases.quarantined(handle),
     });
+    session.neighbours?.serve({
+      find: (handle) => {
+        const layout = this.#registrar.find(handleLayoutId(handle), handle);
+        return layout === undefined
+          ? undefined
+          : { record: layout.record, components: layout.memory.components };
+      },
+      deliver: (from, payload) => this.#messenger.deliverFrom(from.wire, payload),
+      gone: (from) => {
+        // Without NIXL nothing but its mappings could write here.
+        if (session.agent === null)
+          this.#arrivals.proveQuiet((arrival) => arrival.wireName === from.wire, "peer-gone");
+      },
+      used: (handle) => this.#leases.uses(handle) > 0,
+      idle: (handle) => this.#leases.idle(handle),
+      lost: (wireName, reason) => {
+        const peer = this.#peers.byWireName(wireName);
+        if (peer !== undefined) this.#peers.lose(peer, reason);
+      },
+      withdrawn: (wireName, handle) => {
+        const peer = this.#peers.byWireName(wireName);
+        if (peer !== undefined) this.#peers.takeBack(peer, handle);
+      },
+      warn: (message) => this.#events.emit("warning", { code: "NEIGHBOUR", message }),
+    });
     this.#arrivals = new Arrivals(
       this.#state,
       this.#leases,
@@ -144,6 +173,15 @@ export class Transport implements AsyncDisposable {
       session.clock,
       session.options.deadlineMillis,
     );
+    this.#fences = new Fences({
+      clock: session.clock,
+      processes: session.processes,
+      engine: this.#engine,
+      peers: this.#peers,
+      arrivals: this.#arrivals,
+      messenger: this.#messenger,
+    });
+    this.#registrar.fences = this.#fences;
   }
 
   /**
@@ -204,6 +242,16 @@ export class Transport implements AsyncDisposable {
     return this.#session.agent?.library ?? null;
   }
 
+  /** Why there is no CUDA, as far as it was asked for; null when there is, or nobody asked yet. */
+  get cudaProblem(): KvferryError | null {
+    return this.#session.cuda.problem;
+  }
+
+  /** Path of the CUDA driver library in use, or null before GPU memory was first asked for. */
+  get cudaLibrary(): string | null {
+    return this.#session.cuda.driver?.info.library ?? null;
+  }
+
   /** The imported peer of a worker id, or undefined. */
   peer(workerId: bigint | number): Peer | undefined {
     return typeof workerId === "bigint" || Number.isSafeInteger(workerId)
@@ -259,7 +307,7 @@ export class Transport implements AsyncDisposable {
    * cannot say.
    */
   exportMetadata(options: ExportOptions = {}): Promise<Uint8Array> {
-    return exportMetadata(this.#session, this.#state, options);
+    return exportMetadata(this.#session, this.#state, options, this.#fences);
   }
 
   /**
@@ -388,6 +436,7 @@ export class Transport implements AsyncDisposable {
       arrivals: this.#arrivals,
       messenger: this.#messenger,
       liveness: this.#liveness,
+      fences: this.#fences,
       queue: this.#queue,
     }).finally(() => openTransports.delete(this));
   }

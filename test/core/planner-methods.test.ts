@@ -222,8 +222,8 @@ describe("the route table names the way or what is missing", () => {
     ["files missing", system, file, HOST, "NO_ROUTE"],
     ["no bounce pool", device, file, HOST, "NO_ROUTE"],
     ["a peer's GPU without RDMA", system, peerDevice, HOST_AND_NIXL, "NO_ROUTE"],
-    ["a peer's disk", system, staged, everything, "NO_ROUTE"],
-    ["a file to a peer", file, peer, everything, "NO_ROUTE"],
+    ["a peer's disk without NIXL", system, staged, { executors: ["host", "staged"] }, "NO_NIXL"],
+    ["a file to a peer without a bounce pool", file, peer, HOST_AND_NIXL, "NO_ROUTE"],
     ["not even a host executor", system, system, { executors: [] }, "NO_ROUTE"],
   ] as const)("%s", (_, from, to, environment, word) => {
     try {

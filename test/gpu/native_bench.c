@@ -578,8 +578,8 @@ static void suite_calls(void) {
                 default:
                     kvf_hop_parse(&parsed, h.words, h.length);
                     kvf_nest_from(&nest, &parsed.program[0]);
-                    kvf_cuda_knows_side(gpu, &nest, 0, 1, &low, &high);
-                    kvf_cuda_knows_side(gpu, &nest, 1, 0, &low, &high);
+                    kvf_cuda_knows_side(gpu, &parsed.program[0], 0, &low, &high);
+                    kvf_cuda_knows_side(gpu, &parsed.program[0], 1, &low, &high);
                     kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 4096, NULL, &external, &program);
             }
             each[i] = now_micros() - begun;

@@ -57,6 +57,8 @@ static int32_t by_kernel(const kvf_nest *nest, void *argument) {
     for (kvf_u32 cta = 0; cta < ctas; cta++) {
         for (kvf_u32 thread = 0; thread < threads; thread++) {
             if (shape == KVF_SHAPE_BULK) kvf_bulk(&program, cta, ctas, thread, threads);
+            else if (shape == KVF_SHAPE_ROWS && width == 16 && kvf_nest_vectors(nest, width) == 4) kvf_rows16x4(&program, cta, ctas, thread, threads);
+            else if (shape == KVF_SHAPE_ROWS && width == 16 && kvf_nest_vectors(nest, width) == 2) kvf_rows16x2(&program, cta, ctas, thread, threads);
             else if (shape == KVF_SHAPE_ROWS && width == 16) kvf_rows16(&program, cta, ctas, thread, threads);
             else if (shape == KVF_SHAPE_ROWS) kvf_rowsn(&program, cta, ctas, thread, threads);
             else if (width == 16) kvf_pieces16(&program, cta, ctas, thread, threads);

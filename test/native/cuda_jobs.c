@@ -3,12 +3,14 @@
  * stand-in of test/standin, which proves the logic and nothing about a GPU. Every copy's destination is compared with
  * plain nested loops, gaps included.
  *
- *   cuda_jobs LIBRARY CASES SEED [fault]      LIBRARY "": libcuda.so.1. `fault` poisons the device at the end.
+ *   cuda_jobs LIBRARY CASES SEED [fault | inject]   LIBRARY "": libcuda.so.1. `fault` poisons the device at the end;
+ *                                                   `inject` makes calls of the stand-in fail or never end.
  *
  * Prints a line for each test and one of JSON at the end; exit status 1 when anything was wrong.
  */
 #include "cuda_sample.h"
 
+#include <dlfcn.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -431,6 +433,80 @@ static void refusals(void) {
     EXPECT(c.status == KVF_OK && c.value == 512);
 }
 
+/* ---- calls that fail, operations that do not end (the stand-in only) ------------------------------------------------------ */
+
+static int (*tell)(const char *, const char *);
+
+/* Every copy ends exactly once, with success and the right bytes or with a failure, and the device goes on working. */
+static void inject(const char *library) {
+    void *handle = dlopen(library, RTLD_NOW | RTLD_NOLOAD);
+    tell = handle ? (int (*)(const char *, const char *))dlsym(handle, "standin_tell") : NULL;
+    if (!EXPECT(tell != NULL)) return;
+    static double words[1024];
+    static const char *const names[] = {"cuLaunchKernel",   "cuMemcpyAsync",      "cuMemcpyBatchAsync",   "cuMemcpy3DAsync", "cuEventRecord",
+                                        "cuStreamWaitEvent", "cuLaunchHostFunc", "cuStreamWriteValue32", "cuEventCreate"};
+    const uint32_t kinds[2] = {1, 0};
+    const uint64_t at[2] = {arena[0][DEVICE], arena[1][DRIVER_PINNED]};
+    const unsigned char *bytes = (const unsigned char *)(uintptr_t)at[1];
+    uint32_t failed = 0, succeeded = 0;
+    for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+        for (uint32_t nth = 1; nth <= 3; nth++) {
+            for (uint32_t method = KVF_CUDA_METHOD_DMA; method <= KVF_CUDA_METHOD_SLAB; method++) {
+                const uint64_t length = strided_hop(words, at, kinds, 3, 16, 4096);
+                const unsigned char value = (unsigned char)(16 * n + 4 * nth + method);
+                EXPECT(JOB(kvf_cuda_set_job(context, 0, 0, at[0], 1 << 20, value)).status == KVF_OK);
+                memset((void *)(uintptr_t)at[1], 0xff, 3 * 16 * 4096);
+                char order[64];
+                snprintf(order, sizeof order, "%s:%u:999", names[n], nth);
+                tell("FAIL", order);
+                const uint32_t flags = (nth & 1 ? KVF_CUDA_THREAD : KVF_CUDA_INLINE) | (method & 1 ? KVF_CUDA_WATCH : 0);
+                const completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, flags, nth == 2 ? stream : 0, NULL, 0));
+                tell("FAIL", "");
+                if (c.status == KVF_OK) {
+                    succeeded++;
+                    EXPECT(bytes[0] == value && bytes[3 * 16 * 4096 - 1] == value);
+                } else {
+                    failed++;
+                    EXPECT(c.status == KVF_E_CUDA);
+                    EXPECT(c.flags != 0 || (bytes[0] == 0xff && bytes[3 * 16 * 4096 - 1] == 0xff)); /* never started: nothing moved */
+                }
+                over[0] = false;
+                usleep(300);
+                drain();
+                EXPECT(!over[0]); /* no second completion */
+                const completion after = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, 0, 0, NULL, 0));
+                EXPECT(after.status == KVF_OK && bytes[0] == value && bytes[3 * 16 * 4096 - 1] == value);
+            }
+        }
+    }
+    printf("inject: %u failed, %u went on\n", failed, succeeded);
+    EXPECT(failed >= 20);
+
+    /* Out of memory is told apart; a stuck operation holds its own job only until it is released. */
+    tell("FAIL", "cuMemAlloc:1:2");
+    EXPECT(JOB(kvf_cuda_alloc_job(context, 0, 0, 4096)).status == KVF_E_NOMEM);
+    const uint64_t length = strided_hop(words, at, kinds, 1, 16, 4096);
+    tell("HANG", "1");
+    over[6] = false;
+    EXPECT(kvf_cuda_copy_job(context, 6, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0) == KVF_OK);
+    EXPECT(!wait_slot(6, 60)); /* longer than anybody watches its flag */
+    EXPECT(JOB(kvf_cuda_info_job(context, 0)).status == KVF_OK);
+    EXPECT(JOB(kvf_cuda_device_close_job(context, 0, 0)).status == KVF_E_BUSY);
+    tell("RELEASE", "");
+    EXPECT(wait_slot(6, 20000) && done[6].status == KVF_OK);
+
+    /* Slow operations and an odd order of ends. */
+    tell("DELAY", "3000");
+    for (uint32_t slot = 20; slot < 28; slot++) {
+        const uint64_t apart[2] = {at[0], at[1] + slot * UINT64_C(1000000)};
+        over[slot] = false;
+        EXPECT(strided_hop(words, apart, kinds, 1, 16, 4096) == length);
+        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, length, 1 + slot % 5, 0, 0, 0, NULL, 0) == KVF_OK);
+    }
+    for (uint32_t slot = 20; slot < 28; slot++) EXPECT(wait_slot(slot, 20000) && done[slot].status == KVF_OK);
+    tell("DELAY", "0");
+}
+
 /* ---- a device that is lost -------------------------------------------------------------------------------------------------------- */
 
 static void fault(void) {
@@ -490,6 +566,7 @@ int main(int argc, char **argv) {
     many_pairs();
     order_and_events(faulty ? 600000 : 50000);
     refusals();
+    if (argc > 4 && strcmp(argv[4], "inject") == 0) inject(argv[1]);
     if (faulty) fault();
     else {
         free_arenas();

@@ -53,6 +53,10 @@ interface Released {
   readonly ranges: readonly Range[];
   readonly from: SimProcess;
   readonly at: number;
+  /** When the push began that they waited for. */
+  readonly pushedAt: number;
+  /** When they ceased to wait: who acknowledges speaks of what ran then. */
+  readonly failedAt: number;
   readonly proof: string;
 }
 
@@ -152,6 +156,7 @@ class Play {
       .exportMetadata()
       .then(async (bytes) => {
         at.peers.set(of.workerId, await at.transport.importMetadata(bytes));
+        this.#world.say(() => `P${at.process.id} has imported P${of.process.id}`);
         this.#count("imported");
       })
       .catch((error: unknown) =>
@@ -315,7 +320,9 @@ class Play {
       if (took > deadlineMs + TIMER_MILLIS)
         this.#world.find(`an arrival with a deadline of ${deadlineMs} ms ended after ${took.toFixed(1)}`);
     };
+    let failedAt = 0;
     arrival.then(late, (error: unknown) => {
+      failedAt = this.#world.now;
       late();
       this.#count("arrival failed");
       this.#expected(error, ["TIMEOUT", "PEER_LOST", "CLOSED"]);
@@ -326,7 +333,15 @@ class Play {
     void arrival.settled.then(({ proof }) => {
       entry.settled = true;
       this.#count(`arrival ${proof}`);
-      this.#released.push({ ranges, from: writer.process, at: this.#world.now, proof });
+      if (proof !== "closed")
+        this.#released.push({
+          ranges,
+          from: writer.process,
+          at: this.#world.now,
+          pushedAt: since,
+          failedAt,
+          proof,
+        });
     });
   }
 
@@ -353,7 +368,7 @@ class Play {
       },
       (error: unknown) => {
         entry.done = true;
-        this.#expected(error, wait ? ["NIXL"] : ["IN_USE", "NIXL"]);
+        this.#expected(error, wait ? ["NIXL", "CLOSED"] : ["IN_USE", "NIXL"]);
       },
     );
   }
@@ -375,6 +390,7 @@ class Play {
     const peer = pickOf(this.#random, [...member.peers.values()]);
     if (peer === undefined) return;
     member.peers.delete(peer.workerId);
+    this.#world.say(() => `P${member.process.id} forgets ${peer.agentName}`);
     peer.forget().catch((error: unknown) => this.#expected(error, ["NIXL", "CLOSED"]));
   }
 
@@ -424,6 +440,7 @@ class Play {
     if (member.closed !== null) return;
     const since = this.#world.now;
     const stopped = this.#world.stoppedSince(member.process, 0);
+    this.#world.say(() => `P${member.process.id} closes`);
     member.closed = member.transport.close();
     const entry = { what: "close", member, done: false };
     this.#waits.push(entry);
@@ -544,8 +561,16 @@ class Play {
   #checkLanding({ destination, bytes, by, since, what }: SimLanding): string | null {
     const range = { base: destination, bytes };
     this.#world.say(() => `${what} lands at ${destination}`);
-    for (const { ranges, from, at, proof } of this.#released)
-      if (from === by && since < at && ranges.some((released) => overlap(released, range)))
+    for (const { ranges, from, at, pushedAt, failedAt, proof } of this.#released)
+      if (
+        from === by &&
+        (proof === "completed"
+          ? since === pushedAt
+          : proof === "acknowledged"
+            ? since <= failedAt
+            : since < at) &&
+        ranges.some((released) => overlap(released, range))
+      )
         return `its receiver was told at ${at.toFixed(1)} that nobody writes there (${proof})`;
     if (!by.alive) return null;
     const owner = this.#world.regionOf(destination)?.process;
@@ -554,7 +579,9 @@ class Play {
         claim.worker.process === by &&
         claim.ranges.some((claimed) => overlap(claimed, range)) &&
         // What a closed agent has written into a socket is the receiver's to guard against.
-        (claim.settled === null || (owner !== by && claim.settled.proof === "agent-closed")),
+        (claim.settled === null ||
+          claim.settled.proof === "closed" ||
+          (owner !== by && claim.settled.proof === "agent-closed")),
     );
     return open ? null : "no transfer is open for it";
   }

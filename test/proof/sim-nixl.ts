@@ -137,6 +137,10 @@ export class SimAgent {
     this.#deliveredUntil.set(target, at);
     world.schedule(target.process, at - world.now, () => {
       if (!target.#open) return;
+      world.say(
+        () =>
+          `P${target.process.id} hears P${this.process.id} say ${payload[0] === 0 ? `control ${payload[9]}` : new TextDecoder().decode(payload)}`,
+      );
       target.#inbox.push({ from: this.name, payload });
       target.onNotifications?.();
     });
@@ -413,6 +417,7 @@ class SimTransfer implements RunningHop {
         else this.#arrived();
       });
     };
+    world.leave(piece.landing);
     // A read is a question first: a peer that dies before it answers never does.
     if (write) arrive();
     else world.schedule(peer.process, 0.1, arrive);

@@ -7,10 +7,12 @@ import type { NativeContext } from "../../lib/native/context.ts";
 import type { CudaSession } from "../../lib/runtime/cuda-session.ts";
 import type { CudaStages } from "../../lib/runtime/cuda-stages.ts";
 import type { Executor } from "../../lib/runtime/executor.ts";
+import { loadCodecs } from "../../lib/runtime/codecs.ts";
 import { carve } from "../../lib/runtime/host-memory.ts";
 import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
+import type { ProcessFacts, ProcessIdentity } from "../../lib/runtime/process-watch.ts";
 import type { Session } from "../../lib/runtime/session.ts";
 import { Transport } from "../../lib/runtime/transport.ts";
 import { SimAgent, simHostExecutor, simNixlExecutor, type SimNetwork } from "./sim-nixl.ts";
@@ -23,6 +25,9 @@ export interface SimWorker {
   readonly transport: Transport;
   readonly workerId: bigint;
 }
+
+// Loading takes real time, of which the world knows nothing.
+await loadCodecs();
 
 let lastIncarnation = 0;
 
@@ -51,6 +56,18 @@ export function startWorker(
     noNixl: null,
     cuda: NO_CUDA as unknown as CudaSession, // likewise
     stages: { close: async () => undefined } as unknown as CudaStages, // likewise
+    staging: NO_STAGING,
+    staged: null,
+    sums: new Map(),
+    neighbours: null,
+    place: {
+      bootId: BOOT,
+      namespaces: { pid: "1", ipc: "1", net: "1", user: "1" },
+      userId: 1_000,
+      processId: process.id + 1,
+      rendezvous: "",
+    },
+    processes: simProcesses(network, process),
     profile: defaultProfile,
     executors: new Map<ExecutorName, Executor>([
       ["host", simHostExecutor(network.world, process)],
@@ -84,6 +101,12 @@ function simContext(): SimContext {
   };
 }
 
+/** No route of the simulation needs two hops. */
+const NO_STAGING = {
+  send: { close: async () => undefined },
+  receive: { close: async () => undefined },
+} as unknown as Session["staging"];
+
 const NO_CUDA = { driver: null, defaultDevice: 0, facts: () => null, close: async () => undefined };
 
 function simMemory(network: SimNetwork, process: SimProcess): MemoryProvider {
@@ -104,5 +127,26 @@ function simMemory(network: SimNetwork, process: SimProcess): MemoryProvider {
         network.world.say(() => `${region.name} is freed`);
       },
     };
+  };
+}
+
+const BOOT = "00000000-0000-4000-8000-000000000000";
+
+function simProcesses({ world, inSockets }: SimNetwork, own: SimProcess): ProcessFacts {
+  const identityOf = (process: SimProcess): ProcessIdentity => ({
+    bootId: BOOT,
+    pidNamespace: "1",
+    processId: process.id + 1,
+    startedAt: process.id,
+  });
+  const other = (processId: number): SimProcess | undefined => world.processes[processId - 1];
+  return {
+    self: identityOf(own),
+    identify: (bootId, _namespace, processId) => {
+      const process = other(processId);
+      return bootId !== BOOT || process === undefined || process.reaped ? null : identityOf(process);
+    },
+    ended: ({ processId }) => other(processId)?.reaped === true,
+    drained: ({ processId }) => (inSockets.get(`${processId - 1}>${own.id}`) ?? 0) === 0,
   };
 }

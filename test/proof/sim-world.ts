@@ -53,6 +53,8 @@ export interface SimLanding {
   /** Whose work it is, and since when. */
   readonly by: SimProcess;
   readonly since: number;
+  /** It is in a message already. */
+  sent?: boolean;
 }
 
 /** A run of memory that somebody allocated. */
@@ -161,16 +163,22 @@ export class SimWorld {
   land(landing: SimLanding): void {
     const problem = this.onLanding(landing);
     if (problem !== null) this.find(`${landing.what}: ${problem}`);
-    for (const [side, address] of [
-      ["source", landing.source],
-      ["destination", landing.destination],
-    ] as const) {
-      const region = this.regionOf(address);
-      if (region === undefined) this.find(`${landing.what}: ${side} ${address} is nobody's memory`);
-      // What a dead process had is gone with it: touching it fails, and hurts nobody.
-      else if (region.freed && region.process.alive)
-        this.find(`${landing.what}: ${side} ${region.name} was freed already`);
-    }
+    if (landing.sent !== true) this.#touch(landing, "source");
+    this.#touch(landing, "destination");
+  }
+
+  /** Bytes go into a message: their source is not needed any more. */
+  leave(landing: SimLanding): void {
+    this.#touch(landing, "source");
+    landing.sent = true;
+  }
+
+  #touch(landing: SimLanding, side: "source" | "destination"): void {
+    const region = this.regionOf(landing[side]);
+    if (region === undefined) this.find(`${landing.what}: ${side} ${landing[side]} is nobody's memory`);
+    // What a dead process had is gone with it: touching it fails, and hurts nobody.
+    else if (region.freed && region.process.alive)
+      this.find(`${landing.what}: ${side} ${region.name} was freed already`);
   }
 
   stop(process: SimProcess): void {

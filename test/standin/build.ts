@@ -37,13 +37,14 @@ export async function buildStandin(out: string, options: StandinOptions = {}): P
  * @returns `out`.
  * @throws Error with the compiler's words.
  */
-export async function buildCudaStandin(out: string): Promise<string> {
+export async function buildCudaStandin(out: string, options: StandinOptions = {}): Promise<string> {
   const sources = [
     join(import.meta.dir, "cuda.c"),
     ...["cuda_driver.h", "kernels/body.h", "kernels/program.h"].map((name) => join(SHIM_FOLDER, name)),
   ];
   if (newerThan(out, sources)) return out;
-  await compile(out, undefined, ["-I", SHIM_FOLDER, "-O2", sources[0] ?? "", "-lpthread"]);
+  const sanitize = options.sanitize === undefined ? ["-O2"] : ["-O1", "-g", `-fsanitize=${options.sanitize}`];
+  await compile(out, options.compiler, ["-I", SHIM_FOLDER, ...sanitize, sources[0] ?? "", "-lpthread"]);
   return out;
 }
 

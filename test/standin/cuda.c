@@ -305,11 +305,11 @@ struct cu_stream_s {
     pthread_cond_t queued; /* its thread sleeps here; `changed` is for who waits for events and for the end */
 };
 
-static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16"};
+static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16", "kvf_rows_16x2", "kvf_rows_16x4"};
 struct cu_function_s {
     int kernel;
 };
-static struct cu_function_s functions[] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}};
+static struct cu_function_s functions[] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}};
 
 static _Thread_local cu_result kernel_fault;
 void kvf_kernel_misaligned(kvf_u64 at, kvf_u32 width) {
@@ -329,6 +329,8 @@ static void run_kernel(work *w) {
                 case 4: usleep((useconds_t)(w->number / 1000)); break;
                 case 5: kernel_fault = ILLEGAL_ADDRESS; break;
                 case 6: kvf_bulk(w->program, cta, w->ctas, thread, w->threads); break;
+                case 7: kvf_rows16x2(w->program, cta, w->ctas, thread, w->threads); break;
+                case 8: kvf_rows16x4(w->program, cta, w->ctas, thread, w->threads); break;
                 default: break;
             }
         }
@@ -665,7 +667,7 @@ static cu_result module_unload(cu_module module) {
 static cu_result module_function(cu_function *out, cu_module module, const char *name) {
     (void)module;
     BEGIN_IN_CONTEXT("cuModuleGetFunction")
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 9; i++) {
         if (strcmp(name, kernels[i]) != 0 || (i == 6 && arch < 90)) continue;
         *out = &functions[i];
         END(CU_OK);

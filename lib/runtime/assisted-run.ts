@@ -1,0 +1,269 @@
+import { KvferryError } from "../core/errors.ts";
+import type { ExecutorName, Hop } from "../core/plan.ts";
+import type { CopyProgram } from "../core/program.ts";
+import { executorBeside, stagePieces, type StagePiece } from "../core/staging.ts";
+import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
+import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
+import type { StagingClient, StagingRequest } from "./staging-client.ts";
+import type { Chunk, ChunkSource } from "./staging-pool.ts";
+
+/** Runs one program and tells how it ended. */
+export type RunProgram = (
+  executor: ExecutorName,
+  op: Hop["op"],
+  program: CopyProgram,
+  done: (outcome: HopOutcome) => void,
+) => RunningHop;
+
+/** Requests to the peer that one transfer has under way at most. */
+const MOST_ASKED = 4;
+
+/**
+ * A hop that the peer has to help with: each part goes through a chunk here and a chunk there.
+ *
+ * The peer's chunk is taken before the own one, and a part that has both waits for nothing else, so that two peers that
+ * stage towards each other cannot lock up.
+ */
+export class AssistedRun implements RunningHop {
+  readonly #hop: Hop;
+  readonly #agent: string;
+  readonly #context: HopContext;
+  readonly #source: ChunkSource;
+  readonly #client: StagingClient;
+  readonly #runProgram: RunProgram;
+  readonly #progressed: () => void;
+  readonly #pieces: Generator<readonly [number, StagePiece, CopyProgram], void>;
+  readonly #bytesLeft: number[];
+  readonly #running: Set<RunningHop> = new Set();
+  readonly #requests: Map<StagingRequest, boolean> = new Map();
+  readonly #waiting: Set<(error: KvferryError) => void> = new Set();
+  #chunks: Set<Chunk> = new Set();
+  #complete = 0;
+  #bytes = 0;
+  #touched = false;
+  #inDoubt = false;
+  #cancelled = false;
+  #error: KvferryError | undefined;
+
+  constructor(
+    hop: Hop,
+    agent: string,
+    context: HopContext,
+    source: ChunkSource,
+    client: StagingClient,
+    runProgram: RunProgram,
+    progressed: () => void,
+  ) {
+    this.#hop = hop;
+    this.#agent = agent;
+    this.#context = context;
+    this.#source = source;
+    this.#client = client;
+    this.#runProgram = runProgram;
+    this.#progressed = progressed;
+    this.#bytesLeft = hop.programs.map((program) => program.bytes);
+    this.#pieces = piecesOf(hop, source.chunkBytes);
+  }
+
+  /** Moves everything; never rejects. */
+  async run(): Promise<HopOutcome> {
+    const lanes = Math.max(1, Math.min(MOST_ASKED, this.#source.count));
+    await Promise.all(Array.from({ length: lanes }, () => this.#lane()));
+    const ok = this.#error === undefined;
+    return {
+      ok,
+      cancelled: this.#cancelled,
+      touched: this.#touched,
+      inDoubt: this.#inDoubt,
+      bytes: this.#bytes,
+      error: this.#error ?? null,
+    };
+  }
+
+  cancel(): void {
+    if (this.#error !== undefined) return;
+    this.#cancelled = true;
+    this.#fail(stopped());
+  }
+
+  abandon(): void {
+    for (const running of this.#running) running.abandon();
+    for (const chunk of this.#chunks) this.#source.giveUp(chunk);
+  }
+
+  programsDone(): number {
+    return this.#complete;
+  }
+
+  bytesDone(): number {
+    return this.#bytes;
+  }
+
+  async #lane(): Promise<void> {
+    for (;;) {
+      if (this.#error !== undefined) return;
+      const { value, done } = this.#pieces.next();
+      if (done === true || value === undefined) return;
+      const [index, piece, program] = value;
+      try {
+        await this.#move(index, piece, program);
+      } catch (error) {
+        this.#fail(
+          error instanceof KvferryError
+            ? error
+            : new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error),
+        );
+        return;
+      }
+      this.#account(index, piece.bytes);
+    }
+  }
+
+  async #move(index: number, piece: StagePiece, program: CopyProgram): Promise<void> {
+    const write = this.#hop.op === "write";
+    const layout = write ? this.#context.destination : this.#context.source;
+    if (layout === undefined) throw stopped();
+    // Addresses in the peer's chunk count from 0 in what it is told.
+    const [inward, outward] = piece.hops(0);
+    const request = this.#client.ask(
+      this.#agent,
+      write ? "write" : "read",
+      layout,
+      this.#hop.components?.[index] ?? "",
+      stagedProgram(write ? outward : inward, write ? "destination" : "source"),
+    );
+    this.#requests.set(request, true);
+    let chunk: Chunk | undefined;
+    let doubtful = false;
+    try {
+      const far = await request.credit;
+      chunk = await this.#chunk();
+      const [gather, scatter] = piece.hops(chunk.address);
+      const between = wholeChunk(write ? chunk.address : far, write ? far : chunk.address, piece.bytes);
+      const near = executorBeside(write ? program.srcMemory : program.dstMemory);
+      if (write) await this.#step(near, "copy", gather);
+      // From here on the peer's chunk is touched: no cancelling before this ends.
+      this.#requests.set(request, false);
+      if (write) this.#touched = true;
+      await this.#step("nixl", write ? "write" : "read", between).catch((error: unknown) => {
+        doubtful = this.#inDoubt;
+        throw error;
+      });
+      request.moved();
+      if (!write) {
+        this.#touched = true;
+        await this.#step(near, "copy", scatter);
+      }
+      await request.ended;
+    } catch (error) {
+      // A chunk over there that is in doubt is not given back: its owner waits out its deadline.
+      if (!doubtful) request.cancel(asStop(error));
+      throw error;
+    } finally {
+      this.#requests.delete(request);
+      if (chunk !== undefined) {
+        this.#chunks.delete(chunk);
+        if (doubtful) this.#source.giveUp(chunk);
+        else this.#source.release(chunk);
+      }
+    }
+  }
+
+  #chunk(): Promise<Chunk> {
+    const { promise, resolve, reject } = Promise.withResolvers<Chunk>();
+    const waiter = {
+      grant: (chunk: Chunk): void => {
+        this.#waiting.delete(stop);
+        this.#chunks.add(chunk);
+        resolve(chunk);
+      },
+      refuse: reject,
+    };
+    const stop = (error: KvferryError): void => {
+      this.#source.cancel(waiter);
+      reject(error);
+    };
+    this.#waiting.add(stop);
+    if (this.#error === undefined) this.#source.request(waiter);
+    else stop(this.#error);
+    return promise;
+  }
+
+  #step(executor: ExecutorName, op: Hop["op"], program: CopyProgram): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    if (this.#error !== undefined) return Promise.reject(this.#error);
+    let running: RunningHop | undefined;
+    let ended = false;
+    running = this.#runProgram(executor, op, program, (outcome) => {
+      ended = true;
+      if (running !== undefined) this.#running.delete(running);
+      if (outcome.inDoubt) this.#inDoubt = true;
+      if (outcome.ok) resolve();
+      else reject(outcome.error ?? stopped());
+    });
+    if (!ended) this.#running.add(running);
+    return promise;
+  }
+
+  #account(index: number, bytes: number): void {
+    this.#bytes += bytes;
+    this.#bytesLeft[index] = (this.#bytesLeft[index] ?? 0) - bytes;
+    const before = this.#complete;
+    while (this.#complete < this.#bytesLeft.length && this.#bytesLeft[this.#complete] === 0) this.#complete++;
+    if (this.#context.watch && this.#complete > before) this.#progressed();
+  }
+
+  #fail(error: KvferryError): void {
+    if (this.#error !== undefined) return;
+    this.#error = error;
+    for (const running of this.#running) running.cancel();
+    for (const stop of this.#waiting) stop(error);
+    this.#waiting.clear();
+    for (const [request, cancellable] of this.#requests) if (cancellable) request.cancel(error);
+  }
+}
+
+function* piecesOf(
+  hop: Hop,
+  chunkBytes: number,
+): Generator<readonly [number, StagePiece, CopyProgram], void> {
+  for (const [index, program] of hop.programs.entries())
+    for (const piece of stagePieces(program, chunkBytes, MOST_LISTED)) yield [index, piece, program];
+}
+
+/** One run of bytes from a chunk to a chunk. */
+function wholeChunk(source: number, destination: number, bytes: number): CopyProgram {
+  const none = new Float64Array(1);
+  return {
+    srcBase: Float64Array.of(source),
+    dstBase: Float64Array.of(destination),
+    srcOffset: none,
+    dstOffset: none,
+    run: null,
+    pairs: 1,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: [],
+    srcStride: [],
+    dstStride: [],
+    rowBytes: bytes,
+    bytes,
+    rows: 1,
+    srcMemory: { kind: 0, device: 0 },
+    dstMemory: { kind: 0, device: 0 },
+    layers: null,
+  };
+}
+
+function asStop(error: unknown): KvferryError {
+  return error instanceof KvferryError ? error : stopped();
+}
+
+function stopped(): KvferryError {
+  return new KvferryError(
+    "TIMEOUT",
+    "transfer",
+    "the copy was stopped",
+    "The transfer was cancelled; start it again if it is still wanted.",
+  );
+}

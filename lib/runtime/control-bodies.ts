@@ -1,0 +1,104 @@
+import type { LayoutHandle } from "../core/handle.ts";
+import type { ProcessIdentity } from "./process-watch.ts";
+
+const HANDLE_BYTES = 16;
+const LOW = (1n << 64n) - 1n;
+
+/** What a worker tells another one whose package it imported. */
+export interface ImportedBody {
+  /** Sequence number of the package. */
+  readonly sequence: number;
+  /** Where the importer runs; null when it does not know. */
+  readonly process: ProcessIdentity | null;
+}
+
+/** A layout's handle as 16 bytes, little-endian. */
+export function handleBody(handle: LayoutHandle): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(HANDLE_BYTES));
+  putHandle(bytes, 0, handle);
+  return bytes;
+}
+
+/** @returns Null for a body of another length. */
+export function readHandle(body: Uint8Array): LayoutHandle | null {
+  return body.byteLength === HANDLE_BYTES ? handleAt(body, 0) : null;
+}
+
+/** A question about a layout: a number of the asker's, and the handle. */
+export function questionBody(question: number, handle: LayoutHandle): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(4 + HANDLE_BYTES));
+  viewOf(bytes).setUint32(0, question, true);
+  putHandle(bytes, 4, handle);
+  return bytes;
+}
+
+/** @returns Null for a body of another length. */
+export function readQuestion(
+  body: Uint8Array,
+): { readonly question: number; readonly handle: LayoutHandle } | null {
+  return body.byteLength === 4 + HANDLE_BYTES
+    ? { question: viewOf(body).getUint32(0, true), handle: handleAt(body, 4) }
+    : null;
+}
+
+/** The number of a question that is answered. */
+export function answerBody(question: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(4));
+  viewOf(bytes).setUint32(0, question, true);
+  return bytes;
+}
+
+/** @returns Null for a body of another length. */
+export function readAnswer(body: Uint8Array): number | null {
+  return body.byteLength === 4 ? viewOf(body).getUint32(0, true) : null;
+}
+
+/** Sequence number (float64), then boot id, pid namespace, process id and start, as text between newlines. */
+export function importedBody({ sequence, process }: ImportedBody): Uint8Array<ArrayBuffer> {
+  const text =
+    process === null
+      ? ""
+      : [process.bootId, process.pidNamespace, process.processId, process.startedAt].join("\n");
+  const encoded = new TextEncoder().encode(text);
+  const bytes = new Uint8Array(new ArrayBuffer(8 + encoded.byteLength));
+  viewOf(bytes).setFloat64(0, sequence, true);
+  bytes.set(encoded, 8);
+  return bytes;
+}
+
+/** @returns Null for anything malformed or longer than 256 bytes. */
+export function readImported(body: Uint8Array): ImportedBody | null {
+  if (body.byteLength < 8 || body.byteLength > 256) return null;
+  const sequence = viewOf(body).getFloat64(0, true);
+  if (!Number.isSafeInteger(sequence) || sequence < 0) return null;
+  if (body.byteLength === 8) return { sequence, process: null };
+  const [bootId = "", pidNamespace = "", id = "", started = "", ...more] = new TextDecoder()
+    .decode(body.subarray(8))
+    .split("\n");
+  const processId = Number(id);
+  const startedAt = Number(started);
+  if (
+    more.length > 0 ||
+    !/^\d{1,10}$/.test(id) ||
+    !/^\d{1,20}$/.test(started) ||
+    !/^\d{1,20}$/.test(pidNamespace) ||
+    !/^[0-9a-f-]{1,64}$/.test(bootId)
+  )
+    return null;
+  return { sequence, process: { bootId, pidNamespace, processId, startedAt } };
+}
+
+function putHandle(bytes: Uint8Array, at: number, handle: LayoutHandle): void {
+  const view = viewOf(bytes);
+  view.setBigUint64(at, handle & LOW, true);
+  view.setBigUint64(at + 8, handle >> 64n, true);
+}
+
+function handleAt(bytes: Uint8Array, at: number): LayoutHandle {
+  const view = viewOf(bytes);
+  return (view.getBigUint64(at, true) | (view.getBigUint64(at + 8, true) << 64n)) as LayoutHandle; // 128 bits
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

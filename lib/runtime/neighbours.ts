@@ -1,0 +1,190 @@
+import { closeSync } from "node:fs";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { HostIdentity, MetadataPackage } from "../core/package.ts";
+import type { NativeContext } from "../native/context.ts";
+import { NeighbourSockets } from "../native/neighbour.ts";
+import { NeighbourExporter, type ServedLayout } from "./neighbour-export.ts";
+import { hostPlace } from "./neighbour-host.ts";
+import { type NeighbourAttachment, NeighbourImporter, type OpenedDevice } from "./neighbour-import.ts";
+import { freshNonce, type NeighbourName } from "./neighbour-words.ts";
+import type { SecretKey } from "./options.ts";
+
+/** What neighbours need from the transport; given once it is there. */
+export interface NeighbourHost {
+  readonly find: (handle: LayoutHandle) => ServedLayout | undefined;
+  /** Takes a neighbour's message. @returns Whether more may come. */
+  readonly deliver: (from: NeighbourName, payload: Uint8Array<ArrayBuffer>) => boolean;
+  /** A process that had layouts mapped is gone: it writes no more. */
+  readonly gone: (from: NeighbourName, layouts: readonly LayoutHandle[]) => void;
+  readonly used: (handle: LayoutHandle) => boolean;
+  readonly idle: (handle: LayoutHandle) => Promise<void>;
+  readonly lost: (wireName: string, reason: string) => void;
+  readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
+  readonly warn: (message: string) => void;
+}
+
+/** How allocations of GPUs go to other processes and come from them. */
+export interface NeighbourDevices {
+  readonly export: (
+    device: number,
+    address: number,
+  ) => Promise<{ readonly uuid: string; readonly handle: string; readonly offset: number }>;
+  readonly open: (uuid: string, handle: string) => Promise<OpenedDevice>;
+}
+
+/** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
+export const RELEASE_MILLIS = 1_000;
+
+/**
+ * This transport's way to processes of its host: it hands out its layouts' memory and maps theirs.
+ *
+ * Nothing is started before the first package goes out or comes in.
+ */
+export class Neighbours {
+  readonly #context: NativeContext;
+  readonly #exporter: NeighbourExporter;
+  readonly #importer: NeighbourImporter;
+  readonly #place: ReturnType<typeof hostPlace>;
+  #host: NeighbourHost | undefined;
+  #sockets: NeighbourSockets | undefined;
+  #identity: HostIdentity | null | undefined;
+
+  constructor(
+    context: NativeContext,
+    self: NeighbourName,
+    secrets: readonly SecretKey[],
+    devices: NeighbourDevices,
+  ) {
+    this.#context = context;
+    this.#place = hostPlace();
+    const host = (): NeighbourHost => {
+      if (this.#host === undefined) throw new Error("neighbours were used before the transport was there");
+      return this.#host;
+    };
+    this.#exporter = new NeighbourExporter(() => this.#opened(), {
+      self,
+      secrets,
+      find: (handle) => host().find(handle),
+      openDevice: devices.export,
+      deliver: (from, payload) => host().deliver(from, payload),
+      gone: (from, layouts) => host().gone(from, layouts),
+      warn: (message) => host().warn(message),
+    });
+    this.#importer = new NeighbourImporter(context, () => this.#opened(), {
+      self,
+      secrets,
+      place: this.#place,
+      used: (handle) => host().used(handle),
+      idle: (handle) => host().idle(handle),
+      lost: (wireName, reason) => host().lost(wireName, reason),
+      withdrawn: (wireName, handle) => host().withdrawn(wireName, handle),
+      openDevice: devices.open,
+    });
+  }
+
+  /** Connects neighbours with the transport; before anything else. */
+  serve(host: NeighbourHost): void {
+    this.#host = host;
+  }
+
+  /**
+   * Where neighbours can meet this process; opens the rendezvous the first time.
+   *
+   * @returns Null when it cannot be opened here: others then reach this process through NIXL.
+   */
+  identity(): HostIdentity | null {
+    if (this.#identity !== undefined) return this.#identity;
+    this.#identity = null;
+    if (this.#place === null) return null;
+    // Long enough that nobody takes the name before, and unlike any other transport's of this process.
+    const rendezvous = `kvferry-${freshNonce().slice(0, 32)}`;
+    try {
+      this.#opened().listen(rendezvous);
+      this.#identity = { ...this.#place, rendezvous };
+    } catch (error) {
+      this.#host?.warn(
+        `neighbours cannot reach this process: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
+    return this.#identity;
+  }
+
+  /** A package goes out: its layouts may be handed to those for whom it is meant. */
+  exported({ layouts, audience }: MetadataPackage): void {
+    this.#exporter.exported(
+      layouts.map((layout) => layout.handle),
+      audience,
+    );
+  }
+
+  /** Maps what a package describes, as far as its exporter is a neighbour. Never fails. */
+  attach(metadata: MetadataPackage): Promise<NeighbourAttachment> {
+    return this.#importer.attach(metadata);
+  }
+
+  /** Lets go of a peer's memory once nothing here uses it. */
+  detach(wireName: string): Promise<void> {
+    return this.#importer.detach(wireName);
+  }
+
+  /** Whether messages to a peer go by a neighbour's connection. */
+  reaches(wireName: string): boolean {
+    return this.#importer.reaches(wireName);
+  }
+
+  /** Sends a user's message to a neighbour. @throws KvferryError `PEER_LOST`, `INVALID_CONFIG`. */
+  notify(wireName: string, payload: Uint8Array): Promise<void> {
+    return this.#importer.notify(wireName, payload);
+  }
+
+  /** Process ids of neighbours that have a layout of this process mapped. */
+  holders(handle: LayoutHandle): readonly number[] {
+    return this.#exporter.holders(handle);
+  }
+
+  /** Asks all neighbours to let go of a layout. @returns Whether they did in time. */
+  release(handle: LayoutHandle, millis: number): Promise<boolean> {
+    return this.#exporter.release(handle, millis);
+  }
+
+  /** Messages can be taken again. */
+  resume(): void {
+    this.#exporter.resume();
+  }
+
+  /** Deals with what the neighbour thread saw. */
+  receive(): void {
+    const sockets = this.#sockets;
+    if (sockets === undefined) return;
+    for (const event of sockets.take()) {
+      const { connection } = event;
+      if (event.kind === "accepted") this.#exporter.accepted(event);
+      else if (event.kind === "closed") {
+        if (!this.#exporter.closed(connection)) this.#importer.closed(connection, event.reason);
+      } else if (event.kind === "exited") {
+        if (!this.#exporter.exited(connection)) this.#importer.exited(connection);
+      } else if (
+        !this.#importer.received(connection, event.bytes, event.descriptors) &&
+        !this.#exporter.received(connection, event.bytes)
+      ) {
+        for (const descriptor of event.descriptors) closeSync(descriptor);
+      }
+    }
+  }
+
+  /** Tells neighbours that this transport closes. @returns Whether all let go of its memory in time. */
+  async closing(millis: number): Promise<boolean> {
+    if (this.#sockets === undefined) return true;
+    return await this.#exporter.closing(millis);
+  }
+
+  /** Ends every connection; after everything was let go. */
+  close(): void {
+    this.#sockets?.close();
+  }
+
+  #opened(): NeighbourSockets {
+    this.#sockets ??= NeighbourSockets.open(this.#context);
+    return this.#sockets;
+  }
+}

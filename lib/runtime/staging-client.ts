@@ -1,0 +1,154 @@
+import { KvferryError, type ErrorWord } from "../core/errors.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import { writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+
+/** A request to a peer that is under way. */
+export interface StagingRequest {
+  readonly id: number;
+  /** Resolves with the address of the peer's chunk. */
+  readonly credit: Promise<number>;
+  /** Resolves when the peer is done with the bytes. */
+  readonly ended: Promise<void>;
+  /** The chunk was written, or read. */
+  moved(): void;
+  /** Gives up; only while nothing of this process touches the peer's chunk. */
+  cancel(error: KvferryError): void;
+}
+
+/** Sends a word to a peer, by its wire name; throws or rejects when there is no such peer that understands it. */
+export type SendStaging = (agent: string, body: Uint8Array<ArrayBuffer>) => Promise<void>;
+
+interface Pending {
+  readonly agent: string;
+  readonly credit: PromiseWithResolvers<number>;
+  readonly ended: PromiseWithResolvers<void>;
+}
+
+/** The near side's requests to peers for their staging memory. */
+export class StagingClient {
+  readonly #send: SendStaging;
+  readonly #pending: Map<number, Pending> = new Map();
+  #lastId = 0;
+
+  constructor(send: SendStaging) {
+    this.#send = send;
+  }
+
+  /** Requests that have no answer yet. */
+  get pending(): number {
+    return this.#pending.size;
+  }
+
+  ask(
+    agent: string,
+    operation: "write" | "read",
+    layout: LayoutHandle,
+    component: string,
+    program: StagedProgram,
+  ): StagingRequest {
+    const id = ++this.#lastId;
+    const pending: Pending = {
+      agent,
+      credit: Promise.withResolvers<number>(),
+      ended: Promise.withResolvers<void>(),
+    };
+    // Whoever gave up awaits neither.
+    pending.credit.promise.catch(() => undefined);
+    pending.ended.promise.catch(() => undefined);
+    this.#pending.set(id, pending);
+    const say = (word: StagingWord): void => {
+      this.#send(agent, writeStaging(word)).catch((error: unknown) => this.#fail(id, asError(error)));
+    };
+    say({ word: "ask", id, operation, layout, component, program });
+    return {
+      id,
+      credit: pending.credit.promise,
+      ended: pending.ended.promise,
+      moved: () => say({ word: "moved", id }),
+      cancel: (error) => {
+        if (!this.#pending.has(id)) return;
+        say({ word: "cancel", id });
+        this.#fail(id, error);
+      },
+    };
+  }
+
+  /** Takes a peer's answer. */
+  answer(agent: string, word: StagingWord): void {
+    const pending = this.#pending.get(word.id);
+    if (pending === undefined || pending.agent !== agent) {
+      // A chunk for a request that was given up meanwhile.
+      if (word.word === "credit")
+        this.#send(agent, writeStaging({ word: "cancel", id: word.id })).catch(() => undefined);
+      return;
+    }
+    if (word.word === "credit") pending.credit.resolve(word.address);
+    if (word.word === "ended") {
+      this.#pending.delete(word.id);
+      pending.ended.resolve();
+    }
+    if (word.word === "refused") this.#fail(word.id, refusal(word.code, word.message));
+  }
+
+  /** The peer is gone: nothing is answered any more. */
+  lost(agent: string): void {
+    for (const [id, pending] of this.#pending)
+      if (pending.agent === agent)
+        this.#fail(
+          id,
+          new KvferryError(
+            "PEER_LOST",
+            "transfer",
+            `peer ${agent} is gone`,
+            "Import its metadata again when it is back.",
+            { agent },
+          ),
+        );
+  }
+
+  #fail(id: number, error: KvferryError): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    pending.credit.reject(error);
+    pending.ended.reject(error);
+  }
+}
+
+const WORDS: ReadonlySet<string> = new Set([
+  "ACCESS",
+  "CHECKSUM",
+  "CLOSED",
+  "CUDA",
+  "IO",
+  "INVALID_CONFIG",
+  "NO_CUDA",
+  "NO_ROUTE",
+  "OUT_OF_MEMORY",
+  "STALE_HANDLE",
+  "TIMEOUT",
+  "UNKNOWN_HANDLE",
+]);
+
+function refusal(code: string, message: string): KvferryError {
+  const word = (WORDS.has(code) ? code : "IO") as ErrorWord; // one of the set
+  return new KvferryError(
+    word,
+    "transfer",
+    `the peer says: ${message}`,
+    "See the message for what the peer reported.",
+    { code },
+  );
+}
+
+function asError(error: unknown): KvferryError {
+  if (error instanceof KvferryError) return error;
+  return new KvferryError(
+    "IO",
+    "transfer",
+    `a message could not be sent: ${String(error)}`,
+    "See the cause.",
+    {},
+    error,
+  );
+}

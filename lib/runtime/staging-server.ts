@@ -1,0 +1,332 @@
+import { KvferryError } from "../core/errors.ts";
+import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
+import { stagedOffset } from "../core/intersect.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { CopyProgram, ProgramMemory } from "../core/program.ts";
+import { executorBeside } from "../core/staging.ts";
+import type { RunProgram } from "./assisted-run.ts";
+import type { Clock } from "./deadlines.ts";
+import type { HopOutcome } from "./executor.ts";
+import type { Leases } from "./leases.ts";
+import { everyRow, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import type { SendStaging } from "./staging-client.ts";
+import type { Chunk, ChunkSource } from "./staging-pool.ts";
+
+/** What the far side of staged transfers needs. */
+export interface StagingServerParts {
+  readonly clock: Clock;
+  readonly leases: Leases;
+  /** Whether words of peers are awaited. */
+  readonly waiting: (on: boolean) => void;
+  readonly send: SendStaging;
+  /** Throws for a handle that is not of a layout of this process. */
+  readonly layout: (handle: LayoutHandle) => LayoutRecord;
+  /** Chunks for a component's transfers. */
+  readonly chunks: (device: number | null) => ChunkSource;
+  readonly runProgram: RunProgram;
+  /** Whether hashes of the file's blocks are kept, which only its owner can keep right. */
+  readonly keepsSums: (file: number) => boolean;
+  /** How long a peer may take between two words. */
+  readonly deadlineMillis: number;
+}
+
+/** Requests of one peer that wait or run at most; a peer that asks for more is refused. */
+const MOST_REQUESTS = 1_024;
+
+interface Request {
+  readonly agent: string;
+  readonly id: number;
+  readonly operation: "write" | "read";
+  readonly record: LayoutRecord;
+  readonly program: CopyProgram;
+  readonly source: ChunkSource;
+  chunk: Chunk | undefined;
+  /** The peer wants it no more. */
+  cancelled: boolean;
+  /** Gets a chunk, has one and waits for the peer, or moves bytes. */
+  state: "waiting" | "lent" | "moving";
+  stopTimer: (() => void) | undefined;
+  /** Takes back the wish for a chunk. */
+  unwish: (() => void) | undefined;
+}
+
+/**
+ * The far side of staged transfers: lends chunks to peers, and moves what they put there or want.
+ *
+ * Every row of what a peer asks for is checked to lie in the layout that it names. A peer that falls silent while it
+ * may touch a chunk costs that chunk its place until it is heard of, not the pool.
+ */
+export class StagingServer {
+  readonly #parts: StagingServerParts;
+  readonly #requests: Map<string, Request> = new Map();
+  readonly #counts: Map<string, number> = new Map();
+
+  constructor(parts: StagingServerParts) {
+    this.#parts = parts;
+  }
+
+  /** Requests that have not ended. */
+  get pending(): number {
+    return this.#requests.size;
+  }
+
+  /** Takes a peer's word. */
+  take(agent: string, word: StagingWord): void {
+    if (word.word === "ask") {
+      this.#ask(agent, word);
+      return;
+    }
+    const request = this.#requests.get(keyOf(agent, word.id));
+    if (request === undefined) return;
+    if (word.word === "moved") this.#moved(request);
+    if (word.word === "cancel") this.#cancel(request);
+  }
+
+  /** The peer is gone: what it may still touch is not lent again. */
+  lost(agent: string): void {
+    for (const request of this.#requests.values())
+      if (request.agent === agent && request.state !== "moving") this.#end(request, request.state === "lent");
+  }
+
+  #ask(agent: string, word: Extract<StagingWord, { word: "ask" }>): void {
+    const key = keyOf(agent, word.id);
+    try {
+      if (this.#requests.has(key)) throw refusal("INVALID_CONFIG", "the request's number is in use");
+      if ((this.#counts.get(agent) ?? 0) >= MOST_REQUESTS)
+        throw refusal("IN_USE", `${MOST_REQUESTS} requests of this peer are under way`);
+      const record = this.#parts.layout(word.layout);
+      if (word.operation === "write" && record.access !== "read-write")
+        throw refusal("ACCESS", `layout ${record.name} may only be read`);
+      const component = record.components.find(({ shape }) => shape.name === word.component);
+      if (component === undefined)
+        throw refusal("INVALID_CONFIG", `layout ${record.name} has no component ${word.component}`);
+      if (component.attachment.kind === "file" && this.#parts.keepsSums(component.attachment.file))
+        throw refusal(
+          "NO_ROUTE",
+          `layout ${record.name} keeps checksums, which only its own transfers keep right`,
+        );
+      const source = this.#parts.chunks(
+        component.storage.kind === "device" ? component.storage.device : null,
+      );
+      const request: Request = {
+        agent,
+        id: word.id,
+        operation: word.operation,
+        record,
+        program: checkedProgram(component, word.program, word.operation, source.chunkBytes),
+        source,
+        chunk: undefined,
+        cancelled: false,
+        state: "waiting",
+        stopTimer: undefined,
+        unwish: undefined,
+      };
+      this.#requests.set(key, request);
+      this.#counts.set(agent, (this.#counts.get(agent) ?? 0) + 1);
+      if (this.#requests.size === 1) this.#parts.waiting(true);
+      const waiter = {
+        grant: (chunk: Chunk): void => this.#granted(request, chunk),
+        refuse: (error: KvferryError): void => this.#refuse(request, error),
+      };
+      request.unwish = () => source.cancel(waiter);
+      source.request(waiter);
+    } catch (error) {
+      this.#say(agent, { word: "refused", id: word.id, ...told(error) });
+    }
+  }
+
+  #granted(request: Request, chunk: Chunk): void {
+    request.chunk = chunk;
+    request.unwish = undefined;
+    if (request.operation === "write") {
+      this.#lend(request, chunk);
+      return;
+    }
+    request.state = "moving";
+    this.#run(request, chunk, () => this.#lend(request, chunk));
+  }
+
+  #lend(request: Request, chunk: Chunk): void {
+    if (request.cancelled) {
+      this.#end(request);
+      return;
+    }
+    request.state = "lent";
+    request.stopTimer = this.#parts.clock.after(this.#parts.deadlineMillis, () => {
+      // The peer may still touch it: another chunk takes its place, and it comes back if the peer is heard of.
+      request.source.giveUp(chunk);
+    });
+    this.#say(request.agent, { word: "credit", id: request.id, address: chunk.address });
+  }
+
+  #moved(request: Request): void {
+    const { chunk } = request;
+    if (request.state !== "lent" || chunk === undefined) return;
+    request.stopTimer?.();
+    if (request.operation === "read") {
+      this.#say(request.agent, { word: "ended", id: request.id });
+      this.#end(request);
+      return;
+    }
+    request.state = "moving";
+    this.#run(request, chunk, () => {
+      this.#say(request.agent, { word: "ended", id: request.id });
+      this.#end(request);
+    });
+  }
+
+  #cancel(request: Request): void {
+    // What moves ends by itself, and is then found to be wanted no more.
+    request.cancelled = true;
+    if (request.state !== "moving") this.#end(request);
+  }
+
+  #run(request: Request, chunk: Chunk, then: () => void): void {
+    const { program, operation } = request;
+    const at = (bases: Float64Array): Float64Array => bases.map((base) => base + chunk.address);
+    const placed: CopyProgram =
+      operation === "write"
+        ? { ...program, srcBase: at(program.srcBase) }
+        : { ...program, dstBase: at(program.dstBase) };
+    const executor = executorBeside(operation === "write" ? program.dstMemory : program.srcMemory);
+    const { handle } = request.record;
+    const done = (outcome: HopOutcome): void => {
+      this.#parts.leases.release(handle);
+      if (outcome.ok) then();
+      else this.#refuse(request, outcome.error ?? refusal("IO", "the copy failed"), outcome.inDoubt);
+    };
+    try {
+      // It may have been taken back since the peer asked.
+      this.#parts.layout(handle);
+    } catch (error) {
+      this.#refuse(request, error);
+      return;
+    }
+    this.#parts.leases.acquire(handle);
+    try {
+      this.#parts.runProgram(executor, "copy", placed, done);
+    } catch (error) {
+      this.#parts.leases.release(handle);
+      this.#refuse(request, error);
+    }
+  }
+
+  #refuse(request: Request, error: unknown, doubtful = false): void {
+    this.#say(request.agent, { word: "refused", id: request.id, ...told(error) });
+    this.#end(request, doubtful);
+  }
+
+  #end(request: Request, doubtful = false): void {
+    if (!this.#requests.delete(keyOf(request.agent, request.id))) return;
+    const left = (this.#counts.get(request.agent) ?? 1) - 1;
+    if (left === 0) this.#counts.delete(request.agent);
+    else this.#counts.set(request.agent, left);
+    request.stopTimer?.();
+    request.unwish?.();
+    if (request.chunk !== undefined) {
+      if (doubtful) request.source.giveUp(request.chunk);
+      else request.source.release(request.chunk);
+    }
+    if (this.#requests.size === 0) this.#parts.waiting(false);
+  }
+
+  #say(agent: string, word: StagingWord): void {
+    // A peer that cannot be told waits out its deadline, and so does its chunk here.
+    this.#parts.send(agent, writeStaging(word)).catch(() => undefined);
+  }
+}
+
+function keyOf(agent: string, id: number): string {
+  return `${id}:${agent}`;
+}
+
+/** The program with this process's addresses; every row lies in a region of the component and in the chunk. */
+function checkedProgram(
+  component: ComponentRecord,
+  given: StagedProgram,
+  operation: "write" | "read",
+  chunkBytes: number,
+): CopyProgram {
+  const { shape, attachment, storage } = component;
+  if (attachment.kind !== "addresses" && attachment.kind !== "file")
+    throw refusal("NO_ROUTE", `component ${shape.name} cannot be touched here`);
+  if (given.bytes > chunkBytes)
+    throw refusal("INVALID_CONFIG", `${given.bytes} bytes do not fit a chunk of ${chunkBytes}`);
+  const { view } = shape;
+  const file = attachment.kind === "file";
+  const starts = Float64Array.from(attachment.bases, (base, region) =>
+    file ? stagedOffset(view, region) : base,
+  );
+  const shift = (attachment.bases[0] ?? 0) - (starts[0] ?? 0);
+  // Offsets by which peers name bytes of files are turned into offsets in the file by one sum, or not at all.
+  if (starts.some((start, region) => start + shift !== attachment.bases[region]))
+    throw refusal("NO_ROUTE", `the regions of component ${shape.name} do not lie one after the other`);
+  const sorted = starts.slice().sort();
+  const inRegion = (start: number): boolean => {
+    let low = 0;
+    let high = sorted.length;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((sorted[middle] ?? 0) <= start) low = middle;
+      else high = middle;
+    }
+    const base = sorted[low] ?? 0;
+    return start >= base && start + given.rowBytes <= base + view.regionBytes;
+  };
+  const inChunk = (start: number): boolean => start >= 0 && start + given.rowBytes <= given.bytes;
+  if (
+    !everyRow(given.farBase, given.farOffset, given.count, given.farStride, inRegion) ||
+    !everyRow(given.stageBase, given.stageOffset, given.count, given.stageStride, inChunk)
+  )
+    throw refusal("INVALID_CONFIG", `the program leaves component ${shape.name} or the chunk`);
+  const own: ProgramMemory =
+    attachment.kind === "file"
+      ? { kind: 2, device: attachment.file }
+      : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
+  const stage: ProgramMemory = { kind: 0, device: 0 };
+  const farBase = given.farBase.map((base) => base + shift);
+  const shared = {
+    run: null,
+    pairs: given.stageOffset.length,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: given.count,
+    rowBytes: given.rowBytes,
+    bytes: given.bytes,
+    rows: given.bytes / given.rowBytes,
+    layers: null,
+  };
+  return operation === "write"
+    ? {
+        ...shared,
+        srcBase: given.stageBase,
+        srcOffset: given.stageOffset,
+        srcStride: given.stageStride,
+        srcMemory: stage,
+        dstBase: farBase,
+        dstOffset: given.farOffset,
+        dstStride: given.farStride,
+        dstMemory: own,
+      }
+    : {
+        ...shared,
+        srcBase: farBase,
+        srcOffset: given.farOffset,
+        srcStride: given.farStride,
+        srcMemory: own,
+        dstBase: given.stageBase,
+        dstOffset: given.stageOffset,
+        dstStride: given.stageStride,
+        dstMemory: stage,
+      };
+}
+
+function told(error: unknown): { readonly code: string; readonly message: string } {
+  if (error instanceof KvferryError)
+    return { code: error.code.replace("ERR_KVF_", ""), message: error.message };
+  return { code: "IO", message: String(error) };
+}
+
+function refusal(word: ConstructorParameters<typeof KvferryError>[0], message: string): KvferryError {
+  return new KvferryError(word, "transfer", message, "Look at the layout at its owner.");
+}

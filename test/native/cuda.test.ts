@@ -1,0 +1,133 @@
+import { beforeAll, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { buildShim, hasCommand, type BuildOptions } from "../../cshim/build.ts";
+import { buildCudaStandin } from "../standin/build.ts";
+
+// The CUDA part in C, without JavaScript and without a GPU. One driver proves what is pure: how programs are cut,
+// brought to slabs and expanded by the kernels' own body, against plain loops. The other runs the jobs on a stand-in
+// for the driver library; the same program runs on real GPUs.
+
+const FOLDER = join(import.meta.dir, "..", "..", "cshim", "build");
+
+/** Whether the system's compiler links programs with this sanitizer: its library is a package of its own. */
+function canSanitize(kind: "address" | "thread"): boolean {
+  if (!hasCommand("cc")) return false;
+  const library = kind === "thread" ? "libtsan.so" : "libasan.so";
+  const found = Bun.spawnSync(["cc", `-print-file-name=${library}`])
+    .stdout.toString()
+    .trim();
+  return found.includes("/") && existsSync(found);
+}
+
+function build(name: string, options: BuildOptions): Promise<string> {
+  const program = join(import.meta.dir, `${name}.c`);
+  const out = join(FOLDER, `${name}-${options.sanitize ?? "plain"}`);
+  return buildShim({ ...options, program, without: ["nixl"], out });
+}
+
+interface Ended {
+  readonly code: number;
+  readonly said: string;
+  readonly last: Record<string, number>;
+  readonly lines: readonly string[];
+}
+
+async function run(
+  program: string,
+  args: readonly string[],
+  environment: Record<string, string> = {},
+): Promise<Ended> {
+  const child = Bun.spawn([program, ...args], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    env: {
+      ...process.env,
+      // The driver brings its own sanitizer: one that the tests themselves run under would not bear another.
+      LD_PRELOAD: "",
+      ASAN_OPTIONS: "detect_leaks=0",
+      UBSAN_OPTIONS: "print_stacktrace=1",
+      TSAN_OPTIONS: "halt_on_error=1",
+      ...environment,
+    },
+  });
+  const [held, said, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  const lines = held.trim().split("\n");
+  const last = lines.at(-1) ?? "";
+  return { code, said, lines, last: last.startsWith("{") ? (JSON.parse(last) as Record<string, number>) : {} };
+}
+
+test("programs cut, brought to slabs and expanded by the kernels' body move the right bytes", async () => {
+  const ended = await run(await build("cuda_driver", {}), ["300", "11"]);
+  expect(ended).toMatchObject({ code: 0, said: "", last: { cases: 300, failures: 0, over: 0 } });
+  // Whole blocks on the far side really become fewer and longer copies than the program has rows.
+  expect(ended.last["spans"] ?? 0).toBeLessThan((ended.last["rows"] ?? 0) * 0.8);
+}, 120_000);
+
+if (canSanitize("address")) {
+  test("the same with every access checked", async () => {
+    const ended = await run(await build("cuda_driver", { sanitize: "address,undefined" }), ["60", "12"]);
+    expect(ended).toMatchObject({ code: 0, said: "", last: { failures: 0 } });
+  }, 120_000);
+}
+
+const standin = join(FOLDER, "standin-plain", "libcuda.so.1");
+beforeAll(async () => {
+  await buildCudaStandin(standin);
+}, 120_000);
+
+/** Drivers by what they lack: batched copies, their later form, bulk copies. */
+const drivers = [
+  ["13.0 on compute capability 9.0", { KVF_STANDIN_VERSION: "13000" }, 8],
+  ["12.8, the earlier form of batched copies", { KVF_STANDIN_VERSION: "12080" }, 9],
+  ["12.0 on compute capability 7.5", { KVF_STANDIN_VERSION: "12000", KVF_STANDIN_ARCH: "75" }, 0],
+] as const;
+
+for (const [name, environment, batch] of drivers) {
+  test(`jobs with a driver ${name}: bytes, order, events, refusals`, async () => {
+    const ended = await run(await build("cuda_jobs", {}), [standin, "30", "3"], environment);
+    expect(ended.said).toBe("");
+    expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
+    expect(ended.last["copies"] ?? 0).toBeGreaterThan(60);
+    expect(JSON.parse(ended.lines[0] ?? "{}")).toMatchObject({ batch });
+  }, 120_000);
+}
+
+test("a driver older than 12.0 is refused with what is needed", async () => {
+  const ended = await run(await build("cuda_jobs", {}), [standin, "1", "1"], {
+    KVF_STANDIN_VERSION: "11080",
+  });
+  expect(ended.code).toBe(2);
+  expect(ended.said).toContain("CUDA 11.8; 12.0 (driver 525) or newer is needed");
+}, 120_000);
+
+test("calls that fail end their job once, never-started jobs moved nothing, stuck ones hold only themselves", async () => {
+  const ended = await run(await build("cuda_jobs", {}), [standin, "2", "5", "inject"]);
+  expect(ended.said).toBe("");
+  expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
+}, 120_000);
+
+test("a fault of a kernel ends every running job in doubt, later ones are refused with the cause", async () => {
+  const ended = await run(await build("cuda_jobs", {}), [standin, "2", "5", "fault"]);
+  expect(ended.said).toBe("");
+  expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
+  expect(ended.lines.some((line) => line.startsWith("refused: CUDA device 0 is lost"))).toBe(true);
+}, 120_000);
+
+for (const kind of ["address", "thread"] as const) {
+  if (!canSanitize(kind)) continue;
+  const sanitize = kind === "address" ? "address,undefined" : "thread";
+  test(`jobs under the ${kind} sanitizer`, async () => {
+    const library = join(FOLDER, `standin-${kind}`, "libcuda.so.1");
+    await buildCudaStandin(library, { sanitize });
+    const program = await build("cuda_jobs", { sanitize });
+    const ended = await run(program, [library, "6", "7", "inject"]);
+    expect(ended.said).toBe("");
+    expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
+  }, 240_000);
+}
