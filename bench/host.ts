@@ -20,6 +20,8 @@ const SIZES: Readonly<Record<string, number>> = { "4k": 4096, "64k": 65_536, "1m
 /** Loops with non-temporal stores that `bench_copy` knows; the best one of this machine is the limit. */
 const STREAMING_KINDS = [1, 2, 3, 4];
 const PROBES = 4;
+const WARM_TRANSFERS = 1_000;
+const WARM_PLANS = 100;
 
 /** Measures rows F9.host.*. */
 export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
@@ -107,6 +109,7 @@ export async function measure(parameters: {
       await transport.transfer({ source, destination, ...blocks });
       return MOVED / (Bun.nanoseconds() - start);
     };
+    await warmUp(transport, source, destination, turns);
     await verify(from, to, ours);
     const best = bestOf(STREAMING_KINDS, (kind) => native(kind, threads));
     taken[size] = await alternate(
@@ -156,6 +159,22 @@ function shuffled(count: number, seed: number): Uint32Array {
     order[other] = kept;
   }
   return order;
+}
+
+/** Has the code that plans and submits compiled, as it is in a program that has run for a second. */
+async function warmUp(
+  transport: Transport,
+  source: LocalLayout,
+  destination: LocalLayout,
+  turns: readonly Turn[],
+): Promise<void> {
+  for (let count = 0; count < WARM_TRANSFERS; count += 1) {
+    const { sourceBlocks, destinationBlocks } = (turns[count % turns.length] as Turn).blocks; // in bounds
+    const [from, to] = [sourceBlocks.subarray(0, 1), destinationBlocks.subarray(0, 1)];
+    await transport.transfer({ source, destination, sourceBlocks: from, destinationBlocks: to });
+  }
+  for (let count = 0; count < WARM_PLANS; count += 1)
+    transport.explain({ source, destination, ...(turns[count % turns.length] as Turn).blocks }); // in bounds
 }
 
 /** The whole of a region moves in as many turns as it has: afterwards every byte of the destination is new. */

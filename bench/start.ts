@@ -33,7 +33,7 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
           unit: "ms",
           direction: "time",
           goal: { figure: "ours", value: 30 },
-          note: "no NIXL, no GPU: load, open, register twice, move 1 MiB; every sample is a new process",
+          note: "no NIXL, no GPU: load, open, register twice, move a block of 16 KiB; every sample is a new process",
         },
         sets,
       ),

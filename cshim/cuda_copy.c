@@ -37,7 +37,7 @@ static int32_t failed(submission *s, cu_result result, const char *what) {
 
 /* ---- submitting ------------------------------------------------------------------------------------------------ */
 
-static kvf_direction direction_of(const kvf_hop *hop) {
+kvf_direction kvf_hop_direction(const kvf_hop *hop) {
     if (hop->programs == 0) return KVF_ON_DEVICE;
     const kvf_program *program = &hop->program[0];
     if (program->src_kind == 0) return KVF_TO_DEVICE;
@@ -60,7 +60,7 @@ static kvf_lane *take_lane(kvf_cuda_device *device, kvf_direction direction, boo
 int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
     submission s = {.task = task, .device = task->device, .cu = kvf_cuda_driver_get(), .patient = patient};
     *touched = false;
-    task->direction = direction_of(&task->hop);
+    task->direction = kvf_hop_direction(&task->hop);
     task->begun = kvf_now_nanos();
     if (kvf_task_waits(task)) {
         if (!task->lane && !(task->lane = kvf_lane_take_own(s.device))) return KVF_E_NOMEM;

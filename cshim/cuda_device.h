@@ -125,13 +125,17 @@ typedef struct kvf_cuda_device {
     uint32_t spares, spare_room;
     struct kvf_task *running;
     uint32_t runs;
-    struct kvf_task *queue, *queue_end;
-    pthread_cond_t queued;   /* the submit thread sleeps here */
+    struct kvf_queue {       /* a direction's submit thread: one direction's long submission delays no other */
+        struct kvf_cuda_device *device;
+        struct kvf_task *first, *last;
+        pthread_cond_t queued; /* the thread sleeps here */
+        pthread_t thread;
+    } queue[KVF_DIRECTIONS];
     pthread_cond_t watched;  /* the watching thread sleeps here */
     bool watching;           /* the watching thread looks by itself now and then */
     bool stop;
     uint32_t threads;        /* that were started */
-    pthread_t submitter, watcher, looker;
+    pthread_t watcher, looker;
     atomic_bool poisoned;
     char cause[KVF_TEXT_BYTES];
 } kvf_cuda_device;
@@ -161,6 +165,9 @@ int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane);
 int32_t kvf_lane_lists(kvf_cuda_device *device, kvf_lane *lane);
 /* Makes its slabs. */
 int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane);
+
+/* Frees a lane's streams and scratch once they are idle; the context is entered. (All of these: cuda_lane.c) */
+void kvf_lane_free(kvf_lane *lane);
 
 /* An event from the device's pool, or NULL (text set). */
 cu_event kvf_cuda_event_take(kvf_cuda_device *device);
@@ -220,17 +227,31 @@ void kvf_task_started(kvf_task *task);
 void kvf_task_settle(kvf_task *task, int32_t status, uint32_t flags, double value, const char *text);
 /* Whether a task waits for events of others. */
 bool kvf_task_waits(const kvf_task *task);
-/* Hands a task to the device's submit thread, or to one of its own when it waits. */
+/* Hands a task to its direction's submit thread, or to one of its own when it waits. */
 int32_t kvf_task_queue(kvf_task *task);
 /* Frees a task that never ran. */
 void kvf_task_free(kvf_task *task);
 /* Frees the tasks that are over. The context need not be entered. */
 void kvf_cuda_collect(kvf_cuda_device *device);
 
+/* Settles every task of a device whose context is of no use any more; the thread's text is the cause. */
+void kvf_cuda_poison(kvf_cuda_device *device);
+/* The device's threads: of a struct kvf_queue, and of the device. (cuda_task.c, cuda_look.c) */
+void *kvf_cuda_submit_thread(void *queue);
+void *kvf_cuda_watch_thread(void *device);
+void *kvf_cuda_look_thread(void *device);
+
+/* Which lanes and threads serve a hop. (cuda_copy.c) */
+kvf_direction kvf_hop_direction(const kvf_hop *hop);
+
 /* Submits a task: queues its copies on a lane and its completion behind them. On failure nothing will settle the task,
  * unless *touched says that some copies were queued: then it was started and will settle with the failure. With
  * `patient` false KVF_AGAIN says that it would have to wait: nothing was queued. (cuda_copy.c) */
 int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
+
+/* The JSON text of kvf_cuda_info_job, from malloc; NULL (text set) when there is no memory. The driver is loaded.
+ * (cuda_info.c) */
+char *kvf_cuda_describe(size_t *length);
 
 /* ---- known memory (cuda_memory.c) ------------------------------------------------------------------------------ */
 

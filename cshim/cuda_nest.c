@@ -464,13 +464,18 @@ kvf_shape kvf_nest_shape(const kvf_nest *nest, uint32_t width) {
     return nest->row >= 2 * reach && nest->row % reach == 0 ? KVF_SHAPE_PIECES : KVF_SHAPE_ROWS;
 }
 
+static bool along_loop(const kvf_nest *nest);
+
+/* Units that each row counts that is found. */
 static uint64_t row_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece) {
-    uint32_t unit = shape == KVF_SHAPE_ROWS ? width * kvf_nest_vectors(nest, width) : piece;
-    return (nest->row + unit - 1) / unit;
+    if (shape != KVF_SHAPE_ROWS) return (nest->row + piece - 1) / piece;
+    const uint64_t vectors = (nest->row + width - 1) / width;
+    return along_loop(nest) ? vectors : vectors / kvf_nest_vectors(nest, width);
 }
 
 uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece) {
-    return kvf_nest_rows(nest) * row_units(nest, shape, width, piece);
+    const uint64_t units = kvf_nest_rows(nest) * row_units(nest, shape, width, piece);
+    return shape == KVF_SHAPE_ROWS && along_loop(nest) ? units / kvf_nest_vectors(nest, width) : units;
 }
 
 /* The offsets' common unit, so that each fits 32 bits above the least. */
@@ -481,10 +486,16 @@ static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
     return (uint64_t)(bounds->most - bounds->least) >> *shift <= UINT32_MAX;
 }
 
+/* Along the innermost loop where it divides: then the rows that a warp moves at once stay neighbours. */
+static bool along_loop(const kvf_nest *nest) {
+    return nest->loops > 0 && nest->count[nest->loops - 1] % 2 == 0;
+}
+
 uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width) {
     if (width != 16 || nest->row % 16) return 1;
-    const uint64_t vectors = nest->row / 16; /* four lanes or more stay side by side: whole sectors */
-    return vectors % 16 == 0 ? 4 : vectors % 8 == 0 ? 2 : 1;
+    if (along_loop(nest)) return nest->count[nest->loops - 1] % 4 == 0 ? 4 : 2;
+    const uint64_t vectors = nest->row / 16; /* of a row at least eight lanes stay side by side: a whole line */
+    return vectors % 32 == 0 ? 4 : vectors % 16 == 0 ? 2 : 1;
 }
 
 /* Writes one column of the list of pairs. */
@@ -522,7 +533,16 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
     program->units = (uint32_t)units;
     program->narrow = (uint32_t)__builtin_ctz(width);
     program->piece_bytes = piece;
-    program->span = (uint32_t)(nest->row / kvf_nest_vectors(nest, width));
+    if (shape == KVF_SHAPE_ROWS) {
+        const uint32_t vectors = kvf_nest_vectors(nest, width), last = nest->loops - 1;
+        program->src_span = program->dst_span = nest->row / vectors;
+        if (vectors > 1 && along_loop(nest)) {
+            const uint64_t steps = nest->count[last] / vectors;
+            program->count[last] = divisor((uint32_t)steps);
+            program->src_span = steps * (uint64_t)nest->side[KVF_SRC].stride[last];
+            program->dst_span = steps * (uint64_t)nest->side[KVF_DST].stride[last];
+        }
+    }
     program->bases_at = program->runs_at = KVF_KERNEL_NONE;
 
     uint32_t used = 0;

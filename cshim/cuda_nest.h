@@ -93,7 +93,7 @@ void kvf_walk_step(kvf_walk *walk);
 
 typedef enum kvf_shape { KVF_SHAPE_ROWS, KVF_SHAPE_PIECES, KVF_SHAPE_BULK } kvf_shape;
 
-/* Vectors of a short row that one thread moves: 1, 2 or 4. */
+/* Vectors that one thread moves for each row that it finds, in the shape of rows: 1, 2 or 4. */
 uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width);
 
 /* 32-bit words of lists that a nest needs. */

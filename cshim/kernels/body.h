@@ -189,13 +189,14 @@ KVF_DEVICE void kvf_bytes(kvf_u64 dst, kvf_u64 src, kvf_u32 bytes) {
 }
 
 /* ---- short rows ----------------------------------------------------------------------------------------------
- * D rows are found at once, and F vectors are moved of each: vectors `span` bytes apart, so that the lanes of a row still
- * touch whole sectors. F > 1 only for rows of a multiple of F vectors.
+ * D rows are found at once, and each time F vectors are moved that lie src_span and dst_span apart: parts of the row, or
+ * the same vector of rows along the innermost loop. Finding costs more than moving.
  */
 
 #define KVF_ROWS(NAME, W, SHIFT, D, F)                                                                               \
     KVF_DEVICE void kvf_rows##NAME(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
-        const kvf_u32 units = p->units, row_bytes = (kvf_u32)p->row_bytes, narrow = p->narrow, span = p->span;       \
+        const kvf_u32 units = p->units, row_bytes = (kvf_u32)p->row_bytes, narrow = p->narrow;                       \
+        const kvf_u64 src_span = p->src_span, dst_span = p->dst_span;                                                \
         const kvf_u64 reach = (kvf_u64)threads * D;                                                                  \
         (void)narrow;                                                                                                \
         for (kvf_u64 first = cta * reach + thread; first < units; first += ctas * reach) {                           \
@@ -214,13 +215,13 @@ KVF_DEVICE void kvf_bytes(kvf_u64 dst, kvf_u64 src, kvf_u32 bytes) {
             for (int j = 0; j < D; j++)                                                                              \
                 if (at[j] + (1u << (SHIFT)) <= row_bytes) {                                                          \
                     KVF_UNROLL                                                                                       \
-                    for (kvf_u32 f = 0; f < F; f++) kvf_load##W(&v[j * F + f], src[j] + at[j] + f * span, narrow);   \
+                    for (kvf_u32 f = 0; f < F; f++) kvf_load##W(&v[j * F + f], src[j] + at[j] + f * src_span, narrow); \
                 }                                                                                                    \
             KVF_UNROLL                                                                                               \
             for (int j = 0; j < D; j++)                                                                              \
                 if (at[j] + (1u << (SHIFT)) <= row_bytes) {                                                          \
                     KVF_UNROLL                                                                                       \
-                    for (kvf_u32 f = 0; f < F; f++) kvf_store##W(dst[j] + at[j] + f * span, &v[j * F + f], narrow);  \
+                    for (kvf_u32 f = 0; f < F; f++) kvf_store##W(dst[j] + at[j] + f * dst_span, &v[j * F + f], narrow); \
                 }                                                                                                    \
             if (F == 1 && (row_bytes & ((1u << (SHIFT)) - 1))) {                                                     \
                 KVF_UNROLL                                                                                           \

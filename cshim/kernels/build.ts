@@ -70,9 +70,10 @@ function packZeros(bytes: Uint8Array): Uint32Array {
   const words = new Uint32Array(Math.ceil(bytes.length / 4));
   new Uint8Array(words.buffer).set(bytes);
   const out: number[] = [];
-  for (let at = 0; at < words.length; ) {
+  for (let at = 0; at < words.length;) {
     let zeros = at;
-    while (zeros < words.length && !(words[zeros] === 0 && words[zeros + 1] === 0 && words[zeros + 2] === 0)) zeros++;
+    while (zeros < words.length && !(words[zeros] === 0 && words[zeros + 1] === 0 && words[zeros + 2] === 0))
+      zeros++;
     let next = zeros;
     while (next < words.length && words[next] === 0) next++;
     out.push(zeros - at, next - zeros, ...words.subarray(at, zeros));

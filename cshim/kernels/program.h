@@ -44,6 +44,8 @@ typedef struct kvf_kernel_program {
     kvf_u64 src;       /* added to every address */
     kvf_u64 dst;
     kvf_u64 lists;     /* address of the lists, 16-byte aligned, or 0: they are in `words` */
+    kvf_u64 src_span;  /* between the vectors that one thread moves in the shape of rows */
+    kvf_u64 dst_span;
     kvf_i64 src_run;
     kvf_i64 dst_run;
     kvf_i64 src_stride[KVF_KERNEL_LOOPS];
@@ -63,7 +65,6 @@ typedef struct kvf_kernel_program {
     kvf_u32 src_shift;
     kvf_u32 dst_shift;
     kvf_u32 narrow;      /* log2 of the access width of the narrow kernels */
-    kvf_u32 span;        /* bytes between the vectors that one thread moves of a short row */
     kvf_u32 piece_bytes; /* of long rows: KVF_KERNEL_PIECE; of bulk copies: the stage's size */
     kvf_u32 runs_step;   /* greatest power of two below the number of pairs: where the search for a block's pair starts */
     kvf_u32 words[KVF_KERNEL_INLINE_WORDS] __attribute__((aligned(16)));

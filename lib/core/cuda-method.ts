@@ -99,7 +99,8 @@ const slab: Method = (work, gpu, cuda, facts) => {
   const refused = crossesLink(gpu)
     ? noKernel(gpu, facts)
     : "A slab needs one side in host and one in device memory.";
-  const far = Math.min(linkRate(gpu, cuda), rateAt(batchRates(gpu, cuda), Math.max(1, gpu.hostRun)));
+  const runs = gpu.direction === "in" ? cuda.slabRunsHostToDevice : cuda.slabRunsDeviceToHost;
+  const far = Math.min(linkRate(gpu, cuda), rateAt(runs, Math.max(1, gpu.hostRun)));
   const near = rateAt(gpu.direction === "in" ? cuda.slabHostToDevice : cuda.slabDeviceToHost, gpu.row);
   return {
     method: "cuda/slab",

@@ -147,10 +147,13 @@ function boxesOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted):
     const slice = outer?.stride[side] ?? pitch * height;
     if (pitch < row || pitch >= MOST_PITCH || slice % pitch !== 0 || slice / pitch < height) return null;
   }
-  if (evenRuns) return bases * program.pairs;
+  return bases * (program.run === null || evenRuns ? program.pairs : blocksOf(program.run, program.pairs));
+}
+
+function blocksOf(runs: Uint32Array, pairs: number): number {
   let blocks = 0;
-  for (let pair = 0; pair < program.pairs; pair++) blocks += program.run?.[pair] ?? 0;
-  return bases * blocks;
+  for (let pair = 0; pair < pairs; pair++) blocks += runs[pair] as number; // in bounds
+  return blocks;
 }
 
 /** Bytes that follow each other on one side when its loops, bases and pairs are walked in the order of that side. */
@@ -167,7 +170,7 @@ function hostRunOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted
   }
   if (program.run !== null && !evenRuns) {
     if ((side === 0 ? program.srcRunStride : program.dstRunStride) !== run) return run;
-    return program.bytes / program.pairs;
+    return run * (blocksOf(program.run, program.pairs) / program.pairs);
   }
   // Longer runs make no difference to the speed of a copy.
   if (run >= LONG_RUN) return run;

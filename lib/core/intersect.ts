@@ -296,7 +296,10 @@ function cellAddresses(
             : layer * view.outers + outer;
       // A region axis has stride 0, so the same sum serves every scheme.
       cells[cell++] =
-        (bases === null ? stagedOffset(view, region) : (bases[region] ?? 0)) + layer * view.strideLayer + outer * view.strideOuter + headOffset;
+        (bases === null ? stagedOffset(view, region) : (bases[region] ?? 0)) +
+        layer * view.strideLayer +
+        outer * view.strideOuter +
+        headOffset;
     }
   }
   return cells;

@@ -22,7 +22,7 @@ export interface Hop {
   /** Wire name of the peer's NIXL agent for `nixl` hops. */
   readonly agent: string | null;
   readonly programs: readonly CopyProgram[];
-  /** The component that each program moves, for staged hops to and from peers: the peer must be told. */
+  /** The component that each program moves, where a peer has to help and must be told. */
   readonly components?: readonly string[];
   readonly bytes: number;
   /** Rows before and after neighbours were merged. */

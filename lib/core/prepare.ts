@@ -273,6 +273,7 @@ function routesOf(
         other.executor === route.executor &&
         other.op === route.op &&
         other.agent === route.agent &&
+        other.assisted === route.assisted &&
         other.device === route.device,
     );
     if (known >= 0) {

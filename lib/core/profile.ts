@@ -91,6 +91,9 @@ export interface CudaProfile {
   /** Slabs whose copies are long on the host side, by the size of the pieces on the device. */
   readonly slabHostToDevice: readonly RatePoint[];
   readonly slabDeviceToHost: readonly RatePoint[];
+  /** Slabs by the size of the runs on the host side, which are copied one by one. */
+  readonly slabRunsHostToDevice: readonly RatePoint[];
+  readonly slabRunsDeviceToHost: readonly RatePoint[];
   /** CTAs with which kernels across the host link, and slabs, reach these rates. */
   readonly kernelCtas: number;
   readonly slabCtas: number;
@@ -118,29 +121,29 @@ const point = (bytes: number, gigabytesPerSecond: number): RatePoint => ({ bytes
 
 /** One H100 or H200 on PCIe 5, measured on both. */
 export const hopperCuda: CudaProfile = Object.freeze({
-  launchMicros: 9,
+  launchMicros: 12,
   copyMicros: 2.3,
-  boxMicros: 3,
-  slabMicros: 25,
-  hostToDevice: 55.3,
+  boxMicros: 2.3,
+  slabMicros: 35,
+  hostToDevice: 55.2,
   deviceToHost: 55.2,
-  deviceToDevice: 1500,
+  deviceToDevice: 2045,
   peerToPeer: 396,
-  pageable: 6,
-  pitched: [point(64, 1), point(256, 4), point(1024, 16), point(4096, 40), point(32_768, 54)],
-  kernelHostToDevice: [point(2048, 50.6), point(65_536, 50.9), point(1_048_576, 51)],
-  kernelDeviceToHost: [point(2048, 52.1), point(65_536, 52.3), point(1_048_576, 52.3)],
+  pageable: 12.5,
+  pitched: [point(64, 1.5), point(512, 12), point(4096, 45), point(8192, 53), point(262_144, 54.2)],
+  kernelHostToDevice: [point(2048, 51), point(65_536, 51.1), point(1_048_576, 51.2)],
+  kernelDeviceToHost: [point(2048, 52.1), point(65_536, 52.4), point(1_048_576, 52.5)],
   kernelDevice: [
-    point(64, 600),
-    point(256, 1200),
-    point(2048, 1320),
-    point(131_072, 1340),
-    point(1_048_576, 1340),
+    point(64, 900),
+    point(256, 1750),
+    point(2048, 1750),
+    point(16_384, 1880),
+    point(1_048_576, 1890),
   ],
   kernelPeer: [point(4096, 356), point(65_536, 358)],
-  bulkHostToDevice: null,
-  bulkDeviceToHost: null,
-  bulkDevice: null,
+  bulkHostToDevice: [point(1024, 40), point(4096, 51), point(65_536, 51.1)],
+  bulkDeviceToHost: [point(1024, 40), point(4096, 52), point(65_536, 52.4)],
+  bulkDevice: [point(256, 117), point(2048, 570), point(16_384, 1900), point(1_048_576, 1915)],
   batchHostToDevice: [
     point(2048, 1.3),
     point(8192, 2.9),
@@ -155,9 +158,11 @@ export const hopperCuda: CudaProfile = Object.freeze({
     point(131_072, 46.2),
     point(1_048_576, 53.7),
   ],
-  batchDevice: [point(2048, 0.5), point(65_536, 15), point(1_048_576, 73), point(67_108_864, 1200)],
-  slabHostToDevice: [point(2048, 37), point(8192, 49), point(32_768, 53.2), point(65_536, 53.9)],
-  slabDeviceToHost: [point(2048, 40), point(8192, 50.6), point(32_768, 53.6), point(65_536, 53.8)],
+  batchDevice: [point(2048, 0.5), point(65_536, 15), point(1_048_576, 237), point(16_777_216, 1400)],
+  slabHostToDevice: [point(2048, 53), point(4096, 53.5), point(16_384, 53.8)],
+  slabDeviceToHost: [point(2048, 53), point(4096, 53.4), point(16_384, 53.8)],
+  slabRunsHostToDevice: [point(4096, 4.7), point(16_384, 16.4), point(65_536, 51.8), point(262_144, 53.8)],
+  slabRunsDeviceToHost: [point(4096, 10.5), point(16_384, 21.2), point(65_536, 51.7), point(262_144, 53.8)],
   kernelCtas: 16,
   slabCtas: 32,
   bulkCtas: 8,
@@ -192,6 +197,8 @@ export const unknownCuda: CudaProfile = Object.freeze({
   batchDevice: scaled(hopperCuda.batchDevice, 0.1),
   slabHostToDevice: scaled(hopperCuda.slabHostToDevice, 0.3),
   slabDeviceToHost: scaled(hopperCuda.slabDeviceToHost, 0.3),
+  slabRunsHostToDevice: scaled(hopperCuda.slabRunsHostToDevice, 0.3),
+  slabRunsDeviceToHost: scaled(hopperCuda.slabRunsDeviceToHost, 0.3),
 });
 
 /** The figures for a GPU by its name, as the driver gives it. */

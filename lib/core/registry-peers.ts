@@ -1,12 +1,13 @@
 import { KvferryError } from "./errors.ts";
 import type { LayoutHandle } from "./handle.ts";
-import { formatHandle, handleLayoutId, handleWorkerId } from "./handle.ts";
+import { formatHandle, handleGeneration, handleLayoutId, handleWorkerId } from "./handle.ts";
 import type { Attachment, ComponentRecord, LayoutRecord, Storage } from "./layout.ts";
 import type { CheckedLayout } from "./package-check.ts";
 import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
 import { getLayout } from "./registry-queries.ts";
 import type { PeerRecord, RegistrySnapshot } from "./registry-snapshot.ts";
+import { REUSES_PER_INCARNATION } from "./registry-snapshot.ts";
 import type { StridedView } from "./view.ts";
 
 /** Says how this process reaches a component of a package. Called once for each, in package order; must not fail half-way. */
@@ -100,27 +101,32 @@ export function forgetPeer(snapshot: RegistrySnapshot, workerId: bigint): Regist
 }
 
 /**
- * Takes one layout of a peer out, because the peer said that it took it back: the handle is stale from then on, and a
- * package that still has it does not bring it back.
+ * Takes one layout of a peer out, because the peer said that it took it back: the handle is stale from then on, and no
+ * package brings it back, not even one that is being imported now.
  *
- * @returns The snapshot itself when the handle names no layout of a peer.
+ * @returns The snapshot itself when the handle is of no peer's present incarnation.
  */
 export function takeBackLayout(snapshot: RegistrySnapshot, handle: LayoutHandle): RegistrySnapshot {
   const peer = snapshot.peers.get(handleWorkerId(handle));
-  const record = peer?.byLayoutId.get(handleLayoutId(handle));
-  if (peer === undefined || record?.handle !== handle) return snapshot;
-  const { layoutId, generation } = record;
+  const layoutId = handleLayoutId(handle);
+  const generation = handleGeneration(handle);
+  if (peer === undefined || Math.floor(generation / REUSES_PER_INCARNATION) !== peer.incarnation)
+    return snapshot;
+  if (generation <= (peer.takenBack?.get(layoutId) ?? -1)) return snapshot;
+  const record = peer.byLayoutId.get(layoutId);
+  const found = record !== undefined && record.handle === handle;
   const byLayoutId = new Map(peer.byLayoutId);
-  byLayoutId.delete(layoutId);
+  if (found) byLayoutId.delete(layoutId);
   const changed: PeerRecord = {
     ...peer,
-    layouts: peer.layouts.filter((layout) => layout !== record),
+    layouts: found ? peer.layouts.filter((layout) => layout !== record) : peer.layouts,
     byLayoutId,
-    removed: new Map(peer.removed).set(layoutId, generation),
+    removed: found ? new Map(peer.removed).set(layoutId, generation) : peer.removed,
     takenBack: new Map(peer.takenBack).set(layoutId, generation),
   };
   const peers = new Map(snapshot.peers).set(peer.workerId, changed);
-  return { ...snapshot, revision: snapshot.revision + 1, peers, remoteCount: snapshot.remoteCount - 1 };
+  const remoteCount = snapshot.remoteCount - (found ? 1 : 0);
+  return { ...snapshot, revision: snapshot.revision + 1, peers, remoteCount };
 }
 
 /**

@@ -13,6 +13,8 @@ export interface PlanEnvironment {
   >;
   /** Whether NIXL may move GPU memory to and from peers. */
   readonly gpuRdma?: boolean;
+  /** Whether the peer of that wire name helps with staged transfers: a kvferry transport that knows this one. */
+  readonly assists?: (agent: string) => boolean;
   /** Which executors to prefer where several can do the work. */
   readonly prefer?: "automatic" | "native" | "nixl";
   /** Processors that this process may use. */
@@ -73,6 +75,8 @@ export interface Route {
   readonly executor: ExecutorName;
   readonly op: Hop["op"];
   readonly agent: string | null;
+  /** Whether the peer has to help: its bytes are out of NIXL's reach. */
+  readonly assisted: boolean;
   /** CUDA ordinal of the device that runs it; null for other executors. */
   readonly device: number | null;
   readonly reason: string;
@@ -257,6 +261,10 @@ export function findRoute(
     executor: rule.executor,
     op: rule.op,
     agent: remote?.agent ?? null,
+    assisted:
+      rule.executor === "staged" &&
+      remote !== null &&
+      (remote.reach === "staged" || remote.storage === "device"),
     device: rule.executor === "cuda" ? runningDevice(source, destination) : null,
     reason: rule.reason,
     passedOver: passedOver(from, to, rule, environment),

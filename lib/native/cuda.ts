@@ -207,6 +207,13 @@ export class CudaDriver {
     );
   }
 
+  /** Lets one open device reach another one's memory. @throws KvferryError where the hardware cannot. */
+  reach(device: number, other: number): Promise<void> {
+    return this.#call("open", device, (slot) =>
+      this.#native.kvf_cuda_peer_job(this.#context.address, slot, device, other),
+    );
+  }
+
   closeIpc(device: number, address: number): Promise<void> {
     return this.#call("unregister", device, (slot) =>
       this.#native.kvf_cuda_ipc_close_job(this.#context.address, slot, device, address),

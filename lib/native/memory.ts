@@ -26,11 +26,7 @@ export interface MappedMemory {
  * mapping can ever write to.
  * @throws KvferryError `OUT_OF_MEMORY` with the size that was asked for.
  */
-export function mapMemory(
-  context: NativeContext,
-  bytes: number,
-  shared: boolean | "guarded",
-): MappedMemory {
+export function mapMemory(context: NativeContext, bytes: number, shared: boolean | "guarded"): MappedMemory {
   const out = new Float64Array(new ArrayBuffer(32));
   const flags =
     (bytes >= HUGE_FROM_BYTES ? KVF_MEMORY_HUGE : 0) |

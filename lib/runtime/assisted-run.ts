@@ -89,6 +89,11 @@ export class AssistedRun implements RunningHop {
   abandon(): void {
     for (const running of this.#running) running.abandon();
     for (const chunk of this.#chunks) this.#source.giveUp(chunk);
+    // What the peer was told to move and did not report: nobody here can tell whether it still does.
+    for (const request of this.#requests.keys()) {
+      this.#inDoubt = true;
+      request.forget(this.#error ?? stopped());
+    }
   }
 
   programsDone(): number {

@@ -10,6 +10,8 @@ export interface ImportedBody {
   readonly sequence: number;
   /** Where the importer runs; null when it does not know. */
   readonly process: ProcessIdentity | null;
+  /** NIXL's blob by which the importer's agent is reached; empty for none. */
+  readonly connection: Uint8Array<ArrayBuffer>;
 }
 
 /** A layout's handle as 16 bytes, little-endian. */
@@ -53,39 +55,52 @@ export function readAnswer(body: Uint8Array): number | null {
   return body.byteLength === 4 ? viewOf(body).getUint32(0, true) : null;
 }
 
-/** Sequence number (float64), then boot id, pid namespace, process id and start, as text between newlines. */
-export function importedBody({ sequence, process }: ImportedBody): Uint8Array<ArrayBuffer> {
+/**
+ * Sequence number (float64), bytes of the text (u32), boot id, pid namespace, process id and start as text between
+ * newlines, then NIXL's blob.
+ */
+export function importedBody({ sequence, process, connection }: ImportedBody): Uint8Array<ArrayBuffer> {
   const text =
     process === null
       ? ""
       : [process.bootId, process.pidNamespace, process.processId, process.startedAt].join("\n");
   const encoded = new TextEncoder().encode(text);
-  const bytes = new Uint8Array(new ArrayBuffer(8 + encoded.byteLength));
+  const bytes = new Uint8Array(new ArrayBuffer(IMPORTED_BYTES + encoded.byteLength + connection.byteLength));
   viewOf(bytes).setFloat64(0, sequence, true);
-  bytes.set(encoded, 8);
+  viewOf(bytes).setUint32(8, encoded.byteLength, true);
+  bytes.set(encoded, IMPORTED_BYTES);
+  bytes.set(connection, IMPORTED_BYTES + encoded.byteLength);
   return bytes;
 }
 
-/** @returns Null for anything malformed or longer than 256 bytes. */
-export function readImported(body: Uint8Array): ImportedBody | null {
-  if (body.byteLength < 8 || body.byteLength > 256) return null;
+/** @returns Null for anything malformed or too long. */
+export function readImported(body: Uint8Array<ArrayBuffer>): ImportedBody | null {
+  if (body.byteLength < IMPORTED_BYTES) return null;
   const sequence = viewOf(body).getFloat64(0, true);
+  const textBytes = viewOf(body).getUint32(8, true);
+  const blobAt = IMPORTED_BYTES + textBytes;
   if (!Number.isSafeInteger(sequence) || sequence < 0) return null;
-  if (body.byteLength === 8) return { sequence, process: null };
-  const [bootId = "", pidNamespace = "", id = "", started = "", ...more] = new TextDecoder()
-    .decode(body.subarray(8))
-    .split("\n");
-  const processId = Number(id);
-  const startedAt = Number(started);
-  if (
-    more.length > 0 ||
-    !/^\d{1,10}$/.test(id) ||
-    !/^\d{1,20}$/.test(started) ||
-    !/^\d{1,20}$/.test(pidNamespace) ||
-    !/^[0-9a-f-]{1,64}$/.test(bootId)
-  )
+  if (textBytes > MOST_TEXT || blobAt > body.byteLength || body.byteLength - blobAt > MOST_CONNECTION)
     return null;
-  return { sequence, process: { bootId, pidNamespace, processId, startedAt } };
+  const connection = body.slice(blobAt);
+  if (textBytes === 0) return { sequence, process: null, connection };
+  const process = readProcess(new TextDecoder().decode(body.subarray(IMPORTED_BYTES, blobAt)));
+  return process === null ? null : { sequence, process, connection };
+}
+
+const IMPORTED_BYTES = 12;
+const MOST_TEXT = 256;
+const MOST_CONNECTION = 16_384;
+
+function readProcess(text: string): ProcessIdentity | null {
+  const [bootId = "", pidNamespace = "", id = "", started = "", ...more] = text.split("\n");
+  const well =
+    more.length === 0 &&
+    /^\d{1,10}$/.test(id) &&
+    /^\d{1,15}$/.test(started) &&
+    /^\d{1,20}$/.test(pidNamespace) &&
+    /^[0-9a-f-]{1,64}$/.test(bootId);
+  return well ? { bootId, pidNamespace, processId: Number(id), startedAt: Number(started) } : null;
 }
 
 function putHandle(bytes: Uint8Array, at: number, handle: LayoutHandle): void {

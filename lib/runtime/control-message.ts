@@ -5,9 +5,9 @@ import type { SecretKey } from "./options.ts";
 export const CONTROL = {
   /** A user's payload that begins like a control message. */
   user: 0,
-  /** The sender lives; an answer is wanted. */
+  /** The sender lives and wants to hear from the receiver as often as it says: milliseconds (u32). */
   heartbeat: 1,
-  /** The answer to a heartbeat. */
+  /** The sender lives: the answer to a heartbeat when it has said nothing else for as long. */
   alive: 2,
   /** The sender closes. */
   bye: 3,

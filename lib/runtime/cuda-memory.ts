@@ -10,18 +10,30 @@ import type { CudaSession } from "./cuda-session.ts";
 import { adoptRegions, carve } from "./host-memory.ts";
 import type { ComponentMemory, MemoryProvider, NixlPart } from "./layout-memory.ts";
 
-/** Device memory: one allocation for all regions. Its content is undefined. */
-export function deviceMemory(cuda: CudaSession): MemoryProvider {
+/**
+ * Device memory: one allocation for all regions. Its content is undefined.
+ *
+ * @param shareable - Neighbours may open it: it has blocks of the driver to itself.
+ */
+export function deviceMemory(cuda: CudaSession, shareable: boolean): MemoryProvider {
   return async ({ shape, memory, regionBytes }) => {
     if (memory.kind !== "device") throw wrongKind(memory.kind);
     const device = memory.device ?? cuda.defaultDevice;
     const driver = await cuda.demand(device);
     const { offsets, bytes } = carve(shape, regionBytes);
-    const address = await driver.allocate(device, bytes);
+    const address = await driver.allocate(
+      device,
+      shareable ? Math.ceil(bytes / DRIVER_BLOCK) * DRIVER_BLOCK : bytes,
+    );
     const addresses = offsets.map((offset) => address + offset);
     return {
       ...onDevice(device, addresses, [{ address, size: bytes }]),
       sizes: offsets.map(() => regionBytes),
+      share: {
+        kind: "device",
+        device,
+        regions: Array.from(addresses, (at) => ({ address: at, size: regionBytes })),
+      },
       // Memory of a device that is lost cannot be freed; the driver takes it back with the process.
       release: () => driver.free(device, address).catch(ignoreLoss),
     };
@@ -33,12 +45,13 @@ export function deviceMemory(cuda: CudaSession): MemoryProvider {
  * which is several times faster than the driver's own allocator; `allocator: "driver"` for that one.
  */
 export function pinnedMemory(context: NativeContext, cuda: CudaSession): MemoryProvider {
-  return async ({ shape, memory, regionBytes }) => {
+  return async ({ shape, memory, regionBytes }, _provided, { access }) => {
     if (memory.kind !== "pinned") throw wrongKind(memory.kind);
     const device = memory.device ?? cuda.defaultDevice;
     const driver = await cuda.demand(device);
     const { offsets, bytes } = carve(shape, regionBytes);
-    const pinned = await allocatePinned(context, driver, device, bytes, memory.allocator ?? "shared");
+    const kind = memory.allocator === "driver" ? "driver" : access === "read" ? "guarded" : "shared";
+    const pinned = await allocatePinned(context, driver, device, bytes, kind);
     const addresses = offsets.map((offset) => pinned.address + offset);
     return {
       storage: { kind: "pinned", device },
@@ -47,6 +60,18 @@ export function pinnedMemory(context: NativeContext, cuda: CudaSession): MemoryP
       attachment: ownAddresses(addresses),
       nixlDevice: 0,
       nixl: [hostPart([{ address: pinned.address, size: bytes }])],
+      share:
+        pinned.descriptor < 0
+          ? { kind: "none", why: "The driver's own allocator gives memory that cannot be handed over." }
+          : {
+              kind: "files",
+              regions: Array.from(offsets, (offset) => ({
+                descriptor: pinned.descriptor,
+                fileBytes: pinned.bytes,
+                offset,
+                size: regionBytes,
+              })),
+            },
       release: pinned.release,
     };
   };
@@ -109,7 +134,24 @@ export function externalIpcMemory(cuda: CudaSession): MemoryProvider {
         regions.push({ address, size });
       }
       const { addresses, sizes } = adoptRegions(shape, regions, regionBytes);
-      return { ...onDevice(device, addresses, regions), sizes, release };
+      return {
+        ...onDevice(device, addresses, regions),
+        sizes,
+        // What a third process opened can be passed on, by its own handle only.
+        share: {
+          kind: "device",
+          device,
+          regions: regions.map(({ address, size }, index) => {
+            const given = memory.regions[index];
+            return {
+              address,
+              size,
+              ...(given === undefined ? {} : { given: { handle: given.ipcHandle, offset: given.offset } }),
+            };
+          }),
+        },
+        release,
+      };
     } catch (error) {
       await release();
       throw error;
@@ -126,13 +168,17 @@ export interface PinnedMemory {
   readonly release: () => Promise<void>;
 }
 
+/** The driver cuts smaller allocations from blocks of this size, and opens whole blocks to other processes. */
+const DRIVER_BLOCK = 2 ** 21;
+
 /** Threads that touch fresh memory; more do not make the kernel faster. */
 const TOUCH_THREADS = 16;
 
 /**
  * Allocates pinned memory on threads of the library.
  *
- * @param allocator - `shared`: mapped, touched in parallel and registered; `driver`: the driver's own.
+ * @param allocator - `shared`: mapped, touched in parallel and registered; `guarded`: the same, and nothing but this
+ * mapping can ever write to it; `driver`: the driver's own.
  * @throws KvferryError `OUT_OF_MEMORY` or `CUDA`.
  */
 export async function allocatePinned(
@@ -140,7 +186,7 @@ export async function allocatePinned(
   driver: CudaDriver,
   device: number,
   bytes: number,
-  allocator: "shared" | "driver",
+  allocator: "shared" | "guarded" | "driver",
 ): Promise<PinnedMemory> {
   if (allocator === "driver") {
     const address = await driver.allocatePinned(device, bytes);
@@ -151,7 +197,7 @@ export async function allocatePinned(
       release: () => driver.freePinned(device, address).catch(ignoreLoss),
     };
   }
-  const mapping = mapMemory(context, bytes, true);
+  const mapping = mapMemory(context, bytes, allocator === "guarded" ? "guarded" : true);
   try {
     await touchMemory(context, mapping, Math.min(TOUCH_THREADS, navigator.hardwareConcurrency));
     await driver.pin(device, mapping.address, mapping.bytes);

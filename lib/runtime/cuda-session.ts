@@ -44,6 +44,9 @@ export class CudaSession {
     return this.#problem;
   }
 
+  /** Called whenever a device was opened. */
+  onOpened: (() => void) | undefined;
+
   /** Ordinals of the devices that are open. */
   get devices(): readonly number[] {
     return [...this.#devices.keys()];
@@ -106,6 +109,7 @@ export class CudaSession {
     this.#devices.set(device, info);
     if (this.#options.profile === null && this.#profile === defaultProfile)
       this.#profile = { ...defaultProfile, name: info.name, cuda: cudaProfileOf(info.name) };
+    this.onOpened?.();
     return driver;
   }
 

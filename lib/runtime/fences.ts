@@ -1,5 +1,6 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageFormat } from "../core/package.ts";
+import type { NixlAgent } from "../native/agent.ts";
 import type { Arrival, Arrivals } from "./arrival.ts";
 import {
   answerBody,
@@ -14,7 +15,7 @@ import {
 import { CONTROL } from "./control-message.ts";
 import { within, type Clock } from "./deadlines.ts";
 import type { Engine } from "./engine.ts";
-import { Importers } from "./importers.ts";
+import { Importers, type Importer } from "./importers.ts";
 import type { Messenger } from "./messenger.ts";
 import type { PeerBook, PeerWatcher } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
@@ -23,10 +24,16 @@ import { ProcessWatch, type ProcessFacts, type ProcessIdentity } from "./process
 /** How long a peer that is let go is given to end what runs, and to answer. Milliseconds. */
 const LEAVE_MILLIS = 300;
 
+const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(0));
+
 /** What fences work with. */
 export interface FenceParts {
   readonly clock: Clock;
   readonly processes: ProcessFacts;
+  /** Null without NIXL: then nobody is told anything this way. */
+  readonly agent: Pick<NixlAgent, "partialMetadata" | "loadPeer" | "forgetPeer"> | null;
+  /** Name of this transport's own agent. */
+  readonly wireName: string;
   readonly engine: Engine;
   readonly peers: PeerBook;
   readonly arrivals: Arrivals;
@@ -55,6 +62,9 @@ export class Fences implements PeerWatcher {
   readonly #takenBack: Set<LayoutHandle> = new Set();
   readonly #questions: Map<number, { readonly wireName: string; readonly resolve: () => void }> = new Map();
   #lastQuestion = 0;
+  /** Workers that NIXL knows only because they imported this one. */
+  readonly #connected: Set<string> = new Set();
+  #connection: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
   constructor(parts: FenceParts) {
     this.#parts = parts;
@@ -75,10 +85,17 @@ export class Fences implements PeerWatcher {
       if (processes.self !== null && host.bootId !== processes.self.bootId)
         this.#elsewhere.add(peer.wireName);
     }
-    if (peer.understandsControl)
-      void messenger
-        .control(peer, CONTROL.imported, importedBody({ sequence, process: processes.self }))
-        .catch(() => undefined);
+    this.#connected.delete(peer.wireName);
+    if (!peer.understandsControl) return;
+    void this.#connectionInfo()
+      .then((connection) =>
+        messenger.control(
+          peer,
+          CONTROL.imported,
+          importedBody({ sequence, process: processes.self, connection }),
+        ),
+      )
+      .catch(() => undefined);
   }
 
   async leaving(peer: Peer): Promise<void> {
@@ -102,10 +119,13 @@ export class Fences implements PeerWatcher {
   left(peer: Peer): void {
     const { wireName } = peer;
     this.#leaving.delete(wireName);
+    this.#connected.delete(wireName);
     this.#parts.arrivals.lose(wireName, peer.loss?.reason ?? "gone");
     for (const [question, asked] of this.#questions)
       if (asked.wireName === wireName) this.#questions.delete(question);
     const importer = this.#importers.importer(wireName);
+    // It may still touch this process's memory: it is told when that is taken back.
+    if (importer !== undefined && peer.loss?.reason === "forgotten") void this.#connect(importer);
     const process = this.#processes.get(wireName) ?? importer?.process ?? null;
     this.#processes.delete(wireName);
     const matters =
@@ -158,15 +178,20 @@ export class Fences implements PeerWatcher {
   /** Says to peers that nothing of theirs is touched any more, where that is so. */
   async farewell(): Promise<void> {
     const { engine, messenger, peers } = this.#parts;
+    const known = peers.peers.filter((peer) => peer.understandsControl).map(({ wireName }) => wireName);
     await Promise.allSettled(
-      peers.peers
-        .filter((peer) => peer.understandsControl)
-        .map(async (peer) => {
-          if (!engine.anyOpen(({ agent }) => agent === peer.wireName))
-            await messenger.control(peer, CONTROL.released);
-          await messenger.control(peer, CONTROL.bye);
-        }),
+      [...new Set([...known, ...this.#connected])].map(async (wireName) => {
+        if (!engine.anyOpen(({ agent }) => agent === wireName))
+          await messenger.controlTo(wireName, CONTROL.released);
+        await messenger.controlTo(wireName, CONTROL.bye);
+      }),
     );
+  }
+
+  /** Whether a worker can be told things: an imported peer, or one that imported this transport. */
+  reaches(wireName: string): boolean {
+    const peer = this.#parts.peers.byWireName(wireName) ?? this.#leaving.get(wireName);
+    return peer?.understandsControl ?? this.#connected.has(wireName);
   }
 
   /** Whether a closed agent proves that this peer writes into this process no more: not where the kernel copies. */
@@ -184,16 +209,14 @@ export class Fences implements PeerWatcher {
     const { engine, peers } = this.#parts;
     messenger.onControl(CONTROL.imported, (from, body) => {
       const message = readImported(body);
-      if (message === null) return;
-      const importer = this.#importers.noteImport(from, message.sequence, message.process);
-      for (const handle of this.#takenBack) {
-        if (!this.#importers.holders(handle).includes(importer)) continue;
-        this.#tell(from, CONTROL.layoutGone, handleBody(handle));
-        if (importer.process !== null) this.#watchEnd(from, importer.process);
-      }
+      if (message === null || from === this.#parts.wireName) return;
+      const importer = this.#importers.noteImport(from, message);
+      if (importer === null) return;
+      void this.#connect(importer).then(() => this.#remind(importer));
     });
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);
+      this.#disconnect(from);
       this.#parts.arrivals.proveQuiet(({ wireName }) => wireName === from, "acknowledged");
     });
     messenger.onControl(CONTROL.layoutQuiet, (from, body) => {
@@ -243,10 +266,50 @@ export class Fences implements PeerWatcher {
 
   /** @returns Whether the peer can be told anything. */
   #tell(wireName: string, type: number, body: Uint8Array<ArrayBuffer>): boolean {
-    const peer = this.#parts.peers.byWireName(wireName) ?? this.#leaving.get(wireName);
-    if (peer?.understandsControl !== true) return false;
-    this.#parts.messenger.control(peer, type, body).catch(() => undefined);
+    if (!this.reaches(wireName)) return false;
+    const { messenger } = this.#parts;
+    messenger.controlTo(wireName, type, body).catch(async () => {
+      // A failed import of the same worker made NIXL forget it.
+      const importer = this.#importers.importer(wireName);
+      if (importer === undefined || !this.#connected.delete(wireName)) return;
+      await this.#connect(importer);
+      if (this.#connected.has(wireName))
+        await messenger.controlTo(wireName, type, body).catch(() => undefined);
+    });
     return true;
+  }
+
+  /** How others reach this agent, without any of its memory. */
+  #connectionInfo(): Promise<Uint8Array<ArrayBuffer>> {
+    const { agent } = this.#parts;
+    if (agent === null) return Promise.resolve(NOTHING);
+    this.#connection ??= agent.partialMetadata(0, []).catch(() => NOTHING);
+    return this.#connection;
+  }
+
+  /** Makes NIXL know a worker that imported this one and that is not imported here, so that it can be told things. */
+  async #connect({ wireName, connection }: Importer): Promise<void> {
+    const { agent, peers } = this.#parts;
+    if (agent === null || connection.byteLength === 0) return;
+    if (peers.byWireName(wireName) !== undefined || this.#connected.has(wireName)) return;
+    this.#connected.add(wireName);
+    await agent.loadPeer(connection, wireName).catch(() => this.#connected.delete(wireName));
+  }
+
+  /** Drops what NIXL knows of a worker that was only known for having imported this one. */
+  #disconnect(wireName: string): void {
+    const { agent, peers } = this.#parts;
+    if (!this.#connected.delete(wireName) || agent === null) return;
+    if (peers.byWireName(wireName) === undefined) agent.forgetPeer(wireName).catch(() => undefined);
+  }
+
+  /** Tells a worker of layouts that were taken back before it imported them. */
+  #remind(importer: Importer): void {
+    for (const handle of this.#takenBack) {
+      if (!this.#importers.holders(handle).includes(importer)) continue;
+      this.#tell(importer.wireName, CONTROL.layoutGone, handleBody(handle));
+      if (importer.process !== null) this.#watchEnd(importer.wireName, importer.process);
+    }
   }
 
   #watchEnd(wireName: string, process: ProcessIdentity): void {
@@ -259,6 +322,7 @@ export class Fences implements PeerWatcher {
       this.#parts.engine.agentGone(wireName);
       this.#parts.arrivals.proveQuiet((arrival) => arrival.wireName === wireName, "peer-gone");
       this.#importers.drop(wireName);
+      this.#disconnect(wireName);
     });
   }
 

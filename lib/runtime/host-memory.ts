@@ -203,7 +203,11 @@ function partOf(share: SharedMemory, offset: number): SharedMemory {
   if (share.kind === "device")
     return {
       ...share,
-      regions: share.regions.map(({ address, size }) => ({ address: address + offset, size: size - offset })),
+      regions: share.regions.map(({ address, size, given }) => ({
+        address: address + offset,
+        size: size - offset,
+        ...(given === undefined ? undefined : { given: { ...given, offset: given.offset + offset } }),
+      })),
     };
   return {
     ...share,

@@ -10,6 +10,8 @@ export interface Importer {
   sequence: number;
   /** Where it runs; null when that is not known. */
   readonly process: ProcessIdentity | null;
+  /** NIXL's blob by which it is reached; empty for none. */
+  readonly connection: Uint8Array<ArrayBuffer>;
   /** Layouts that it promised not to touch any more. */
   readonly letGo: Set<LayoutHandle>;
 }
@@ -19,6 +21,9 @@ export const IMPORT_GRACE_MILLIS = 10_000;
 
 /** Workers that are remembered as done; the longest known go first. */
 const MOST_RELEASED = 65_536;
+
+/** Workers that may have imported this one; what more say so are not heard. */
+const MOST_IMPORTERS = 16_384;
 
 interface Exported {
   /** Sequence number of the first package that had the layout. */
@@ -61,15 +66,19 @@ export class Importers {
     }
   }
 
-  /** A worker says that it imported a package. */
-  noteImport(wireName: string, sequence: number, process: ProcessIdentity | null): Importer {
+  /** A worker says that it imported a package. @returns Null when too many did. */
+  noteImport(
+    wireName: string,
+    { sequence, process, connection }: Pick<Importer, "sequence" | "process" | "connection">,
+  ): Importer | null {
     const known = this.#importers.get(wireName);
     this.#released.delete(wireName);
     if (known !== undefined) {
       known.sequence = Math.max(known.sequence, sequence);
       return known;
     }
-    const importer: Importer = { wireName, sequence, process, letGo: new Set() };
+    if (this.#importers.size >= MOST_IMPORTERS) return null;
+    const importer: Importer = { wireName, sequence, process, connection, letGo: new Set() };
     this.#importers.set(wireName, importer);
     return importer;
   }
@@ -108,8 +117,10 @@ export class Importers {
   holders(handle: LayoutHandle): Importer[] {
     const exported = this.#exports.get(handle);
     if (exported === undefined) return [];
+    // A newer package may be on its way to any of them.
+    const recent = this.graceLeft(handle) > 0;
     return [...this.#importers.values()].filter(
-      (importer) => importer.sequence >= exported.first && !importer.letGo.has(handle),
+      (importer) => (recent || importer.sequence >= exported.first) && !importer.letGo.has(handle),
     );
   }
 

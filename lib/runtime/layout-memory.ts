@@ -25,7 +25,7 @@ export type SharedMemory =
   /** Each region lies in a file in memory that can no more shrink. */
   | { readonly kind: "files"; readonly regions: readonly SharedRegion[] }
   /** Each region lies in an allocation of this GPU, which its driver opens for other processes. */
-  | { readonly kind: "device"; readonly device: number; readonly regions: readonly Region[] }
+  | { readonly kind: "device"; readonly device: number; readonly regions: readonly SharedDeviceRegion[] }
   /** They cannot. */
   | { readonly kind: "none"; readonly why: string };
 
@@ -35,6 +35,12 @@ export interface SharedRegion {
   readonly fileBytes: number;
   readonly offset: number;
   readonly size: number;
+}
+
+/** A region of GPU memory. */
+export interface SharedDeviceRegion extends Region {
+  /** The driver's handle that a third process gave for it, and the region's byte offset in what that opens. */
+  readonly given?: { readonly handle: Uint8Array; readonly offset: number };
 }
 
 /** Runs of one memory type that NIXL registers together. */

@@ -16,7 +16,7 @@ export interface LivenessEffects<P extends WatchedPeer> {
 }
 
 /** So many heartbeats in a row without a sign of life make a peer lost. */
-export const MISSED_HEARTBEATS = 4;
+export const MISSED_HEARTBEATS = 5;
 
 /**
  * Notices peers that died or fell silent: each is sent a heartbeat now and then, and one that cannot be sent, or a

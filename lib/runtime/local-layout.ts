@@ -251,10 +251,14 @@ export class LocalLayout implements AsyncDisposable {
   /**
    * Takes the layout out of the transport and gives its memory back.
    *
-   * @throws KvferryError `IN_USE` while a transfer or a neighbour uses it, unless `wait` is set.
+   * Memory that this transport allocated stays mapped until no worker that imported the layout can touch it. Memory
+   * that the caller owns may be freed once this resolves, not before.
+   *
+   * @throws KvferryError `IN_USE` while a transfer or a neighbour uses it, unless `wait` is set; for the caller's own
+   * memory also when a worker that imported it does not let go of it in time: call again to wait on.
    */
   unregister(options: UnregisterOptions = {}): Promise<void> {
-    return this.#registered ? this.#host.unregister(this, options) : Promise.resolve();
+    return this.#host.unregister(this, options);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

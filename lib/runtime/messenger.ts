@@ -26,10 +26,14 @@ export class Messenger {
   // Kept when a peer is forgotten: it may be imported again in the same incarnation, and an old message must not pass.
   readonly #sent: Map<string, number> = new Map();
   readonly #seen: Map<string, SeenMessages> = new Map();
+  readonly #sentAt: Map<string, number> = new Map();
   readonly #handlers: Map<number, ControlHandler> = new Map();
   #waiting = 0;
   /** Told of every message, with the sender's wire name: a sign of life. */
   onSign: ((wireName: string) => void) | undefined;
+  /** Told when messages begin to be dropped because nobody reads them, with the sender's agent name. */
+  onOverflow: ((from: string) => void) | undefined;
+  #overflowing = false;
   /** Told of control messages that were dropped. */
   onDropped: ((wireName: string) => void) | undefined;
 
@@ -62,9 +66,19 @@ export class Messenger {
   }
 
   /** Sends a control message to a peer that understands them. */
-  async control(peer: Peer, type: number, body: Uint8Array = NO_BYTES): Promise<void> {
+  control(peer: Peer, type: number, body: Uint8Array = NO_BYTES): Promise<void> {
+    return this.controlTo(peer.wireName, type, body);
+  }
+
+  /** Sends a control message to an agent that NIXL knows. */
+  async controlTo(wireName: string, type: number, body: Uint8Array = NO_BYTES): Promise<void> {
     const { agent } = this.#session;
-    if (agent !== null) await agent.notify(peer.wireName, this.#write(peer.wireName, type, body));
+    if (agent !== null) await agent.notify(wireName, this.#write(wireName, type, body));
+  }
+
+  /** Milliseconds since a control message last went to a peer. */
+  silentFor(wireName: string): number {
+    return this.#session.clock.now() - (this.#sentAt.get(wireName) ?? Number.NEGATIVE_INFINITY);
   }
 
   /** Takes control messages of one type. */
@@ -96,7 +110,7 @@ export class Messenger {
     if (!this.#session.context.isOpen) return;
     this.#session.agent?.listen(this.#waiting > 0);
     this.#session.context.holdProcess(this.#waiting > 0);
-    // Messages that found the queue full were left with the library.
+    // Messages that found the queue full were left with the neighbours who sent them.
     if (!on) return;
     this.#session.neighbours?.resume();
     this.#receive();
@@ -118,12 +132,24 @@ export class Messenger {
   #receive(): void {
     const { agent, neighbours } = this.#session;
     neighbours?.receive();
-    if (agent === null || (this.#queue.full && !this.#queue.intercepted)) return;
+    if (agent === null) return;
+    // All of them, whoever reads: control messages come the same way, and must not wait behind users' messages.
     for (const { from, payload } of agent.takeNotifications()) {
       this.onSign?.(from);
       if (looksLikeControl(payload)) this.#take(from, payload);
-      else this.#queue.push({ from: agentNameOf(from), payload });
+      else this.#push(from, payload);
     }
+  }
+
+  /** NIXL cannot hold a sender back: what nobody reads is dropped beyond a limit, and that is said. */
+  #push(from: string, payload: Uint8Array<ArrayBuffer>): void {
+    if (this.#queue.overfull) {
+      if (!this.#overflowing) this.onOverflow?.(agentNameOf(from));
+      this.#overflowing = true;
+      return;
+    }
+    this.#overflowing = false;
+    this.#queue.push({ from: agentNameOf(from), payload });
   }
 
   #take(from: string, payload: Uint8Array): void {
@@ -136,7 +162,7 @@ export class Messenger {
       this.onDropped?.(from);
       return;
     }
-    if (message.type === CONTROL.user) this.#queue.push({ from: agentNameOf(from), payload: message.body });
+    if (message.type === CONTROL.user) this.#push(from, message.body);
     else this.#handlers.get(message.type)?.(from, message.body);
   }
 
@@ -170,6 +196,7 @@ export class Messenger {
   #write(wireName: string, type: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
     const sequence = (this.#sent.get(wireName) ?? 0) + 1;
     this.#sent.set(wireName, sequence);
+    this.#sentAt.set(wireName, this.#session.clock.now());
     return writeControl(
       type,
       sequence,

@@ -2,7 +2,7 @@ import { KVF_NEIGHBOUR_DESCRIPTORS } from "../native/symbols.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { LayoutRecord } from "../core/layout.ts";
 import type { HandedDescriptor, NeighbourProcess, NeighbourSockets } from "../native/neighbour.ts";
-import type { ComponentMemory } from "./layout-memory.ts";
+import type { ComponentMemory, SharedDeviceRegion } from "./layout-memory.ts";
 import {
   freshNonce,
   NEIGHBOUR_VERSION,
@@ -13,6 +13,7 @@ import {
   sameName,
   wordBytes,
   type ComponentWord,
+  type DeviceWord,
   type ExporterWord,
   type ImporterWord,
   type LayoutWord,
@@ -43,8 +44,8 @@ export interface ExporterEffects {
   /** What opens an allocation of a GPU in another process: the driver's handle, and which GPU. */
   readonly openDevice: (
     device: number,
-    address: number,
-  ) => Promise<{ readonly uuid: string; readonly handle: string; readonly offset: number }>;
+    region: SharedDeviceRegion,
+  ) => Promise<{ readonly segment: DeviceWord; readonly offset: number }>;
   /** Takes a user's message. @returns Whether more may come. */
   readonly deliver: (from: NeighbourName, payload: Uint8Array<ArrayBuffer>) => boolean;
   /** The process of a worker that had these layouts mapped is gone: it writes no more. */
@@ -319,11 +320,11 @@ export class NeighbourExporter {
       else if (share?.kind === "device" && !readOnly) {
         const regions: [number, number, number][] = [];
         const opened = new Map<string, number>();
-        for (const { address, size } of share.regions) {
-          const { uuid, handle, offset } = await this.#effects.openDevice(share.device, address);
-          const at = opened.get(handle) ?? segments.push({ uuid, handle }) - 1;
-          opened.set(handle, at);
-          regions.push([at, offset, size]);
+        for (const region of share.regions) {
+          const { segment, offset } = await this.#effects.openDevice(share.device, region);
+          const at = opened.get(segment.handle) ?? segments.push(segment) - 1;
+          opened.set(segment.handle, at);
+          regions.push([at, offset, region.size]);
         }
         described.push({ name, regions, why: null });
       } else {

@@ -10,6 +10,7 @@ import { mapNeighbourMemory, type NeighbourProcess, type NeighbourSockets } from
 import { MESSAGE_WINDOW } from "./neighbour-export.ts";
 import { type HostPlace, strangerReason } from "./neighbour-host.ts";
 import {
+  type DeviceWord,
   freshNonce,
   type ExporterWord,
   type ImporterWord,
@@ -48,8 +49,23 @@ export interface ImporterEffects {
   readonly lost: (wireName: string, reason: string) => void;
   /** The neighbour takes a layout back: nothing new may use it. */
   readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
-  /** Maps an allocation of a GPU that another process opened for this one. */
-  readonly openDevice: (uuid: string, handle: string) => Promise<OpenedDevice>;
+  /** Maps an allocation of a GPU that another process opened for this one; `own`: another transport of this process. */
+  readonly openDevice: (segment: DeviceWord, own: boolean) => Promise<OpenedDevice>;
+  /** Pins mapped memory for this process's driver; null without one. */
+  readonly pin: (memory: MappedMemory) => Promise<PinnedHere> | null;
+  /** A component that was mapped is something else to this process now. */
+  readonly repinned: (
+    wireName: string,
+    handle: LayoutHandle,
+    component: string,
+    mapped: MappedComponent,
+  ) => void;
+}
+
+/** Mapped memory that is pinned for this process's driver. */
+export interface PinnedHere {
+  readonly storage: Storage;
+  readonly unpin: () => Promise<void>;
 }
 
 /** An allocation of a GPU, mapped here. */
@@ -88,6 +104,10 @@ interface MappedLayout {
 interface Segment {
   readonly memory: MappedMemory | null;
   readonly device: OpenedDevice | null;
+  /** Its owner pinned it, and it may be pinned here. */
+  readonly pinnable: boolean;
+  /** Set once pinning began; null when it failed. */
+  pinned: Promise<PinnedHere | null> | undefined;
 }
 
 interface Link {
@@ -157,6 +177,7 @@ export class NeighbourImporter {
       keep: () => {
         const named = new Set(metadata.layouts.map((layout) => layout.handle));
         for (const handle of link.mapped.keys()) if (!named.has(handle)) void this.#letGo(link, [handle]);
+        this.#pinLink(link);
       },
       undo: async () => {
         if (known === link) await this.#letGo(link, added);
@@ -211,6 +232,11 @@ export class NeighbourImporter {
     }
     this.#byConnection.delete(link.process.connection);
     this.#sockets().forget(link.process.connection);
+  }
+
+  /** Pins, in the background, what its owners pinned; once a GPU is in use here. */
+  pinAll(): void {
+    for (const link of this.#links.values()) this.#pinLink(link);
   }
 
   /** Resolves when everything that is being let go has gone. */
@@ -438,11 +464,16 @@ export class NeighbourImporter {
           segments.push({
             memory: mapNeighbourMemory(this.#context, descriptor, segment, readOnly),
             device: null,
+            // Pinning for reading only is a feature that not every GPU has.
+            pinnable: !readOnly && layout.components.some(({ storage }) => storage.kind === "pinned"),
+            pinned: undefined,
           });
         } else {
           segments.push({
             memory: null,
-            device: await this.#effects.openDevice(segment.uuid, segment.handle),
+            device: await this.#effects.openDevice(segment, link.process.processId === process.pid),
+            pinnable: false,
+            pinned: undefined,
           });
         }
       }
@@ -459,6 +490,31 @@ export class NeighbourImporter {
     const resolve = link.wanted.get(handle);
     link.wanted.delete(handle);
     resolve?.(answer);
+  }
+
+  #pinLink(link: Link): void {
+    for (const [handle, layout] of link.mapped)
+      if (layout.segments.some((segment) => segment.pinnable && segment.pinned === undefined))
+        void this.#pin(link, handle, layout);
+  }
+
+  async #pin(link: Link, handle: LayoutHandle, layout: MappedLayout): Promise<void> {
+    const pins = layout.segments.map((segment) => {
+      const { memory, pinnable, device } = segment;
+      if (pinnable && memory !== null) segment.pinned ??= this.#effects.pin(memory)?.catch(() => null);
+      return device === null ? segment.pinned : null;
+    });
+    const pinned = await Promise.all(pins);
+    const storage = pinned.find((found) => found !== null && found !== undefined)?.storage;
+    // A component is pinned when all of the layout's files are: they are made together.
+    if (
+      storage === undefined ||
+      pinned.some((found, at) => found == null && layout.segments[at]?.device === null)
+    )
+      return;
+    if (link.phase !== "ready" || link.mapped.get(handle) !== layout) return;
+    for (const [name, { bases, storage: before }] of layout.components)
+      if (before?.kind === "system") this.#effects.repinned(link.wireName, handle, name, { bases, storage });
   }
 
   // ---- letting go ----
@@ -488,7 +544,8 @@ export class NeighbourImporter {
   }
 
   async #unmap(link: Link, released: readonly string[], segments: readonly Segment[]): Promise<void> {
-    for (const { memory, device } of segments) {
+    for (const { memory, device, pinned } of segments) {
+      await (await pinned)?.unpin();
       if (memory !== null) await releaseMemory(this.#context, memory);
       if (device !== null) await device.close();
     }

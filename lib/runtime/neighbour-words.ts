@@ -62,8 +62,18 @@ export type ExporterWord =
   /** The exporter has dealt with that many bytes of messages. */
   | { readonly say: "credit"; readonly bytes: number };
 
-/** A segment: the bytes of a file, or what opens memory of a GPU (the GPU's UUID, the driver's handle in hex). */
-export type SegmentWord = number | { readonly uuid: string; readonly handle: string };
+/** A segment: the bytes of a file, or what opens memory of a GPU. */
+export type SegmentWord = number | DeviceWord;
+
+/** An allocation of a GPU, for another process. */
+export interface DeviceWord {
+  /** The GPU. */
+  readonly uuid: string;
+  /** The driver's handle, in hex. */
+  readonly handle: string;
+  /** Where the allocation begins in its owner's process; 0 when that is a third one. */
+  readonly start: number;
+}
 
 /** Where the regions of a component lie, or why it cannot be mapped. */
 export interface ComponentWord {
@@ -84,7 +94,7 @@ const component = v.strictObject({
   regions: v.nullable(v.pipe(v.array(v.strictTuple([count, count, count])), v.maxLength(65_536))),
   why: v.nullable(text),
 });
-const segment = v.union([count, v.strictObject({ uuid: text, handle: hex })]);
+const segment = v.union([count, v.strictObject({ uuid: text, handle: hex, start: count })]);
 
 const importerWord: v.GenericSchema<unknown, ImporterWord> = v.variant("say", [
   v.strictObject({

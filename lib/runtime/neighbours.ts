@@ -2,11 +2,19 @@ import { closeSync } from "node:fs";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { HostIdentity, MetadataPackage } from "../core/package.ts";
 import type { NativeContext } from "../native/context.ts";
+import type { MappedMemory } from "../native/memory.ts";
 import { NeighbourSockets } from "../native/neighbour.ts";
 import { NeighbourExporter, type ServedLayout } from "./neighbour-export.ts";
 import { hostPlace } from "./neighbour-host.ts";
-import { type NeighbourAttachment, NeighbourImporter, type OpenedDevice } from "./neighbour-import.ts";
-import { freshNonce, type NeighbourName } from "./neighbour-words.ts";
+import type { SharedDeviceRegion } from "./layout-memory.ts";
+import {
+  type MappedComponent,
+  type NeighbourAttachment,
+  NeighbourImporter,
+  type OpenedDevice,
+  type PinnedHere,
+} from "./neighbour-import.ts";
+import { type DeviceWord, freshNonce, type NeighbourName } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
 
 /** What neighbours need from the transport; given once it is there. */
@@ -20,6 +28,13 @@ export interface NeighbourHost {
   readonly idle: (handle: LayoutHandle) => Promise<void>;
   readonly lost: (wireName: string, reason: string) => void;
   readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
+  /** A component that was mapped is something else to this process now. */
+  readonly repinned: (
+    wireName: string,
+    handle: LayoutHandle,
+    component: string,
+    mapped: MappedComponent,
+  ) => void;
   readonly warn: (message: string) => void;
 }
 
@@ -27,9 +42,14 @@ export interface NeighbourHost {
 export interface NeighbourDevices {
   readonly export: (
     device: number,
-    address: number,
-  ) => Promise<{ readonly uuid: string; readonly handle: string; readonly offset: number }>;
-  readonly open: (uuid: string, handle: string) => Promise<OpenedDevice>;
+    region: SharedDeviceRegion,
+  ) => Promise<{ readonly segment: DeviceWord; readonly offset: number }>;
+  /** @param own - Whether its owner is another transport of this very process. */
+  readonly open: (segment: DeviceWord, own: boolean) => Promise<OpenedDevice>;
+  /** Pins mapped memory for this process's driver; null without one. */
+  readonly pin: (memory: MappedMemory) => Promise<PinnedHere> | null;
+  /** Calls back whenever a GPU came into use. */
+  readonly onOpened: (callback: () => void) => void;
 }
 
 /** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
@@ -70,6 +90,7 @@ export class Neighbours {
       gone: (from, layouts) => host().gone(from, layouts),
       warn: (message) => host().warn(message),
     });
+    devices.onOpened(() => this.#importer.pinAll());
     this.#importer = new NeighbourImporter(context, () => this.#opened(), {
       self,
       secrets,
@@ -79,6 +100,8 @@ export class Neighbours {
       lost: (wireName, reason) => host().lost(wireName, reason),
       withdrawn: (wireName, handle) => host().withdrawn(wireName, handle),
       openDevice: devices.open,
+      pin: devices.pin,
+      repinned: (wireName, handle, component, mapped) => host().repinned(wireName, handle, component, mapped),
     });
   }
 

@@ -13,8 +13,11 @@ export interface NotificationOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Bytes of messages that wait for somebody to read them; more stay with the sender's transport. */
+/** Bytes of messages that wait for somebody to read them; more stay with a sender that can be held back. */
 export const QUEUE_LIMIT_BYTES: number = 16 * 2 ** 20;
+
+/** Bytes of unread messages from senders that cannot be held back; what comes beyond is dropped. */
+export const QUEUE_MOST_BYTES: number = 4 * QUEUE_LIMIT_BYTES;
 
 interface Waiter {
   readonly wake: (notification: Notification | null) => void;
@@ -40,6 +43,11 @@ export class NotificationQueue {
   /** Whether another message would pass the limit: leave it with the native queue. */
   get full(): boolean {
     return this.#bytes >= QUEUE_LIMIT_BYTES;
+  }
+
+  /** Whether another message must be dropped. Somebody who awaits a certain message still gets it. */
+  get overfull(): boolean {
+    return this.#bytes >= QUEUE_MOST_BYTES && !this.intercepted;
   }
 
   /** Whether somebody may take messages out of turn: then a full queue must not keep them with the native one. */

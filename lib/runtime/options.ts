@@ -41,7 +41,7 @@ export interface OpenOptions {
   readonly secret?: Uint8Array | readonly SecretKey[];
   readonly acceptUnauthenticated?: boolean;
   readonly trustedNetwork?: boolean;
-  /** Milliseconds between heartbeats to peers; 0 is off. */
+  /** Milliseconds between heartbeats to peers, default 2,000; 0 is off. Five without a sign of life mean a lost peer. */
   readonly heartbeatMs?: number;
   /** Deadline of every transfer that has none of its own; default 30,000. */
   readonly deadlineMs?: number;
@@ -83,6 +83,9 @@ export interface ResolvedOptions {
 
 /** Milliseconds a transfer may take when nobody says otherwise. */
 export const DEFAULT_DEADLINE_MILLIS = 30_000;
+
+/** Milliseconds between heartbeats when nobody says otherwise. */
+export const DEFAULT_HEARTBEAT_MILLIS = 2_000;
 
 const DEFAULT_STAGING_BYTES = 64 * 2 ** 20;
 const DEFAULT_CHUNK_BYTES = 4 * 2 ** 20;
@@ -187,7 +190,7 @@ export function resolveOptions(
           : secret.map(({ keyId, key }) => ({ keyId, key: key.slice() })),
     acceptUnauthenticated: given.acceptUnauthenticated ?? false,
     trustedNetwork: given.trustedNetwork ?? false,
-    heartbeatMillis: given.heartbeatMs ?? 0,
+    heartbeatMillis: given.heartbeatMs ?? DEFAULT_HEARTBEAT_MILLIS,
     deadlineMillis: given.deadlineMs ?? DEFAULT_DEADLINE_MILLIS,
     slots: Math.max(64, 2 ** Math.ceil(Math.log2(given.maxInFlight ?? 4096))),
   };

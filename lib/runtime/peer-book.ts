@@ -4,7 +4,7 @@ import type { Attachment } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
 import type { LayoutHandle } from "../core/handle.ts";
-import { forgetPeer, importPackage, takeBackLayout } from "../core/registry-peers.ts";
+import { forgetPeer, importPackage, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
 import { getPeer } from "../core/registry-queries.ts";
 import { macOf } from "./authentication.ts";
 import { loadCodecs, loadedCodecs } from "./codecs.ts";
@@ -105,6 +105,13 @@ export class PeerBook implements PeerHost {
   takeBack(peer: Peer, handle: LayoutHandle): void {
     if (this.#peers.get(peer.workerId) !== peer) return;
     this.#state.snapshot = takeBackLayout(this.#state.snapshot, handle);
+    peer.replaceLayouts(getPeer(this.#state.snapshot, peer.workerId)?.layouts ?? []);
+  }
+
+  /** Another way leads to a component of a peer's layout. */
+  reattach(peer: Peer, handle: LayoutHandle, component: string, attachment: Attachment): void {
+    if (this.#peers.get(peer.workerId) !== peer) return;
+    this.#state.snapshot = setAttachment(this.#state.snapshot, handle, component, attachment);
     peer.replaceLayouts(getPeer(this.#state.snapshot, peer.workerId)?.layouts ?? []);
   }
 
@@ -239,12 +246,12 @@ export class PeerBook implements PeerHost {
     // Throws for a sequence that is not higher, before NIXL hears of it.
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
-    const resume = await this.#inNixl.renew(peer, metadata, (reason) => this.lose(peer, reason)).catch(
-      async (error: unknown) => {
+    const resume = await this.#inNixl
+      .renew(peer, metadata, (reason) => this.lose(peer, reason))
+      .catch(async (error: unknown) => {
         await near?.undo();
         throw error;
-      },
-    );
+      });
     let record: PeerRecord;
     try {
       this.#state.demandOpen("update");
@@ -313,7 +320,8 @@ export class PeerBook implements PeerHost {
   #settle(peer: Peer, near: NeighbourAttachment | null): void {
     if (near === null) return;
     // Bytes reached it by no transfer yet, but its memory is here: a slow first transfer is not for want of a way.
-    if (peer.layouts.some((layout) => layout.distance === "neighbour")) this.#engine.noteReached(peer.wireName);
+    if (peer.layouts.some((layout) => layout.distance === "neighbour"))
+      this.#engine.noteReached(peer.wireName);
     near.keep();
   }
 
@@ -323,7 +331,8 @@ export class PeerBook implements PeerHost {
     near: NeighbourAttachment | null = null,
   ): (layout: PackageLayout, component: PackageComponent) => Attachment {
     const reachable = metadata.nixlMetadata.byteLength > 0;
-    const off = this.#session.neighbours === null ? "This transport was opened with neighbours: false." : null;
+    const off =
+      this.#session.neighbours === null ? "This transport was opened with neighbours: false." : null;
     return (layout, component) => {
       const found = near?.component(layout, component) ?? off;
       if (found !== null && typeof found === "object")

@@ -27,6 +27,7 @@ export class Planning {
       executors: [...session.executors.keys()],
       missing: missingExecutors(session),
       gpuRdma: session.options.capabilities.gpuRdma,
+      assists: (agent) => session.staged?.assists(agent) ?? false,
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,
       gpu: (device) => session.cuda.facts(device),

@@ -1,3 +1,4 @@
+import { KVF_MEM_VRAM } from "../native/symbols.ts";
 import { resolveLayout, type ResolvedLayout } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { formatHandle, type LayoutHandle } from "../core/handle.ts";
@@ -94,21 +95,29 @@ export class Registrar {
       if (options.wait !== true) throw this.#inUse(layout);
       while (this.#busy(handle)) await this.#orClosed(this.#leases.idle(handle));
     }
-    if (this.#layouts[layout.record.layoutId] !== layout) return;
+    if (this.#layouts[layout.record.layoutId] !== layout) return await this.#untilLetGo(layout, options);
     const { neighbours } = this.#session;
     if (neighbours !== null && neighbours.holders(handle).length > 0) {
       const millis = options.wait === true ? Infinity : RELEASE_MILLIS;
-      if (!(await neighbours.release(handle, millis))) throw this.#held(layout);
+      if (!(await this.#orClosed(neighbours.release(handle, millis)))) throw this.#held(layout);
       // What began meanwhile must end too.
       return await this.unregister(layout, options);
     }
-    if (options.wait !== true && this.#adopted.has(layout) && (this.fences?.holders(handle).length ?? 0) > 0)
-      throw this.#stillReached(layout);
     this.#state.snapshot = unregisterLayout(this.#state.snapshot, handle);
     this.#layouts[layout.record.layoutId] = undefined;
     this.#state.changed();
     layout.retire();
     await this.#letGo(layout, this.#state.isOpen);
+    await this.#untilLetGo(layout, options);
+  }
+
+  /** What others own is let go only when nothing can touch it: the caller may free it once this returns. */
+  async #untilLetGo(layout: LocalLayout, options: UnregisterOptions): Promise<void> {
+    const freed = this.#retained.get(layout);
+    if (freed === undefined || !this.#adopted.has(layout) || !this.#state.isOpen) return;
+    const { clock, options: opened } = this.#session;
+    await within(clock, options.wait === true ? opened.deadlineMillis : RELEASE_MILLIS, freed);
+    if (this.#retained.has(layout)) throw this.#stillReached(layout);
   }
 
   /** Ends every wait that nothing will end any more; for `close`. */
@@ -143,11 +152,11 @@ export class Registrar {
     return left;
   }
 
-  async #orClosed(promise: Promise<void>): Promise<void> {
+  async #orClosed<T>(promise: Promise<T>): Promise<T> {
     const { promise: closed, reject } = Promise.withResolvers<never>();
     this.#waits.add(reject);
     try {
-      await Promise.race([promise, closed]);
+      return await Promise.race([promise, closed]);
     } finally {
       this.#waits.delete(reject);
     }
@@ -161,7 +170,7 @@ export class Registrar {
     const memory = await providing;
     let hold: NixlHold | undefined;
     try {
-      hold = await this.#extents?.acquire(memory.nixl);
+      hold = await this.#extents?.acquire(this.#inReach(memory));
       await before;
       this.#state.demandOpen("register");
       return this.#enter(resolved, memory, hold);
@@ -170,6 +179,13 @@ export class Registrar {
       await memory.release();
       throw error;
     }
+  }
+
+  /** What NIXL registers: GPU memory only where it may move it; else peers reach that through staging memory. */
+  #inReach({ nixl }: LayoutMemory): LayoutMemory["nixl"] {
+    return this.#session.options.capabilities.gpuRdma
+      ? nixl
+      : nixl.filter((part) => part.memory !== KVF_MEM_VRAM);
   }
 
   #enter(resolved: ResolvedLayout, memory: LayoutMemory, hold?: NixlHold): LocalLayout {
@@ -203,7 +219,8 @@ export class Registrar {
     const layout = new LocalLayout(this.#host, entered.layout, memory);
     this.#layouts[entered.layout.layoutId] = layout;
     if (hold !== undefined) this.#holds.set(layout, hold);
-    if (resolved.components.some(({ memory: { kind } }) => kind === "external")) this.#adopted.add(layout);
+    if (resolved.components.some(({ memory: { kind } }) => kind === "external" || kind === "external-fd"))
+      this.#adopted.add(layout);
     return layout;
   }
 
@@ -219,15 +236,15 @@ export class Registrar {
       return;
     }
     // The layout is gone; its memory stays until nobody can touch it.
-    const freed = (held ?? NEVER).then(() => (this.#heldByOthers(handle) ? undefined : this.#free(layout)));
+    const freed = this.#untilFree(handle, held).then(() => this.#free(layout));
     this.#retained.set(layout, freed);
     freed.catch(() => undefined);
-    // What others own is let go only when nothing can touch it: the caller may free it once this returns.
-    if (adopted && held !== null && this.#state.isOpen) {
-      const { clock, options } = this.#session;
-      await within(clock, options.deadlineMillis, freed);
-      if (this.#retained.has(layout)) throw this.#stillReached(layout);
-    }
+  }
+
+  async #untilFree(handle: LayoutHandle, first: Promise<void> | null): Promise<void> {
+    // Somebody may have imported an older package meanwhile.
+    for (let held = first; held !== null; held = this.fences?.takeBack(handle, false) ?? null) await held;
+    if (this.#heldByOthers(handle)) await NEVER;
   }
 
   /** Gives a retained layout's memory back, once. */

@@ -105,6 +105,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       agent,
       client: null,
       waiting: () => undefined,
+      assists: () => false,
       pool: staging.send,
       executor: (name) => executors.get(name),
       profile: () => cuda.profile,
@@ -127,7 +128,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
         ? undefined
         : {
             pinned: pinnedMemory(context, cuda),
-            device: deviceMemory(cuda),
+            device: deviceMemory(cuda, options.neighbours),
             "external-ipc": externalIpcMemory(cuda),
           }),
     };

@@ -22,6 +22,8 @@ export interface StagedParts {
   client: StagingClient | null;
   /** Whether words of peers are awaited; set likewise. */
   waiting: (on: boolean) => void;
+  /** Whether the peer of that wire name can be asked; set likewise. */
+  assists: (agent: string) => boolean;
   /** Somebody watches: a program was completed. */
   readonly progressed: () => void;
 }
@@ -40,7 +42,7 @@ export function stagedExecutor(parts: StagedParts): Executor {
     start(hop: Hop, context: HopContext, done): RunningHop {
       const { agent } = hop;
       const ended = agent === null ? done : notifying(parts, agent, context, done);
-      if (agent !== null && needsHelp(hop)) return assisted(parts, hop, agent, context, ended);
+      if (agent !== null && hop.components !== undefined) return assisted(parts, hop, agent, context, ended);
       const run = new StagedRun(parts, hop, context, ended);
       run.pump();
       return run;
@@ -248,11 +250,6 @@ export function startProgram(
   if (executor === undefined) throw missing(name);
   const hop = plannedHop(name, op, agent, [program], pageable, parts.profile(), parts.environment);
   return executor.start(hop, { notification: null, watch: false }, done);
-}
-
-/** Whether the peer's side is memory that NIXL does not reach. */
-function needsHelp({ op, programs }: Hop): boolean {
-  return programs.some(({ srcMemory, dstMemory }) => (op === "read" ? srcMemory : dstMemory).kind !== 0);
 }
 
 function assisted(

@@ -13,6 +13,8 @@ export interface StagingRequest {
   moved(): void;
   /** Gives up; only while nothing of this process touches the peer's chunk. */
   cancel(error: KvferryError): void;
+  /** Awaits nothing any more, without a word to the peer. */
+  forget(error: KvferryError): void;
 }
 
 /** Sends a word to a peer, by its wire name; throws or rejects when there is no such peer that understands it. */
@@ -65,6 +67,7 @@ export class StagingClient {
       credit: pending.credit.promise,
       ended: pending.ended.promise,
       moved: () => say({ word: "moved", id }),
+      forget: (error) => this.#fail(id, error),
       cancel: (error) => {
         if (!this.#pending.has(id)) return;
         say({ word: "cancel", id });

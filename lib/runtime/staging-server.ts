@@ -113,7 +113,13 @@ export class StagingServer {
         id: word.id,
         operation: word.operation,
         record,
-        program: checkedProgram(component, word.program, word.operation, source.chunkBytes),
+        program: checkedProgram(
+          component,
+          word.program,
+          word.operation,
+          source.chunkBytes,
+          namedByOffset(record),
+        ),
         source,
         chunk: undefined,
         cancelled: false,
@@ -246,6 +252,7 @@ function checkedProgram(
   given: StagedProgram,
   operation: "write" | "read",
   chunkBytes: number,
+  byOffset: boolean,
 ): CopyProgram {
   const { shape, attachment, storage } = component;
   if (attachment.kind !== "addresses" && attachment.kind !== "file")
@@ -253,14 +260,9 @@ function checkedProgram(
   if (given.bytes > chunkBytes)
     throw refusal("INVALID_CONFIG", `${given.bytes} bytes do not fit a chunk of ${chunkBytes}`);
   const { view } = shape;
-  const file = attachment.kind === "file";
   const starts = Float64Array.from(attachment.bases, (base, region) =>
-    file ? stagedOffset(view, region) : base,
+    byOffset ? stagedOffset(view, region) : base,
   );
-  const shift = (attachment.bases[0] ?? 0) - (starts[0] ?? 0);
-  // Offsets by which peers name bytes of files are turned into offsets in the file by one sum, or not at all.
-  if (starts.some((start, region) => start + shift !== attachment.bases[region]))
-    throw refusal("NO_ROUTE", `the regions of component ${shape.name} do not lie one after the other`);
   const sorted = starts.slice().sort();
   const inRegion = (start: number): boolean => {
     let low = 0;
@@ -284,41 +286,72 @@ function checkedProgram(
       ? { kind: 2, device: attachment.file }
       : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
   const stage: ProgramMemory = { kind: 0, device: 0 };
-  const farBase = given.farBase.map((base) => base + shift);
+  const program = placed(given, starts, attachment.bases);
   const shared = {
     run: null,
-    pairs: given.stageOffset.length,
+    pairs: program.stageOffset.length,
     srcRunStride: 0,
     dstRunStride: 0,
-    count: given.count,
-    rowBytes: given.rowBytes,
-    bytes: given.bytes,
-    rows: given.bytes / given.rowBytes,
+    count: program.count,
+    rowBytes: program.rowBytes,
+    bytes: program.bytes,
+    rows: program.bytes / program.rowBytes,
     layers: null,
   };
+  const { stageBase, farBase, stageOffset, farOffset, stageStride, farStride } = program;
   return operation === "write"
     ? {
         ...shared,
-        srcBase: given.stageBase,
-        srcOffset: given.stageOffset,
-        srcStride: given.stageStride,
+        srcBase: stageBase,
+        srcOffset: stageOffset,
+        srcStride: stageStride,
         srcMemory: stage,
         dstBase: farBase,
-        dstOffset: given.farOffset,
-        dstStride: given.farStride,
+        dstOffset: farOffset,
+        dstStride: farStride,
         dstMemory: own,
       }
     : {
         ...shared,
         srcBase: farBase,
-        srcOffset: given.farOffset,
-        srcStride: given.farStride,
+        srcOffset: farOffset,
+        srcStride: farStride,
         srcMemory: own,
-        dstBase: given.stageBase,
-        dstOffset: given.stageOffset,
-        dstStride: given.stageStride,
+        dstBase: stageBase,
+        dstOffset: stageOffset,
+        dstStride: stageStride,
         dstMemory: stage,
       };
+}
+
+/** Whether peers name a layout's bytes by offsets: it was exported as one that only its owner can touch. */
+function namedByOffset(record: LayoutRecord): boolean {
+  return record.stagedOnly || record.components.some(({ storage }) => storage.kind === "disk");
+}
+
+/** A checked program with the bases of this process: by one sum where regions lie alike, else row by row. */
+function placed(given: StagedProgram, starts: Float64Array, bases: Float64Array): StagedProgram {
+  const shift = (bases[0] ?? 0) - (starts[0] ?? 0);
+  if (starts.every((start, region) => start + shift === bases[region]))
+    return { ...given, farBase: given.farBase.map((base) => base + shift) };
+  const stage: number[] = [];
+  const far: number[] = [];
+  everyRow(given.stageBase, given.stageOffset, given.count, given.stageStride, (at) => stage.push(at) > 0);
+  everyRow(given.farBase, given.farOffset, given.count, given.farStride, (at) => {
+    const region = starts.findLastIndex((start) => start <= at);
+    return far.push(at - (starts[region] ?? 0) + (bases[region] ?? 0)) > 0;
+  });
+  const none = new Float64Array(1);
+  return {
+    ...given,
+    stageBase: Float64Array.from(stage),
+    farBase: Float64Array.from(far),
+    stageOffset: none,
+    farOffset: none,
+    count: [],
+    stageStride: [],
+    farStride: [],
+  };
 }
 
 function told(error: unknown): { readonly code: string; readonly message: string } {

@@ -48,6 +48,18 @@ export function openStaging(
   });
   staged.client = client;
   staged.waiting = (on) => messenger.wait(on);
+  // Whoever sent anything knows this worker, and can answer it.
+  const heard = new Set<string>();
+  const before = messenger.onSign;
+  messenger.onSign = (wireName) => {
+    if (peers.byWireName(wireName) !== undefined) heard.add(wireName);
+    before?.(wireName);
+  };
+  staged.assists = (wireName) => {
+    const peer = peers.byWireName(wireName);
+    if (peer === undefined) heard.delete(wireName);
+    return peer?.understandsControl === true && heard.has(wireName);
+  };
   messenger.onControl(CONTROL.staging, (from, body) => {
     const word = readStaging(body);
     if (word === null) return;

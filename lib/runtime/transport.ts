@@ -1,3 +1,4 @@
+import { mappedAddresses } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { Explanation } from "../core/explain.ts";
 import { formatHandle, handleLayoutId, type LayoutHandle } from "../core/handle.ts";
@@ -8,6 +9,7 @@ import { Arrivals, type Arrival, type ExpectOptions } from "./arrival.ts";
 import { BlockIo } from "./block-io.ts";
 import { closeTransport, type CloseReport } from "./closing.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
+import { answerBody } from "./control-bodies.ts";
 import { CONTROL } from "./control-message.ts";
 import { Engine, type EndedTransfer } from "./engine.ts";
 import { EventHub, type TransportEvents } from "./events.ts";
@@ -107,16 +109,23 @@ export class Transport implements AsyncDisposable {
     this.#peers = new PeerBook(session, this.#state, this.#engine, this.#events);
     this.#queue = new NotificationQueue((waiting) => this.#messenger.wait(waiting));
     this.#messenger = new Messenger(session, this.#state, this.#peers, this.#queue);
+    this.#messenger.onOverflow = (from) =>
+      this.#events.emit("warning", {
+        code: "NOTIFICATIONS",
+        message: `messages of ${from} are dropped: nobody reads notifications()`,
+      });
     this.#liveness = new Liveness(
       {
         clock: session.clock,
         peers: () => this.#peers.peers.filter((peer) => peer.understandsControl),
-        send: (peer) => this.#messenger.control(peer, CONTROL.heartbeat),
+        send: (peer) => this.#messenger.control(peer, CONTROL.heartbeat, answerBody(options.heartbeatMillis)),
         lost: (peer, reason) => this.#peers.lose(peer, reason),
       },
       session.agent === null ? 0 : options.heartbeatMillis,
     );
-    listenForControl(this.#messenger, this.#peers, this.#liveness);
+    listenForControl(this.#messenger, this.#peers, this.#liveness, (wireName) =>
+      this.#fences.reaches(wireName),
+    );
     openStaging(session, this.#state, this.#messenger, this.#peers, this.#leases);
     this.#planning = new Planning(session, this.#state, this.#leases);
     this.#submitter = new Submitter(
@@ -162,6 +171,11 @@ export class Transport implements AsyncDisposable {
         const peer = this.#peers.byWireName(wireName);
         if (peer !== undefined) this.#peers.takeBack(peer, handle);
       },
+      repinned: (wireName, handle, component, { bases, storage }) => {
+        const peer = this.#peers.byWireName(wireName);
+        if (peer !== undefined && isRemote(this.#state.snapshot, handle))
+          this.#peers.reattach(peer, handle, component, mappedAddresses(bases, storage ?? undefined));
+      },
       warn: (message) => this.#events.emit("warning", { code: "NEIGHBOUR", message }),
     });
     this.#arrivals = new Arrivals(
@@ -176,6 +190,8 @@ export class Transport implements AsyncDisposable {
     this.#fences = new Fences({
       clock: session.clock,
       processes: session.processes,
+      agent: session.agent,
+      wireName: session.wireName,
       engine: this.#engine,
       peers: this.#peers,
       arrivals: this.#arrivals,
@@ -351,7 +367,11 @@ export class Transport implements AsyncDisposable {
     return this.#arrivals.expect(options);
   }
 
-  /** Messages from peers, oldest first. Iterators share one queue: each message goes to one of them. */
+  /**
+   * Messages from peers, oldest first. Iterators share one queue: each message goes to one of them. Messages wait until
+   * somebody reads them; senders cannot be held back over NIXL, so that above 64 MiB of unread messages new ones are
+   * dropped, which the `warning` event says.
+   */
   notifications(options: NotificationOptions = {}): AsyncGenerator<Notification, void, undefined> {
     this.#state.demandOpen("notifications");
     return this.#queue.iterate(options);

@@ -86,6 +86,26 @@ describe("what is known of a hop", () => {
     expect(work.boxes).toBe(64 * 160);
   });
 
+  test("runs of uneven length lengthen the host's runs by their own blocks, not by those of other regions", () => {
+    const regions = (start: number): Float64Array =>
+      Float64Array.from({ length: 16 }, (_unused, layer) => start + layer * 2 ** 20 + layer * layer * 256);
+    const work = gpuWork(
+      [
+        program({
+          srcBase: regions(2 ** 40),
+          dstBase: regions(2 ** 30),
+          srcOffset: Float64Array.of(0, 65_536, 131_072),
+          dstOffset: Float64Array.of(32_768, 0, 200_704),
+          run: Uint32Array.of(1, 2, 3),
+          srcRunStride: 4096,
+          dstRunStride: 4096,
+        }),
+      ],
+      false,
+    );
+    expect(work.hostRun).toBe(2 * 4096);
+  });
+
   test("evenly spaced rows are boxes, one for each pair", () => {
     const even = program({
       count: [8, 16],
@@ -178,17 +198,17 @@ describe("choice", () => {
     expect(choose([offload(4, KIB)], { facts: null }).method).toBe("cuda/kernel");
   });
 
-  test("kernels within a device take every multiprocessor", () => {
+  test("kernels within a device take every multiprocessor, bulk copies where rows are long", () => {
     const local = { srcMemory: { kind: 1, device: 0 }, dstMemory: { kind: 1, device: 0 } } as const;
-    const many = program({
-      ...local,
-      srcOffset: new Float64Array(512),
-      dstOffset: new Float64Array(512),
-      rowBytes: 16 * KIB,
+    const many = (rowBytes: number): CopyProgram =>
+      program({ ...local, srcOffset: new Float64Array(512), dstOffset: new Float64Array(512), rowBytes });
+    expect(choose([many(2 * KIB)])).toMatchObject({
+      method: "cuda/kernel",
+      width: hopperCuda.deviceCtas * 132,
     });
-    const choice = choose([many]);
-    expect(choice.method).toBe("cuda/kernel");
-    expect(choice.width).toBe(hopperCuda.deviceCtas * 132);
+    expect(choose([many(64 * KIB)])).toMatchObject({ method: "cuda/bulk", width: 132 });
+    // An odd address forbids them.
+    expect(choose([{ ...many(64 * KIB), srcBase: Float64Array.of(65_544) }]).method).toBe("cuda/kernel");
   });
 });
 

@@ -209,9 +209,16 @@ describe("the route table names the way or what is missing", () => {
     ["device -> disk", device, file, "staged", "copy"],
     ["disk -> device", file, device, "staged", "copy"],
     ["disk -> disk", file, file, "staged", "copy"],
+    ["disk -> system (remote)", file, peer, "staged", "write"],
+    ["system (remote) -> disk", peer, file, "staged", "read"],
+    ["system -> disk (remote)", system, staged, "staged", "write"],
+    ["disk (remote) -> device", staged, device, "staged", "read"],
+    ["disk -> disk (remote)", file, staged, "staged", "write"],
+    ["device (remote) -> disk", peerDevice, file, "staged", "read"],
   ] as const)("%s", (key, from, to, executor, op) => {
     const found = route(from, to, everything);
-    expect(found).toMatchObject({ key, executor, op, agent: executor === "nixl" ? "peer" : null });
+    expect(found).toMatchObject({ key, executor, op, agent: key.includes("remote") ? "peer" : null });
+    expect(found.assisted).toBe(executor === "staged" && /(disk|device) .remote/.test(key));
     expect(found.reason).toMatch(/\.$/);
   });
 

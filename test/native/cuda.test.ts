@@ -59,7 +59,12 @@ async function run(
   ]);
   const lines = held.trim().split("\n");
   const last = lines.at(-1) ?? "";
-  return { code, said, lines, last: last.startsWith("{") ? (JSON.parse(last) as Record<string, number>) : {} };
+  return {
+    code,
+    said,
+    lines,
+    last: last.startsWith("{") ? (JSON.parse(last) as Record<string, number>) : {},
+  };
 }
 
 test("programs cut, brought to slabs and expanded by the kernels' body move the right bytes", async () => {
@@ -75,6 +80,12 @@ if (canSanitize("address")) {
     expect(ended).toMatchObject({ code: 0, said: "", last: { failures: 0 } });
   }, 120_000);
 }
+
+test("the compiled kernels were made from the sources beside them", () => {
+  const script = join(import.meta.dir, "..", "..", "cshim", "kernels", "build.ts");
+  const said = Bun.spawnSync([process.execPath, script, "--check"]).stderr.toString();
+  expect(said).toStartWith("kernels: up to date");
+});
 
 const standin = join(FOLDER, "standin-plain", "libcuda.so.1");
 beforeAll(async () => {

@@ -45,6 +45,8 @@ export class SimAgent {
   readonly process: SimProcess;
   readonly #network: SimNetwork;
   readonly #peers: Map<string, SimAgent> = new Map();
+  /** Agents that this one has a connection with: it is made by the first message, and needs both ends. */
+  readonly #connected: Set<SimAgent> = new Set();
   readonly #inbox: NixlNotification[] = [];
   readonly #running: Set<SimTransfer> = new Set();
   #regions: readonly NixlRegion[] = [];
@@ -101,6 +103,8 @@ export class SimAgent {
     const named = new TextDecoder().decode(bytes).slice("blob of ".length);
     return this.#order("importMetadata", 3, () => {
       const peer = this.#network.agents.get(named);
+      // Nobody connects to an agent that is gone, whatever its metadata say.
+      if (peer?.destroyed === true) throw failure("NIXL", `${named} does not answer`);
       if (named !== expected || peer === undefined) throw failure("AGENT_MISMATCH", `blob of ${named}`);
       this.#peers.set(named, peer);
     });
@@ -136,7 +140,7 @@ export class SimAgent {
     const at = Math.max(world.now + world.random.between(1, 20) / 10, this.#deliveredUntil.get(target) ?? 0);
     this.#deliveredUntil.set(target, at);
     world.schedule(target.process, at - world.now, () => {
-      if (!target.#open) return;
+      if (!target.#open || !this.reaches(target)) return;
       world.say(
         () =>
           `P${target.process.id} hears P${this.process.id} say ${payload[0] === 0 ? `control ${payload[9]}` : new TextDecoder().decode(payload)}`,
@@ -156,6 +160,14 @@ export class SimAgent {
 
   knows(name: string): SimAgent | undefined {
     return this.#peers.get(name);
+  }
+
+  /** Whether anything can go to an agent. */
+  reaches(peer: SimAgent): boolean {
+    if (this.#connected.has(peer)) return true;
+    if (peer.destroyed) return false;
+    this.#connected.add(peer);
+    return true;
   }
 
   /** Stops everything; transfers that hang in a call are left behind. */
@@ -342,7 +354,7 @@ class SimTransfer implements RunningHop {
     this.#cancelled = true;
     this.#later(GRACE_MILLIS, () => {
       // A thread that is stuck in the kernel does not come back for being asked.
-      if (this.#fate === "hang" && this.#agent.network.route === "cma") return;
+      if (this.#agent.network.route === "cma" && this.#posted > this.#landed) return;
       this.#end({ inDoubt: this.#posted > this.#landed, error: failure("PEER_LOST", "given up") });
     });
   }
@@ -351,8 +363,8 @@ class SimTransfer implements RunningHop {
     if (this.#over) return;
     const { world, route } = this.#agent.network;
     const piece = this.#pieces[this.#posted];
-    if (this.peer === undefined) {
-      this.#end({ inDoubt: false, error: failure("PEER_LOST", "the peer is not loaded") });
+    if (this.peer === undefined || !this.#agent.reaches(this.peer)) {
+      this.#end({ inDoubt: false, error: failure("PEER_LOST", "the peer is not there") });
       return;
     }
     if (this.#cancelled) {

@@ -14,7 +14,7 @@ import {
   selectionOf,
   specOf,
 } from "./helpers/arena.ts";
-import { nixlTest, openLocal, openPair } from "./helpers/transports.ts";
+import { openLocal, pairTest } from "./helpers/transports.ts";
 
 const ARENA_BYTES = 2 ** 19;
 const LOCAL_CASES = 400;
@@ -99,29 +99,34 @@ test("a local transfer moves exactly the bytes that the definition names", async
       await destination.unregister();
     }
   });
-});
+}, 60_000);
 
 for (const direction of ["push", "pull"] as const)
-  nixlTest(`a ${direction} over NIXL moves exactly the bytes that the definition names`, async () => {
-    await using pair = await openPair();
+  pairTest(`a ${direction} moves exactly the bytes that the definition names`, async (open, distance) => {
+    await using pair = await open();
     const { a, b } = pair;
     const peer = await pair.meet();
+    let leaving: Promise<void> | undefined;
     await tryCases(NIXL_CASES, async (given, index) => {
       if (given.sameLayout || given.expected !== null) return false;
       const expected = expectedBytes(arena, oracleRequest(given));
       if (expected === null) return false;
       const [mine, theirs] = direction === "push" ? ["source", "destination"] : ["destination", "source"];
       const own = await a.register(specOf("own", given[mine as "source"]));
-      const other = await b.register(specOf("other", given[theirs as "source"]));
+      const handed = distance === "neighbour" ? arena : null;
+      const other = await b.register(specOf("other", given[theirs as "source"], handed));
       try {
         await peer.update(await b.exportMetadata());
+        await leaving;
         const remote = peer.layout("other");
+        expect(remote.distance).toBe(distance);
         const [source, destination] = direction === "push" ? [own, remote] : [remote, own];
         await run(a, given, index, source, destination, expected);
         return true;
       } finally {
         await own.unregister();
-        await other.unregister();
+        // The importer may still write there until it takes a package without the layout.
+        leaving = other.unregister({ wait: true });
       }
     });
   });

@@ -79,10 +79,12 @@ describe("an update", () => {
     const peer = await pair.meet();
     for (let round = 0; round < 12; round++) {
       const old = peer.layout("there");
-      await there.unregister();
+      // Who imported it may still write there until it is told.
+      const leaving = there.unregister({ wait: true });
       // Sometimes the same place, sometimes one that overlaps where it was.
       there = await b.register(spec("there", (round % 3) * 1024));
       await peer.update(await b.exportMetadata());
+      await leaving;
       await here.fill({ random: round });
       await moves(a, here, peer.layout("there"));
       expect(await there.checksums(IDS)).toEqual(await here.checksums(IDS));
@@ -153,8 +155,9 @@ describe("an update", () => {
       );
     }
     // The inner ones share a registration: unregistering any of them leaves it to the others.
-    for (const layout of b.localLayouts.slice(0, -1)) await layout.unregister();
+    const leaving = b.localLayouts.slice(0, -1).map((layout) => layout.unregister({ wait: true }));
     await peer.update(await b.exportMetadata());
+    await Promise.all(leaving);
     await a.transfer({
       source: here,
       destination: peer.layout("twin"),

@@ -52,6 +52,7 @@ async function meet(): Promise<Meeting> {
   const there = await b.register(systemSpec("there", CONFIG));
   await here.fill({ random: 1 });
   const peer = await a.importMetadata(await b.exportMetadata());
+  await settled();
   return {
     a,
     b,
@@ -66,6 +67,15 @@ async function meet(): Promise<Meeting> {
       await b.close();
     },
   };
+}
+
+/** Waits until what the two say to each other behind the scenes is said: it loads metadata too. */
+async function settled(): Promise<void> {
+  for (let last = -1, now = 0; now !== last;) {
+    last = standin("calls load_remote_md") + standin("calls gen_notif");
+    await Bun.sleep(40);
+    now = standin("calls load_remote_md") + standin("calls gen_notif");
+  }
 }
 
 const push = ({ here, remote }: Meeting): Parameters<Transport["transfer"]>[0] => ({
@@ -268,17 +278,21 @@ describe("updating", () => {
     });
     const first = await b.register(spec("first"));
     await peer.update(await b.exportMetadata());
+    const before = peer.layout("first");
     expect(standin("calls invalidate_remote_md")).toBe(0);
     // The same memory under another layout: NIXL's registration is another one.
-    await first.unregister();
+    const leaving = first.unregister({ wait: true });
     const second = await b.register(spec("second"));
     const newer = await b.exportMetadata();
-    standin("delay post_xfer_req 30000");
+    standin("block post_xfer_req");
     const running = a.transfer(push(made));
+    await until("the post hangs", () => standin("blocked post_xfer_req") > 0);
     const updating = peer.update(newer);
+    await Bun.sleep(20);
     const waiting = a.transfer({ ...push(made), destinationBlocks: [4, 5, 6, 7] });
     expect(waiting.state).toBe("waiting");
-    const stale = a.transfer({ ...push(made), destination: peer.layout("first") });
+    const stale = a.transfer({ ...push(made), destination: before });
+    standin("unblock post_xfer_req");
     expect((await running).settlement).toBe("done");
     expect(standin("calls invalidate_remote_md")).toBe(0);
     await updating;
@@ -286,6 +300,7 @@ describe("updating", () => {
     expect((await waiting).settlement).toBe("done");
     expect(await made.there.checksums([4, 5, 6, 7])).toEqual(await here.checksums(IDS));
     await refused("STALE_HANDLE", stale);
+    await leaving;
     await a.transfer({ ...push(made), destination: peer.layout("second") });
     expect(await second.checksums(IDS)).toEqual(await here.checksums(IDS));
   });
@@ -469,6 +484,30 @@ describe("pending transfers", () => {
     const results = await Promise.all(transfers);
     expect(results.every((result) => result.settlement === "done")).toBe(true);
   });
+});
+
+test("messages that nobody reads are dropped beyond a limit, with a warning, and hold nothing else up", async () => {
+  await using made = await meet();
+  const { a, b, peer } = made;
+  const from = await b.importMetadata(await a.exportMetadata());
+  const warnings: string[] = [];
+  b.on("warning", ({ code }) => warnings.push(code));
+  const payload = new Uint8Array(2 ** 20);
+  for (let index = 0; index < 80; index++) {
+    new DataView(payload.buffer).setUint32(0, index);
+    await a.notify(peer, payload);
+  }
+  await until("the warning", () => warnings.includes("NOTIFICATIONS"));
+  expect(warnings.filter((code) => code === "NOTIFICATIONS")).toHaveLength(1);
+  // What the transports say to each other still arrives.
+  await a.close();
+  expect((await from.lost).reason).not.toBe("");
+  const kept: number[] = [];
+  for await (const message of b.notifications({ signal: AbortSignal.timeout(1_000) })) {
+    kept.push(new DataView(message.payload.buffer).getUint32(0));
+    if (kept.length === 63) break;
+  }
+  expect(kept).toEqual(Array.from({ length: 63 }, (_unused, index) => index));
 });
 
 test("nothing that NIXL made is left when everything is closed", async () => {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { Transport, type LayoutConfig, type LocalLayout, type TransferEvent } from "../../index.ts";
 import { refused } from "./helpers/refusal.ts";
-import { nixlTest, openLocal, openPair, SMALL, systemSpec, until } from "./helpers/transports.ts";
+import { SMALL, openLocal, pairTest, systemSpec, until } from "./helpers/transports.ts";
 
 const text = (payload: Uint8Array): string => new TextDecoder().decode(payload);
 
@@ -43,8 +43,8 @@ describe("empty transfers", () => {
     expect(await nextMessage(transport)).toEqual({ from: transport.agentName, text: "empty" });
   });
 
-  nixlTest("to a peer are done with 0 bytes, and their notification is delivered there", async () => {
-    await using pair = await openPair();
+  pairTest("to a peer are done with 0 bytes, and their notification is delivered there", async (open) => {
+    await using pair = await open();
     const here = await pair.a.register(systemSpec("here"));
     await pair.b.register(systemSpec("there"));
     const peer = await pair.meet();
@@ -77,8 +77,8 @@ describe("notifications with data", () => {
   });
 
   for (const direction of ["push", "pull"] as const)
-    nixlTest(`of a ${direction} come to the peer when the data is there`, async () => {
-      await using pair = await openPair();
+    pairTest(`of a ${direction} come to the peer when the data is there`, async (open) => {
+      await using pair = await open();
       const { a, b } = pair;
       const own = await a.register(systemSpec("own", LARGE));
       const other = await b.register(systemSpec("other", LARGE));
@@ -263,8 +263,8 @@ describe("signals and cancelling", () => {
     expect(await destination.checksums(ALL)).toEqual(await source.checksums(ALL));
   });
 
-  nixlTest("a push over NIXL stops at a piece, and the blocks can be used again", async () => {
-    await using pair = await openPair();
+  pairTest("a push to a peer stops at a piece, and the blocks can be used again", async (open) => {
+    await using pair = await open();
     const { a, b } = pair;
     const own = await a.register(systemSpec("own", LARGE));
     const other = await b.register(systemSpec("other", LARGE));
@@ -392,10 +392,10 @@ describe("layers", () => {
     expect((await transfer).bytes).toBe(source.config.totalBytes);
   });
 
-  nixlTest(
+  pairTest(
     "of a push come in order here, and at the peer with their messages before the last one",
-    async () => {
-      await using pair = await openPair();
+    async (open) => {
+      await using pair = await open();
       const { a, b } = pair;
       const config = { ...LARGE, numBlocks: 8 };
       const own = await a.register(systemSpec("own", config));

@@ -302,8 +302,17 @@ struct cu_stream_s {
     struct cu_context_s *context;
     work *first, **last;
     bool busy, closing;
+    struct cu_stream_s *next;
     pthread_cond_t queued; /* its thread sleeps here; `changed` is for who waits for events and for the end */
 };
+
+static struct cu_stream_s *streams;
+
+static bool any_busy(void) {
+    for (struct cu_stream_s *stream = streams; stream; stream = stream->next)
+        if (stream->busy) return true;
+    return false;
+}
 
 static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16", "kvf_rows_16x2", "kvf_rows_16x4"};
 struct cu_function_s {
@@ -388,6 +397,9 @@ static void *stream_thread(void *argument) {
         free(w->program);
         free(w);
     }
+    struct cu_stream_s **at = &streams;
+    while (*at != stream) at = &(*at)->next;
+    *at = stream->next;
     pthread_mutex_unlock(&lock);
     pthread_cond_destroy(&stream->queued);
     free(stream);
@@ -422,6 +434,8 @@ static cu_result stream_create(cu_stream *out, unsigned flags, int priority) {
         END(CU_OUT_OF_MEMORY);
     }
     pthread_detach(thread);
+    stream->next = streams;
+    streams = stream;
     *out = stream;
     END(CU_OK);
 }
@@ -645,6 +659,7 @@ static cu_result context_peer(cu_context peer, unsigned flags) {
 }
 static cu_result context_synchronize(void) {
     BEGIN_IN_CONTEXT("cuCtxSynchronize")
+    while (any_busy() && !own->sticky) pthread_cond_wait(&changed, &lock);
     END(own->sticky);
 }
 static cu_result stream_priorities(int *least, int *greatest) {

@@ -1,8 +1,10 @@
 // Memory in which random cases lie, and layouts over it.
-import { ptr } from "bun:ffi";
+import { toArrayBuffer } from "bun:ffi";
 import type { LayoutSpec } from "../../../index.ts";
 import { resolveShape } from "../../../lib/core/component-shape.ts";
 import { resolveConfig } from "../../../lib/core/config-resolve.ts";
+import { openLibrary } from "../../../lib/native/library.ts";
+import { KVF_MEMORY_SHARED } from "../../../lib/native/symbols.ts";
 import type { BlockSelection } from "../../../lib/core/request.ts";
 import { expectedRows, type OracleComponent, type OracleRequest } from "../../oracle.ts";
 import type { CaseSide, PlannerCase } from "../../proof/planner-case.ts";
@@ -11,33 +13,45 @@ import { randomOf } from "../../random.ts";
 /** Bytes before the first region of a case. */
 export const GUARD = 64;
 
-/** Memory that this process owns, with random starting bytes. */
+/** Memory that this process owns, with random starting bytes: a file in memory, so that others can map it. */
 export interface Arena {
   readonly address: number;
+  readonly descriptor: number;
   readonly memory: Uint8Array<ArrayBuffer>;
   readonly pristine: Uint8Array<ArrayBuffer>;
 }
 
 export function makeArena(bytes: number): Arena {
-  const memory = new Uint8Array(new ArrayBuffer(bytes));
+  const out = new Float64Array(new ArrayBuffer(32));
+  if (openLibrary().kvf_memory_map(bytes, KVF_MEMORY_SHARED, out) !== 0)
+    throw new Error("no memory for an arena");
+  const [address = 0, , descriptor = -1] = out;
+  const memory = new Uint8Array(toArrayBuffer(address as never, 0, bytes));
   const pristine = new Uint8Array(new ArrayBuffer(bytes));
   const random = randomOf(2, 2);
   for (let index = 0; index < bytes; index++) pristine[index] = random.between(0, 255);
   memory.set(pristine);
-  return { address: Number(ptr(memory)), memory, pristine };
+  return { address, descriptor, memory, pristine };
 }
 
-/** The layout that a side of a case describes, over the memory where the case put it. */
-export function specOf(name: string, side: CaseSide): LayoutSpec {
+/**
+ * The layout that a side of a case describes, over the memory where the case put it.
+ *
+ * @param handed - The arena, when neighbours shall be able to map it.
+ */
+export function specOf(name: string, side: CaseSide, handed: Arena | null = null): LayoutSpec {
   return {
     name,
     ...(side.fingerprint === null ? {} : { fingerprint: side.fingerprint }),
-    components: Object.fromEntries(side.components.map((component) => [component.name, partOf(component)])),
+    components: Object.fromEntries(
+      side.components.map((component) => [component.name, partOf(component, handed)]),
+    ),
   };
 }
 
 function partOf(
   component: OracleComponent,
+  handed: Arena | null,
 ): Extract<LayoutSpec, { components: object }>["components"][string] {
   const { name, arrangement, group, wholeBlocks } = component;
   // Engine presets and strides already say their order.
@@ -58,11 +72,21 @@ function partOf(
     ...(order === undefined ? {} : { order }),
     group,
     wholeBlocks,
-    memory: {
-      kind: "external",
-      storage: "system",
-      regions: component.regions.map((address) => ({ address, size: view.regionBytes })),
-    },
+    memory:
+      handed === null
+        ? {
+            kind: "external",
+            storage: "system",
+            regions: component.regions.map((address) => ({ address, size: view.regionBytes })),
+          }
+        : {
+            kind: "external-fd",
+            regions: component.regions.map((address) => ({
+              fd: handed.descriptor,
+              offset: address - handed.address,
+              size: view.regionBytes,
+            })),
+          },
   };
 }
 

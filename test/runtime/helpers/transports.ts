@@ -81,6 +81,26 @@ export async function openPair(options: Partial<OpenOptions> = {}): Promise<Pair
   };
 }
 
+/** Two transports of this process without NIXL, which map each other's memory. */
+export function openNeighbours(options: Partial<OpenOptions> = {}): Promise<Pair> {
+  return openPair({ nixl: false, neighbours: true, ...options });
+}
+
+/** Two agents take their time on a busy machine. */
+const PAIR_MILLIS = 30_000;
+
+/**
+ * One test at both distances: over NIXL, and between neighbours that map each other's memory. The test is given what
+ * opens its pair.
+ */
+export function pairTest(
+  name: string,
+  work: (open: typeof openPair, distance: "remote" | "neighbour") => Promise<void>,
+): void {
+  nixlTest(`${name} (over NIXL)`, () => work(openPair, "remote"), PAIR_MILLIS);
+  test(`${name} (between neighbours)`, () => work(openNeighbours, "neighbour"), PAIR_MILLIS);
+}
+
 /** Resolves when a condition holds; throws when it does not within the time. */
 export async function until(what: string, holds: () => boolean, millis = 10_000): Promise<void> {
   const end = performance.now() + millis;

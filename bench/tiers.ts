@@ -1,0 +1,214 @@
+// Rows F17: blocks between host memory and a file, past the page cache; and between a GPU and a file in two hops.
+import { dlopen, FFIType } from "bun:ffi";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { Transport } from "../index.ts";
+import type { LayoutSpec, LocalLayout, MemorySpec } from "../index.ts";
+import type { SuiteOptions } from "./main.ts";
+import { buildNative } from "./native.ts";
+import { alternate, inProcesses } from "./processes.ts";
+import type { SampleSets } from "./processes.ts";
+import { summarize } from "./result.ts";
+import type { BenchResult } from "./result.ts";
+import { seededRandom } from "./statistics.ts";
+
+const MIB = 2 ** 20;
+/** Bytes of the file and of the memory, and bytes that one sample moves. */
+const REGION = 256 * MIB;
+const MOVED = 64 * MIB;
+const DEPTH = 32;
+const SIZES: Readonly<Record<string, number>> = { "64k": 65_536, "1m": MIB, "16m": 16 * MIB };
+const WAYS = ["read", "write"] as const;
+
+/** Measures rows F17.*. Files lie in KVFERRY_DISK_CACHE_DIR, else in the system's directory for temporary files. */
+export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
+  const library = await buildNative("file_io.c", "library", options.progress);
+  const rows = WAYS.flatMap((way) => Object.keys(SIZES).map((size) => `${way}.${size}`));
+  const ids = rows.filter((row) => `F17.${row}`.includes(options.only));
+  const gpu = ["gpu-out", "gpu-in"].filter((row) => `F17.${row}`.includes(options.only));
+  options.progress(`F17: ${[...ids, ...gpu].join(", ")} in ${options.processes} processes`);
+  const processes = await inProcesses<Record<string, SampleSets[number]>>(
+    import.meta.path,
+    "measure",
+    { library, ids, gpu, samples: options.samples },
+    options.processes,
+  );
+  return [...ids, ...gpu]
+    .filter((row) => processes.every((sets) => sets[row] !== undefined))
+    .map((row) =>
+      summarize(
+        {
+          id: `F17.${row}`,
+          unit: "GB/s",
+          direction: "rate",
+          goal: { figure: "ratioToLimit", value: gpu.includes(row) ? 0.9 : 0.95 },
+          note: gpu.includes(row)
+            ? "limit: the file hop alone, to and from pinned memory"
+            : `limit: a C loop on io_uring with ${DEPTH} requests in flight, as fio with direct=1; blocks in random order`,
+        },
+        processes.map((sets) => sets[row] ?? {}),
+      ),
+    );
+}
+
+/** In one process: samples of every row. */
+export async function measure(parameters: {
+  readonly library: string;
+  readonly ids: readonly string[];
+  readonly gpu: readonly string[];
+  readonly samples: number;
+}): Promise<Record<string, Record<string, number[]>>> {
+  const folder = mkdtempSync(join(process.env["KVFERRY_DISK_CACHE_DIR"] ?? tmpdir(), "kvferry-bench-"));
+  try {
+    const taken: Record<string, Record<string, number[]>> = {};
+    for (const id of parameters.ids) taken[id] = await measureHost(parameters, folder, id);
+    for (const id of parameters.gpu) {
+      const sets = await measureGpu(parameters.samples, folder, id === "gpu-out");
+      if (sets !== null) taken[id] = sets;
+    }
+    return taken;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function measureHost(
+  { library, samples }: { readonly library: string; readonly samples: number },
+  folder: string,
+  id: string,
+): Promise<Record<string, number[]>> {
+  const { symbols } = dlopen(library, {
+    bench_file: {
+      args: [
+        FFIType.ptr,
+        FFIType.u32,
+        FFIType.ptr,
+        FFIType.ptr,
+        FFIType.ptr,
+        FFIType.u32,
+        FFIType.u32,
+        FFIType.u32,
+      ],
+      returns: FFIType.f64,
+    },
+  });
+  const [way, size = ""] = id.split(".");
+  const block = SIZES[size] ?? MIB;
+  const path = join(folder, `${id}.bin`);
+  await using transport = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
+  const host = await transport.register(spec("host", block, { kind: "system" }));
+  const disk = await transport.register(spec("disk", block, { kind: "disk", path }));
+  await host.fill({ random: 1 });
+  await disk.fill({ random: 2 });
+  const turns = turnsOf(block);
+  const name = new TextEncoder().encode(`${path}\0`);
+  const address = host.components["kv"]?.regions[0]?.address ?? 0;
+  let turn = 0;
+  const next = (): Turn => turns[turn++ % turns.length] as Turn; // in bounds
+  const writing = way === "write";
+  const ours = async (): Promise<number> => {
+    const { memory, file } = next();
+    const start = Bun.nanoseconds();
+    await transport.transfer(
+      writing
+        ? { source: host, sourceBlocks: memory, destination: disk, destinationBlocks: file }
+        : { source: disk, sourceBlocks: file, destination: host, destinationBlocks: memory },
+    );
+    return MOVED / (Bun.nanoseconds() - start);
+  };
+  const limit = (): number => {
+    const { memory, file } = next();
+    const scaled = (ids: Uint32Array): Float64Array => Float64Array.from(ids, (each) => each * block);
+    const seconds = symbols.bench_file(
+      name as never,
+      writing ? 1 : 0,
+      address as never,
+      scaled(memory),
+      scaled(file),
+      memory.length,
+      block,
+      DEPTH,
+    );
+    if (seconds < 0) throw new Error(`the C loop failed: errno ${-seconds}`);
+    return MOVED / seconds / 1e9;
+  };
+  for (const _turn of turns) await ours();
+  const [checked] = turns;
+  if (checked !== undefined) {
+    await ours();
+    const first = turns[(turn - 1) % turns.length];
+    const wanted = await host.checksums(first?.memory ?? []);
+    if (wanted.join() !== (await disk.checksums(first?.file ?? [])).join())
+      throw new Error("the bytes did not arrive");
+  }
+  return await alternate({ ours, limit }, samples);
+}
+
+/** Null where there is no GPU. */
+async function measureGpu(
+  samples: number,
+  folder: string,
+  out: boolean,
+): Promise<Record<string, number[]> | null> {
+  await using transport = await Transport.open({ workerId: 1n, nixl: false });
+  const block = MIB;
+  const gpu = await transport.register(spec("gpu", block, { kind: "device" })).catch(() => null);
+  if (gpu === null) return null;
+  const pinned = await transport.register(spec("pinned", block, { kind: "pinned" }));
+  const disk = await transport.register(
+    spec("disk", block, { kind: "disk", path: join(folder, `gpu-${out}.bin`) }),
+  );
+  await Promise.all([gpu.fill({ random: 1 }), pinned.fill({ random: 2 })]);
+  await disk.fill({ random: 3 });
+  const turns = turnsOf(block);
+  let turn = 0;
+  const between = async (memory: LocalLayout): Promise<number> => {
+    const at = turns[turn++ % turns.length] as Turn; // in bounds
+    const start = Bun.nanoseconds();
+    await transport.transfer(
+      out
+        ? { source: memory, sourceBlocks: at.memory, destination: disk, destinationBlocks: at.file }
+        : { source: disk, sourceBlocks: at.file, destination: memory, destinationBlocks: at.memory },
+    );
+    return MOVED / (Bun.nanoseconds() - start);
+  };
+  return await alternate({ ours: () => between(gpu), limit: () => between(pinned) }, samples);
+}
+
+interface Turn {
+  readonly memory: Uint32Array;
+  readonly file: Uint32Array;
+}
+
+function turnsOf(block: number): Turn[] {
+  const all = REGION / block;
+  const each = MOVED / block;
+  const [memory, file] = [shuffled(all, 1), shuffled(all, 2)];
+  return Array.from({ length: all / each }, (_unused, turn) => ({
+    memory: memory.slice(turn * each, (turn + 1) * each),
+    file: file.slice(turn * each, (turn + 1) * each),
+  }));
+}
+
+function shuffled(count: number, seed: number): Uint32Array {
+  const random = seededRandom(seed);
+  const order = Uint32Array.from({ length: count }, (_unused, index) => index);
+  for (let index = count - 1; index > 0; index -= 1) {
+    const other = Math.floor(random() * (index + 1));
+    const kept = order[index] as number; // in bounds
+    order[index] = order[other] as number; // in bounds
+    order[other] = kept;
+  }
+  return order;
+}
+
+function spec(name: string, block: number, memory: MemorySpec): LayoutSpec {
+  return {
+    name,
+    config: { numBlocks: REGION / block, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: block / 2 },
+    arrangement: "fully-contiguous",
+    memory,
+  };
+}
