@@ -12,6 +12,14 @@ const onlyAt = process.argv.indexOf("--only");
 const only = onlyAt < 0 ? "" : (process.argv[onlyAt + 1] ?? "");
 const bun = process.execPath;
 
+/** Tests that reach every part of the native library; all of them run under sanitizers in check:full. */
+const SANITIZED = [
+  "test/runtime/block-io.test.ts",
+  "test/runtime/oracle-transfers.test.ts",
+  "test/runtime/notifications.test.ts",
+  "test/readme.test.ts",
+];
+
 /** Steps of one group run side by side; groups run one after the other. */
 const groups: readonly (readonly Step[])[] = [
   [command("packages", [bun, "install", "--frozen-lockfile"], { minutes: 3 })],
@@ -23,10 +31,9 @@ const groups: readonly (readonly Step[])[] = [
   ],
   [command("NIXL", [bun, "lib/cli/main.ts", "setup"], { minutes: 4 })],
   shimSteps,
-  [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 4 })],
+  [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 12 })],
   [coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95)],
-  [suite("tests in parallel processes", ["--parallel=2"], { minutes: 4 })],
-  [sanitizedSuite],
+  [sanitizedSuite("what calls the library, under ASan and UBSan", SANITIZED, 4)],
   [
     command("proof: planner", proof("planner", 20_000), {
       minutes: 2,
@@ -43,8 +50,10 @@ function long(): Step[][] {
   return [
     [command("proof at length: planner", proof("planner", 1_000_000), { minutes: 60 })],
     [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
-    [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 10 })],
-    [suite("tests in random order", ["--randomize", "--seed=7"], { minutes: 10 })],
+    [sanitizedSuite("all tests under ASan and UBSan", [], 20)],
+    [suite("tests in parallel processes", ["--parallel=2"], { minutes: 15 })],
+    [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 15 })],
+    [suite("tests in random order", ["--randomize", "--seed=7"], { minutes: 15 })],
   ];
 }
 

@@ -29,9 +29,13 @@ export const shimSteps: readonly Step[] = [
   },
 ];
 
-/** The whole suite with a native library that checks every access (AddressSanitizer and UndefinedBehaviorSanitizer). */
-export const sanitizedSuite: Step = {
-  name: "tests under ASan and UBSan",
+/**
+ * Tests with a native library that checks every access (AddressSanitizer and UndefinedBehaviorSanitizer).
+ *
+ * @param files - Which; none for the whole suite.
+ */
+export const sanitizedSuite = (name: string, files: readonly string[], minutes: number): Step => ({
+  name,
   run: async () => {
     const runtime = sanitizerRuntime();
     if (runtime === null) return skipped("there is no gcc with libasan on this machine");
@@ -40,9 +44,9 @@ export const sanitizedSuite: Step = {
     if (built.failed > 0) return built;
     const logs = mkdtempSync(join(tmpdir(), "kvferry-asan-"));
     try {
-      const words = [process.execPath, "test", "--timeout", "120000"];
+      const words = [process.execPath, "test", "--timeout", "120000", ...files];
       const ended = await execute(words, {
-        minutes: 5,
+        minutes,
         environment: {
           KVFERRY_SHIM: join(ROOT, library),
           LD_PRELOAD: runtime,
@@ -64,7 +68,7 @@ export const sanitizedSuite: Step = {
       rmSync(logs, { recursive: true, force: true });
     }
   },
-};
+});
 
 async function build(flags: readonly string[]): Promise<Outcome> {
   const words = [process.execPath, "cshim/build.ts", ...flags];

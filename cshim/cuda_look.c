@@ -50,6 +50,12 @@ bool kvf_task_flag(kvf_task *task) {
     return got;
 }
 
+/* Gives a task to the looking thread. */
+static void look_at(kvf_cuda_device *device, kvf_task *task) {
+    task->look_next = atomic_load(&device->looked);
+    while (!atomic_compare_exchange_weak(&device->looked, &task->look_next, task)) {}
+}
+
 void kvf_task_look(kvf_task *task) {
     kvf_cuda_device *device = task->device;
     const uint64_t now = kvf_now_nanos();
@@ -67,8 +73,7 @@ void kvf_task_look(kvf_task *task) {
     const uint64_t from = task->look_from;
     pthread_mutex_unlock(&device->lock);
     /* No lock from here on: the looking thread takes none while it is awake, so that neither waits for the other. */
-    task->look_next = atomic_load(&device->looked);
-    while (!atomic_compare_exchange_weak(&device->looked, &task->look_next, task)) {}
+    look_at(device, task);
     if (!atomic_load(&device->looks) && from < atomic_load(&device->look_at)) {
         pthread_mutex_lock(&device->lock);
         pthread_cond_signal(&device->look);
@@ -156,14 +161,18 @@ static void end_looks(kvf_cuda_device *device, kvf_task *over, kvf_task *late) {
         on_done(over);
         over = next;
     }
-    if (!late || device->poisoned || kvf_cuda_enter(device) != KVF_OK) return;
+    if (!late) return;
+    const bool entered = !atomic_load(&device->poisoned) && kvf_cuda_enter(device) == KVF_OK;
     while (late) {
         kvf_task *next = late->look_next;
-        /* A failure here ends the context, which settles everything. */
-        if (!atomic_load(&late->settled)) kvf_task_call(late);
+        /* Where the driver does not take it, it is looked at for a while more. A poisoned device settles its tasks. */
+        if (!atomic_load(&late->settled) && !atomic_load(&device->poisoned) && !(entered && kvf_task_call(late) == KVF_OK)) {
+            late->look_until = kvf_now_nanos() + LATE;
+            look_at(device, late);
+        }
         late = next;
     }
-    kvf_cuda_leave();
+    if (entered) kvf_cuda_leave();
 }
 
 void *kvf_cuda_look_thread(void *argument) {

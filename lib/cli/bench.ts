@@ -22,6 +22,10 @@ export const benchCommand: Command = {
       description: "Few processes and samples: shows that it runs, measures nothing.",
     },
     list: { type: "boolean", description: "Print the names of the suites." },
+    calibrate: {
+      type: "boolean",
+      description: "Measure this machine and print a profile for Transport.open; SUITE is left out.",
+    },
   },
   run: async (parsed, output) => {
     const program = join(PACKAGE_ROOT, "bench/main.ts");
@@ -32,7 +36,9 @@ export const benchCommand: Command = {
       output.emit({ ok: false, error: { message: "The benches are not part of the installed package." } });
       return EXIT.unavailable;
     }
-    return await Bun.spawn([process.execPath, program, ...parsed.raw], {
+    const words = parsed.raw.filter((word) => word !== "--calibrate");
+    if (words.length < parsed.raw.length) words.unshift("calibrate");
+    return await Bun.spawn([process.execPath, program, ...words], {
       stdin: "ignore",
       stdout: "inherit",
       stderr: "inherit",

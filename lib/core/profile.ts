@@ -166,7 +166,7 @@ export const hopperCuda: CudaProfile = Object.freeze({
   kernelCtas: 16,
   slabCtas: 32,
   bulkCtas: 8,
-  deviceCtas: 4,
+  deviceCtas: 16,
 });
 
 /**

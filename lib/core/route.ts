@@ -250,9 +250,10 @@ export function findRoute(
   }
   const rule = ROUTES.find((row) => fits(row, from, to, environment));
   if (rule === undefined) throw noWay(key, from, to);
-  if (rule.executor === null) throw missingExecutor(key, "staged", rule.reason, environment);
+  const unmapped = unmappedReason(from, to);
+  if (rule.executor === null) throw missingExecutor(key, "staged", rule.reason, environment, unmapped);
   if (!environment.executors.includes(rule.executor))
-    throw missingExecutor(key, rule.executor, rule.reason, environment);
+    throw missingExecutor(key, rule.executor, rule.reason, environment, unmapped);
   const remote = isRemote(from) ? from : isRemote(to) ? to : null;
   if (rule.executor === "staged" && remote !== null && !environment.executors.includes("nixl"))
     throw missingExecutor(key, "nixl", rule.reason, environment);

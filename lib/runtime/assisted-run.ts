@@ -197,16 +197,16 @@ export class AssistedRun implements RunningHop {
   #step(executor: ExecutorName, op: Hop["op"], program: CopyProgram): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     if (this.#error !== undefined) return Promise.reject(this.#error);
-    let running: RunningHop | undefined;
-    let ended = false;
-    running = this.#runProgram(executor, op, program, (outcome) => {
-      ended = true;
-      if (running !== undefined) this.#running.delete(running);
+    // It may end before the call returns.
+    const hop: { running?: RunningHop; ended: boolean } = { ended: false };
+    hop.running = this.#runProgram(executor, op, program, (outcome) => {
+      hop.ended = true;
+      if (hop.running !== undefined) this.#running.delete(hop.running);
       if (outcome.inDoubt) this.#inDoubt = true;
       if (outcome.ok) resolve();
       else reject(outcome.error ?? stopped());
     });
-    if (!ended) this.#running.add(running);
+    if (!hop.ended) this.#running.add(hop.running);
     return promise;
   }
 

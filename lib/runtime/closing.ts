@@ -67,13 +67,14 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   await within(clock, STOP_MILLIS, registrar.takeBackAll());
   // Peers that hear it need not wait for silence to know.
   await within(clock, STOP_MILLIS, fences.farewell());
-  messenger.close();
   // Both directions at once: two transports that close together wait for each other.
   await within(
     clock,
     NATIVE_MILLIS,
     Promise.all([peers.forgetAll(), session.neighbours?.closing(NATIVE_MILLIS)]),
   );
+  // Until now somebody may have imported this worker.
+  messenger.close();
   // An agent that is gone touches nothing: what only waited for that proof is free.
   let stuck = 0;
   if (session.agent !== null) {

@@ -100,7 +100,7 @@ export async function closeOrder(order: CudaOrder, driver: CudaDriver): Promise<
  */
 export function orderedPlan(plan: TransferPlan, order: CudaOrder): TransferPlan {
   const hops = plan.legs.flatMap((leg) => leg.hops);
-  if (hops.length === 0 || hops.every((hop) => hop.executor === "cuda")) return plan;
+  if (hops.every((hop) => hop.executor === "cuda")) return plan;
   if (order.streamWaits)
     throw invalid("streamWaits", "left out: only copies by a GPU can be waited for by a stream", true);
   const [first, ...others] = plan.legs;

@@ -1,10 +1,14 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { PackageFormat } from "../core/package.ts";
 import type { LayoutRecord } from "../core/layout.ts";
-import { localLayouts } from "../core/registry-queries.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
+import { isLocal, localLayouts } from "../core/registry-queries.ts";
 import { exportPackage } from "../core/registry-export.ts";
 import { KvferryError } from "../core/errors.ts";
 import { U64_MAX } from "../core/integers.ts";
+import type { NixlAgent, NixlRegion } from "../native/agent.ts";
+import { KVF_MEM_DRAM } from "../native/symbols.ts";
+import { packBlobs } from "./nixl-blobs.ts";
 import { macOf } from "./authentication.ts";
 import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Fences } from "./fences.ts";
@@ -32,7 +36,7 @@ export async function exportMetadata(
   session: Session,
   state: TransportState,
   options: ExportOptions,
-  fences: Fences,
+  parts: ExportParts,
 ): Promise<Uint8Array> {
   state.demandOpen("exportMetadata");
   const format = formatOf(options);
@@ -53,14 +57,13 @@ export async function exportMetadata(
     );
   }
   const codecs = loadedCodecs() ?? (await loadCodecs());
-  // The snapshot of before: NIXL's blob, made after it, names at least what its layouts need.
-  const { snapshot } = state;
   const sequence = (sequences.get(state) ?? 0) + 1;
   sequences.set(state, sequence);
   // Peers reach files, and GPUs without RDMA, through staging memory of this process: NIXL's blob must name it.
-  if (session.agent !== null && format === "kvferry" && localLayouts(snapshot).some(needsStaging))
+  if (session.agent !== null && format === "kvferry" && localLayouts(state.snapshot).some(needsStaging))
     await session.staging.receive.register(session.agent);
-  const blob = session.agent === null ? new Uint8Array(0) : await session.agent.metadata();
+  const { snapshot, blob } = await describe(session, state, parts, handles);
+  warnOnce(session, parts, handles === undefined ? localLayouts(snapshot) : []);
   const metadata = exportPackage(snapshot, blob, {
     format,
     sequence,
@@ -72,7 +75,7 @@ export async function exportMetadata(
   });
   if (format === "kvferry") session.neighbours?.exported(metadata);
   // From here on others may know of these layouts.
-  fences.exported(
+  parts.fences.exported(
     metadata.layouts.map(({ handle }) => handle),
     sequence,
     format,
@@ -86,6 +89,82 @@ export async function exportMetadata(
     first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },
   );
 }
+
+/** What an export needs beside the session. */
+export interface ExportParts {
+  readonly fences: Fences;
+  /** What NIXL has registered for layouts, by memory type. */
+  readonly registrations: (handles: readonly LayoutHandle[]) => ReadonlyMap<number, readonly NixlRegion[]>;
+  readonly warn: (code: string, message: string) => void;
+}
+
+/**
+ * NIXL's blob, and a snapshot whose layouts it names: made after the snapshot, it knows at least what that has, and a
+ * layout that was taken back meanwhile must not stand in the package.
+ */
+async function describe(
+  session: Session,
+  state: TransportState,
+  parts: ExportParts,
+  handles: readonly LayoutHandle[] | undefined,
+): Promise<{ readonly snapshot: RegistrySnapshot; readonly blob: Uint8Array }> {
+  for (let attempt = 1; ; attempt++) {
+    const { snapshot } = state;
+    const blob =
+      session.agent === null
+        ? new Uint8Array(0)
+        : handles === undefined
+          ? await session.agent.metadata()
+          : await partialBlob(session, session.agent, parts, handles);
+    const gone =
+      state.snapshot !== snapshot &&
+      localLayouts(snapshot).some(({ handle }) => !isLocal(state.snapshot, handle));
+    if (!gone || attempt === MOST_ATTEMPTS) return { snapshot, blob };
+  }
+}
+
+/** Exports are made again so often while layouts come and go. */
+const MOST_ATTEMPTS = 8;
+
+/** How to connect, and only the registrations of some layouts. */
+async function partialBlob(
+  session: Session,
+  agent: NixlAgent,
+  { registrations }: ExportParts,
+  handles: readonly LayoutHandle[],
+): Promise<Uint8Array> {
+  const blobs = [await agent.partialMetadata(KVF_MEM_DRAM, [])];
+  const wanted = new Map(registrations(handles));
+  const pool = session.staging.receive.registration;
+  if (pool !== null) wanted.set(KVF_MEM_DRAM, [...(wanted.get(KVF_MEM_DRAM) ?? []), pool]);
+  for (const [memory, regions] of wanted)
+    if (regions.length > 0) blobs.push(await agent.partialMetadata(memory, regions));
+  return packBlobs(blobs);
+}
+
+const warned: WeakMap<Session, Set<string>> = new WeakMap();
+
+/** What peers are trusted with, said once. */
+function warnOnce(session: Session, { warn }: ExportParts, layouts: readonly LayoutRecord[]): void {
+  if (session.agent === null) return;
+  const told = warned.get(session) ?? new Set<string>();
+  warned.set(session, told);
+  const say = (code: string, message: string): void => {
+    if (told.has(code)) return;
+    told.add(code);
+    warn(code, message);
+  };
+  if (session.options.secrets.length === 0) say("NO_SECRET", NO_SECRET_WARNING);
+  if (layouts.some(({ access }) => access === "read"))
+    say(
+      "ACCESS",
+      'layouts with access "read" leave this process: kvferry peers keep to it, and neighbours and staged routes enforce it, but a peer that reaches the memory through NIXL could write to it all the same',
+    );
+}
+
+/** Said once in the log and by the doctor. */
+export const NO_SECRET_WARNING: string =
+  "no secret is configured: metadata packages and control messages are not authenticated, and whoever can reach NIXL's ports can read and overwrite this process's memory; give every worker the same `secret`";
 
 function needsStaging(layout: LayoutRecord): boolean {
   return layout.components.some(({ storage }) => storage.kind === "disk" || storage.kind === "device");

@@ -138,7 +138,8 @@ export class Fences implements PeerWatcher {
   // ---- this process's layouts ----
 
   exported(handles: readonly LayoutHandle[], sequence: number, format: PackageFormat): void {
-    this.#importers.noteExport(handles, sequence, format);
+    // Without NIXL only neighbours touch memory here: each is known as long as it has it mapped.
+    if (this.#parts.agent !== null) this.#importers.noteExport(handles, sequence, format);
   }
 
   /** Workers that may touch a layout's memory now. */

@@ -7,6 +7,7 @@ import type { LayoutHandle } from "../core/handle.ts";
 import { forgetPeer, importPackage, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
 import { getPeer } from "../core/registry-queries.ts";
 import { macOf } from "./authentication.ts";
+import { checkBlob } from "./blob-check.ts";
 import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
@@ -203,7 +204,9 @@ export class PeerBook implements PeerHost {
       acceptUnauthenticated: options.acceptUnauthenticated,
       ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
     });
-    return checkPackage(decoded, options, Date.now(), operation);
+    const checked = checkPackage(decoded, options, Date.now(), operation);
+    checkBlob(checked, operation);
+    return checked;
   }
 
   async #enter(metadata: MetadataPackage): Promise<Peer> {

@@ -2,6 +2,7 @@ import type { MetadataPackage } from "../core/package.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import type { Engine } from "./engine.ts";
 import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
+import { unpackBlobs } from "./nixl-blobs.ts";
 import type { Peer } from "./peer.ts";
 import type { Session } from "./session.ts";
 
@@ -20,8 +21,8 @@ export class PeersInNixl {
   /** @throws KvferryError `NIXL` when NIXL refuses the metadata, `PEER_LOST` when they are another agent's. */
   async load(metadata: MetadataPackage): Promise<void> {
     const { agent } = this.#session;
-    if (agent === null || metadata.nixlMetadata.byteLength === 0) return;
-    await agent.loadPeer(metadata.nixlMetadata, metadata.wireName);
+    if (agent === null) return;
+    for (const blob of unpackBlobs(metadata.nixlMetadata)) await agent.loadPeer(blob, metadata.wireName);
   }
 
   /** Remembers what a new peer's import gave to NIXL. */
@@ -79,11 +80,14 @@ export class PeersInNixl {
     } catch (error) {
       const before = this.#given.get(peer)?.blob;
       await agent.forgetPeer(peer.wireName).catch(() => undefined);
-      if (before !== undefined && before.byteLength > 0)
-        await agent
-          .loadPeer(before, peer.wireName)
-          .catch((again: unknown) => lose(again instanceof Error ? again.message : String(again)));
+      try {
+        for (const blob of unpackBlobs(before ?? NOTHING)) await agent.loadPeer(blob, peer.wireName);
+      } catch (again) {
+        lose(again instanceof Error ? again.message : String(again));
+      }
       throw error;
     }
   }
 }
+
+const NOTHING = new Uint8Array(0);

@@ -4,6 +4,7 @@ import { KvferryError } from "../core/errors.ts";
 import { formatHandle, type LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
 import { registerLayout, unregisterLayout } from "../core/registry.ts";
+import type { NixlRegion } from "../native/agent.ts";
 import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
 import { within } from "./deadlines.ts";
@@ -118,6 +119,18 @@ export class Registrar {
     const { clock, options: opened } = this.#session;
     await within(clock, options.wait === true ? opened.deadlineMillis : RELEASE_MILLIS, freed);
     if (this.#retained.has(layout)) throw this.#stillReached(layout);
+  }
+
+  /** What NIXL has registered for layouts, by memory type. */
+  registrations(handles: readonly LayoutHandle[]): Map<number, NixlRegion[]> {
+    const wanted = new Set(handles);
+    const found = new Map<number, Set<NixlRegion>>();
+    for (const layout of this.layouts) {
+      if (!wanted.has(layout.handle)) continue;
+      for (const { memory, region } of this.#holds.get(layout) ?? [])
+        found.set(memory, (found.get(memory) ?? new Set()).add(region));
+    }
+    return new Map([...found].map(([memory, regions]) => [memory, [...regions]]));
   }
 
   /** Ends every wait that nothing will end any more; for `close`. */

@@ -3,6 +3,7 @@ import type { MachineProfile } from "../core/profile.ts";
 import type { ExecutorName } from "../core/plan.ts";
 import { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
+import { withVariable } from "../native/environment.ts";
 import { findNixl } from "../native/find-nixl.ts";
 import { openLibrary } from "../native/library.ts";
 import { loadCodecs } from "./codecs.ts";
@@ -214,13 +215,50 @@ async function openAgent(
     // Whoever has an agent will have peers; NIXL takes longer to load than the codecs, on a thread of its own.
     [agent] = await Promise.all([creating, loadCodecs()]);
     for (const [backend, parameters] of wanted.backends)
-      await agent.addBackend(backend, { ...ownWorkers(backend), ...parameters });
+      await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
     return { agent, reason: null };
   } catch (error) {
     await agent?.close().catch(() => 0);
     if (wanted.demanded || !(error instanceof KvferryError)) throw error;
     return { agent: null, reason: error };
   }
+}
+
+/**
+ * UCX over TCP writes to whatever address stands in a message, for anyone who connects: with a secret it is used only
+ * where the network is trusted.
+ */
+async function addBackend(
+  agent: NixlAgent,
+  name: string,
+  parameters: Readonly<Record<string, string>>,
+  options: ResolvedOptions,
+): Promise<void> {
+  if (name !== "UCX" || options.secrets.length === 0 || options.trustedNetwork) {
+    await agent.addBackend(name, parameters);
+    return;
+  }
+  try {
+    await withVariable("UCX_TLS", withoutTcp, () => agent.addBackend(name, parameters));
+  } catch (cause) {
+    throw new KvferryError(
+      "ACCESS",
+      "open",
+      "UCX has no way to peers here but TCP, by which anyone who can connect may overwrite this process's memory",
+      "Open the transport with trustedNetwork: true when only trusted hosts can reach this one, use hosts with RDMA, or leave NIXL out with nixl: false.",
+      { backend: name },
+      cause,
+    );
+  }
+}
+
+/** A UCX transport list as it is, but for TCP. */
+export function withoutTcp(present: string | undefined): string {
+  const given = present?.trim() ?? "";
+  if (given === "" || given === "all") return "^tcp";
+  if (given.startsWith("^")) return `${given},tcp`;
+  const names = given.split(",").filter((name) => name.trim() !== "tcp");
+  return names.length === 0 || names.some((name) => name.trim() === "all") ? "^tcp" : names.join(",");
 }
 
 /**

@@ -1,6 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import type { CudaSession } from "./cuda-session.ts";
-import type { NixlAgent } from "../native/agent.ts";
+import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
@@ -120,6 +120,13 @@ export class StagingPool {
     await this.#unpin?.();
     await releaseMemory(this.#context, this.#mapping);
     this.#mapping = undefined;
+  }
+
+  /** What NIXL has registered; null when it does not know the pool. */
+  get registration(): NixlRegion | null {
+    if (!this.#registered) return null;
+    const { address, bytes } = this.memory();
+    return { address, bytes, device: 0 };
   }
 
   /** Makes the memory and registers it with NIXL, once; metadata that are exported afterwards name it. */

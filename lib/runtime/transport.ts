@@ -323,7 +323,11 @@ export class Transport implements AsyncDisposable {
    * cannot say.
    */
   exportMetadata(options: ExportOptions = {}): Promise<Uint8Array> {
-    return exportMetadata(this.#session, this.#state, options, this.#fences);
+    return exportMetadata(this.#session, this.#state, options, {
+      fences: this.#fences,
+      registrations: (handles) => this.#registrar.registrations(handles),
+      warn: (code, message) => this.#warn(code, message),
+    });
   }
 
   /**
@@ -446,6 +450,14 @@ export class Transport implements AsyncDisposable {
       queueMicrotask(() => this.#peers.lose(peer, ended.error?.message ?? "a transfer failed"));
   }
 
+  #warn(code: string, message: string): void {
+    this.#events.emit("warning", { code, message });
+    if (code === "NO_SECRET" && !secretWarned) {
+      secretWarned = true;
+      process.emitWarning(message, { type: "KvferryWarning", code: "KVF_NO_SECRET" });
+    }
+  }
+
   #close(): Promise<CloseReport> {
     return closeTransport({
       session: this.#session,
@@ -464,6 +476,7 @@ export class Transport implements AsyncDisposable {
 
 const openTransports: Set<Transport> = new Set();
 let exitHook = false;
+let secretWarned = false;
 
 /** At exit neither destructors nor finalizers run: native threads are stopped here, synchronously. */
 function installExitHook(): void {

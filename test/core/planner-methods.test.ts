@@ -272,6 +272,43 @@ describe("the route table names the way or what is missing", () => {
     ]);
   });
 
+  test("many small descriptors of GPU memory go gathered to a peer that helps, few large ones by themselves", () => {
+    const world = new World();
+    const config = {
+      numBlocks: 4096,
+      numLayers: 1,
+      outerDim: 1,
+      pageSize: 1,
+      numHeads: 1,
+      headDim: 256,
+    } as const;
+    const from = world.add({ ...device, config });
+    const to = world.add({ ...peerDevice, config });
+    const scattered = Array.from({ length: 2000 }, (_unused, index) => (index * 7) % 4096);
+    const run = Array.from({ length: 2000 }, (_unused, index) => index);
+    const hop = (blocks: number[], environment: PlanEnvironment, method?: string): unknown => {
+      const plan = world.plan(
+        {
+          source: from.handle,
+          destination: to.handle,
+          sourceBlocks: blocks,
+          destinationBlocks: blocks,
+          ...(method === undefined ? {} : { method }),
+        },
+        environment,
+      );
+      const found = plan.legs[0]?.hops[0];
+      return [found?.executor, found?.method, found?.components?.length];
+    };
+    const helping: PlanEnvironment = { ...everything, assists: (agent) => agent === "peer" };
+    expect(hop(scattered, helping)).toEqual(["staged", "staged/slab", 1]);
+    expect(hop(run, helping)).toEqual(["nixl", "nixl/write", undefined]);
+    expect(hop(scattered, everything)).toEqual(["nixl", "nixl/write", undefined]);
+    expect(hop(scattered, { ...helping, assists: () => false })).toEqual(["nixl", "nixl/write", undefined]);
+    expect(hop(run, helping, "staged/slab")).toEqual(["staged", "staged/slab", 1]);
+    expect(hop(scattered, helping, "nixl/write")).toEqual(["nixl", "nixl/write", undefined]);
+  });
+
   test("programs carry the kind and number of each side's memory", () => {
     const world = new World();
     const from = world.add(device);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bun
-// Runs everything there is to run on a machine with a GPU and writes bench/results/<gpu>-<date>.json: the tests, the
+// Runs everything there is to run on a machine with a GPU and writes bench/results/gpu-<name>-<date>.json: the tests, the
 // benches, and the native kernel tests under compute-sanitizer, with driver, clocks and versions.
 //
 //   bun test/gpu/run.ts [--skip tests,bench,sanitize] [--only TEXT] [--processes N] [--samples N] [--out FILE]
@@ -47,14 +47,22 @@ async function main(): Promise<number> {
   if (!skipped.has("tests")) parts["tests"] = await tests();
   if (!skipped.has("sanitize")) parts["sanitize"] = await sanitize();
   if (!skipped.has("bench")) parts["bench"] = await bench(values.only, values.processes, values.samples);
-  const name = (gpu[0]?.["name"] ?? "gpu")
-    .replace(/^NVIDIA /, "")
-    .replaceAll(/[^A-Za-z0-9]+/g, "-")
-    .toLowerCase();
+  const name = (gpu[0]?.["name"] ?? "gpu").replaceAll(/[^A-Za-z0-9]+/g, "-").toLowerCase();
   const out =
-    values.out ?? join(ROOT, "bench", "results", `${name}-${new Date().toISOString().slice(0, 10)}.json`);
+    values.out ?? join(ROOT, "bench", "results", `gpu-${name}-${new Date().toISOString().slice(0, 10)}.json`);
   mkdirSync(dirname(out), { recursive: true });
-  const report = { gpu, clocksAfter: query(["clocks.sm", "clocks.mem"]), machine: machineFacts(), parts };
+  // The form of every bench report, with what else there was to say.
+  const { results = [], ...measured }: Partial<Part> = parts["bench"] ?? {};
+  const report = {
+    suite: "gpu",
+    machine: machineFacts(),
+    results,
+    gpu,
+    clocksAfter: query(["clocks.sm", "clocks.mem"]),
+    bench: measured,
+    tests: parts["tests"] ?? null,
+    sanitize: parts["sanitize"] ?? null,
+  };
   await Bun.write(out, `${JSON.stringify(report, null, 2)}\n`);
   say(`wrote ${out}`);
   const failed = Object.entries(parts).filter(([, part]) => !part.ok);

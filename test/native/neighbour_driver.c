@@ -412,6 +412,9 @@ static void under_fire(int rounds) {
             }
             pause_micros(100);
         }
+        event left;
+        while (b.at < b.filled && poll_event(&b, &left))
+            for (uint32_t k = 0; k < left.count; k++) close(left.descriptors[k]);
         if (round % 2) close_side(&b);
         else {
             CHECK(close_client(&b.js, 1000) == 0);

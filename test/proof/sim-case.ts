@@ -46,6 +46,7 @@ interface Member extends SimWorker {
   readonly layouts: LocalLayout[];
   readonly peers: Map<bigint, Peer>;
   closed: Promise<CloseReport> | null;
+  closedAt: number;
 }
 
 /** Blocks that their owner was told to be quiet. */
@@ -84,6 +85,7 @@ class Play {
   readonly #arrivals: { readonly arrival: Arrival; settled: boolean }[] = [];
   readonly #transfers: Transfer[] = [];
   readonly #ended: Map<Member, Map<number, number>> = new Map();
+  readonly #unheard: Set<SimProcess> = new Set();
   readonly #waits: { readonly what: string; readonly member: Member; done: boolean }[] = [];
   readonly #faulty: boolean;
   readonly #heartbeatMs: number;
@@ -103,6 +105,8 @@ class Play {
       agents: new Map(),
       inSockets: new Map(),
     };
+    world.mayBeFreed = (landing, region) =>
+      this.#unheard.has(landing.by) && this.#unheard.has(region.process);
     world.onLanding = (landing) => this.#checkLanding(landing);
   }
 
@@ -130,7 +134,13 @@ class Play {
       { workerId, heartbeatMs: this.#heartbeatMs, deadlineMs: this.#deadlineMs },
       first,
     );
-    const member: Member = { ...worker, layouts: [], peers: new Map(), closed: null };
+    const member: Member = {
+      ...worker,
+      layouts: [],
+      peers: new Map(),
+      closed: null,
+      closedAt: Number.POSITIVE_INFINITY,
+    };
     this.#members.push(member);
     const ended = new Map<number, number>();
     this.#ended.set(member, ended);
@@ -156,6 +166,8 @@ class Play {
       .exportMetadata()
       .then(async (bytes) => {
         at.peers.set(of.workerId, await at.transport.importMetadata(bytes));
+        // Its word of that finds nobody who hears it: the one race that a transport loses by closing.
+        if (this.#world.now > of.closedAt - 5) this.#unheard.add(at.process).add(of.process);
         this.#world.say(() => `P${at.process.id} has imported P${of.process.id}`);
         this.#count("imported");
       })
@@ -442,6 +454,7 @@ class Play {
     const stopped = this.#world.stoppedSince(member.process, 0);
     this.#world.say(() => `P${member.process.id} closes`);
     member.closed = member.transport.close();
+    member.closedAt = this.#world.now;
     const entry = { what: "close", member, done: false };
     this.#waits.push(entry);
     member.closed.then(

@@ -165,7 +165,7 @@ export class SimAgent {
   /** Whether anything can go to an agent. */
   reaches(peer: SimAgent): boolean {
     if (this.#connected.has(peer)) return true;
-    if (peer.destroyed) return false;
+    if (!peer.isOpen) return false;
     this.#connected.add(peer);
     return true;
   }

@@ -81,6 +81,7 @@ export class SimWorld {
   /** Events that ran. */
   steps = 0;
   /** Asked just before bytes move; answers with what is wrong with it, or null. */
+  mayBeFreed: (landing: SimLanding, region: SimRegion) => boolean = () => false;
   onLanding: (landing: SimLanding) => string | null = () => null;
 
   constructor(random: Random, traced: boolean) {
@@ -177,7 +178,7 @@ export class SimWorld {
     const region = this.regionOf(landing[side]);
     if (region === undefined) this.find(`${landing.what}: ${side} ${landing[side]} is nobody's memory`);
     // What a dead process had is gone with it: touching it fails, and hurts nobody.
-    else if (region.freed && region.process.alive)
+    else if (region.freed && region.process.alive && !this.mayBeFreed(landing, region))
       this.find(`${landing.what}: ${side} ${region.name} was freed already`);
   }
 

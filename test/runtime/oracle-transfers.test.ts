@@ -17,8 +17,8 @@ import {
 import { openLocal, pairTest } from "./helpers/transports.ts";
 
 const ARENA_BYTES = 2 ** 19;
-const LOCAL_CASES = 400;
-const NIXL_CASES = 60;
+const LOCAL_CASES = 250;
+const NIXL_CASES = 40;
 const SEED = 20_261_123;
 
 interface Moved {

@@ -1,7 +1,7 @@
 // The route table, cell by cell: every pair of memory kinds, here and at a peer, with whole blocks, one layer, a reordering
 // and a change of the page size. A cell either moves the right bytes or is refused with a code and a remedy. GPU rows run
 // against the stand-in for the driver.
-import { expect, test } from "bun:test";
+import { expect } from "bun:test";
 import { join } from "node:path";
 import {
   isKvferryError,
@@ -69,7 +69,8 @@ async function expected(
   const wanted = before.map((bytes) => bytes.slice());
   const { blockBytes } = from.config;
   const layerBytes = blockBytes / CONFIG.numLayers;
-  const sources = await Promise.all(SOURCE_BLOCKS.map((block) => from.read(block)));
+  const sources: Uint8Array[] = [];
+  for (const block of SOURCE_BLOCKS) sources.push(await from.read(block));
   if (shape === "pages") {
     // Two source blocks follow each other inside each wide one, cell by cell.
     const cell = blockBytes / (CONFIG.numLayers * CONFIG.outerDim);
@@ -93,9 +94,10 @@ const TARGET_BLOCKS = [8, 0, 3, 2];
 const WIDE_BLOCKS = [4, 1];
 
 async function contents(layout: LocalLayout): Promise<Uint8Array[]> {
-  return await Promise.all(
-    Array.from({ length: layout.config.numBlocks }, (_unused, block) => layout.read(block)),
-  );
+  const blocks: Uint8Array[] = [];
+  // One after the other: reads of a GPU at once would each pin memory of their own.
+  for (let block = 0; block < layout.config.numBlocks; block++) blocks.push(await layout.read(block));
+  return blocks;
 }
 
 async function cell(
@@ -174,7 +176,3 @@ nixlTest(
   },
   240_000,
 );
-
-test("the table has a row for each kind here and at a peer", () => {
-  expect(KINDS.length * 2).toBe(8);
-});

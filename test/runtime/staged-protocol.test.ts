@@ -1,0 +1,209 @@
+// The words of staged transfers: what is written is read back, damaged bytes are no words, and a peer that asks for bytes
+// outside the layout, or falls silent, gets nothing and costs nothing.
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import type { LayoutHandle } from "../../lib/core/handle.ts";
+import type { LayoutRecord } from "../../lib/core/layout.ts";
+import type { CopyProgram } from "../../lib/core/program.ts";
+import type { RunProgram } from "../../lib/runtime/assisted-run.ts";
+import { Leases } from "../../lib/runtime/leases.ts";
+import { readStaging, writeStaging, type StagingWord } from "../../lib/runtime/staged-protocol.ts";
+import { StagingServer } from "../../lib/runtime/staging-server.ts";
+import type { Chunk, ChunkSource, ChunkWaiter } from "../../lib/runtime/staging-pool.ts";
+import { openLocal, systemSpec } from "./helpers/transports.ts";
+
+const numbers = fc.array(fc.integer({ min: 0, max: 2 ** 40 }), { minLength: 1, maxLength: 20 });
+const asks: fc.Arbitrary<StagingWord> = fc
+  .record({
+    id: fc.nat(),
+    write: fc.boolean(),
+    layout: fc.bigInt({ min: 0n, max: 2n ** 128n - 1n }),
+    component: fc.string({ maxLength: 20, unit: "grapheme" }),
+    bases: numbers,
+    pairs: numbers,
+    count: fc.array(fc.integer({ min: 1, max: 9 }), { maxLength: 6 }),
+    rowBytes: fc.integer({ min: 1, max: 4096 }),
+  })
+  .map(({ id, write, layout, component, bases, pairs, count, rowBytes }) => ({
+    word: "ask",
+    id,
+    operation: write ? "write" : "read",
+    layout: layout as LayoutHandle,
+    component,
+    program: {
+      stageBase: Float64Array.from(bases),
+      farBase: Float64Array.from(bases.toReversed()),
+      stageOffset: Float64Array.from(pairs),
+      farOffset: Float64Array.from(pairs.toReversed()),
+      count,
+      stageStride: count.map((times) => times * 3),
+      farStride: count.map((times) => -times),
+      rowBytes,
+      bytes: count.reduce((product, times) => product * times, bases.length * pairs.length * rowBytes),
+    },
+  }));
+const others: fc.Arbitrary<StagingWord> = fc.oneof(
+  fc.record({
+    word: fc.constant("credit" as const),
+    id: fc.nat(),
+    address: fc.integer({ min: 1, max: 2 ** 47 }),
+  }),
+  fc.record({ word: fc.constantFrom("moved", "ended", "cancel"), id: fc.nat() }),
+  fc.record({
+    word: fc.constant("refused" as const),
+    id: fc.nat(),
+    code: fc.constantFrom("IO", "ACCESS"),
+    message: fc.string({ maxLength: 50 }).filter((text) => !text.includes("\n")),
+  }),
+) as fc.Arbitrary<StagingWord>;
+
+test("every word is read as it was written", () => {
+  fc.assert(
+    fc.property(fc.oneof(asks, others), (word) => {
+      expect(readStaging(writeStaging(word))).toEqual(word);
+    }),
+  );
+});
+
+test("damaged and cut words are read as nothing or as a whole word, never with an error", () => {
+  fc.assert(
+    fc.property(
+      fc.oneof(asks, others),
+      fc.nat(),
+      fc.nat({ max: 255 }),
+      fc.boolean(),
+      (word, at, value, cut) => {
+        const bytes = writeStaging(word);
+        const damaged = cut ? bytes.subarray(0, at % bytes.length) : bytes;
+        if (!cut) bytes[at % bytes.length] = value;
+        const read = readStaging(damaged);
+        if (read?.word !== "ask") return;
+        const { program } = read;
+        const rows = program.count.reduce(
+          (product, times) => product * times,
+          program.stageBase.length * program.stageOffset.length,
+        );
+        expect(rows * program.rowBytes).toBe(program.bytes);
+      },
+    ),
+  );
+  expect(readStaging(new Uint8Array(0))).toBeNull();
+});
+
+/** A server over a real layout, with chunks and copies that the test sees. */
+async function world(deadlineMillis = 50) {
+  const transport = await openLocal();
+  const layout = await transport.register(systemSpec("far"));
+  const record: LayoutRecord = layout.record;
+  const said: StagingWord[] = [];
+  const ran: CopyProgram[] = [];
+  const free: Chunk[] = [{ address: 4096, bytes: 1024 }];
+  const given: Chunk[] = [];
+  const waiters: ChunkWaiter[] = [];
+  const timers: (() => void)[] = [];
+  const serve = (): void => {
+    while (free.length > 0 && waiters.length > 0) waiters.shift()?.grant(free.pop() as Chunk);
+  };
+  const source: ChunkSource = {
+    chunkBytes: 1024,
+    count: 1,
+    pageable: false,
+    request: (waiter) => (waiters.push(waiter), serve()),
+    cancel: (waiter) => void waiters.splice(waiters.indexOf(waiter), 1),
+    release: (chunk) => (free.push(chunk), serve()),
+    giveUp: (chunk) => void given.push(chunk),
+  };
+  const runProgram: RunProgram = (_executor, _op, program, done) => {
+    ran.push(program);
+    done({ ok: true, cancelled: false, touched: true, inDoubt: false, bytes: program.bytes, error: null });
+    return { cancel() {}, abandon() {}, programsDone: () => 0, bytesDone: () => 0 };
+  };
+  const server = new StagingServer({
+    clock: { now: () => 0, after: (_millis, call) => (timers.push(call), () => undefined) },
+    leases: new Leases(),
+    send: async (_agent, body) => {
+      const word = readStaging(body);
+      if (word !== null) said.push(word);
+    },
+    waiting: () => undefined,
+    layout: (handle) => {
+      if (handle !== record.handle) throw new Error("no such layout");
+      return record;
+    },
+    chunks: () => source,
+    runProgram,
+    keepsSums: () => false,
+    deadlineMillis,
+  });
+  const base = layout.components["kv"]?.regions[0]?.address ?? 0;
+  const ask = (id: number, change: object = {}, word: object = {}): StagingWord => ({
+    word: "ask",
+    id,
+    operation: "write",
+    layout: record.handle,
+    component: "kv",
+    program: {
+      stageBase: Float64Array.of(0),
+      farBase: Float64Array.of(base),
+      stageOffset: Float64Array.of(0, 512),
+      farOffset: Float64Array.of(512, 0),
+      count: [],
+      stageStride: [],
+      farStride: [],
+      rowBytes: 512,
+      bytes: 1024,
+      ...change,
+    },
+    ...word,
+  });
+  return { transport, server, said, ran, free, given, timers, ask, base };
+}
+
+test("bytes outside the layout or the chunk, other components and layouts are refused before anything is lent", async () => {
+  const { transport, server, said, ran, free, ask, base } = await world();
+  await using _closing = transport;
+  const end = base + 2048;
+  const bad: [object, object][] = [
+    [{ farBase: Float64Array.of(base - 1) }, {}],
+    [{ farBase: Float64Array.of(end - 512) }, {}],
+    [{ farOffset: Float64Array.of(0, 2 ** 50) }, {}],
+    [{ stageOffset: Float64Array.of(0, 513) }, {}],
+    [{ stageOffset: Float64Array.of(-1, 512) }, {}],
+    [{ count: [2], farStride: [4096], stageStride: [256], rowBytes: 256 }, {}],
+    [{ bytes: 2048, rowBytes: 1024 }, {}],
+    [{}, { component: "other" }],
+    [{}, { layout: 12n }],
+  ];
+  bad.forEach(([change, word], id) => server.take("peer", ask(id, change, word)));
+  expect(said.map(({ word, id }) => [word, id])).toEqual(bad.map((_bad, id) => ["refused", id]));
+  expect([ran.length, free.length, server.pending]).toEqual([0, 1, 0]);
+});
+
+test("a write is scattered when the peer says that it arrived, and its chunk serves the next", async () => {
+  const { transport, server, said, ran, free, ask, base } = await world();
+  await using _closing = transport;
+  server.take("peer", ask(1));
+  server.take("peer", ask(2));
+  server.take("other", { word: "moved", id: 1 });
+  expect(said).toEqual([{ word: "credit", id: 1, address: 4096 }]);
+  server.take("peer", { word: "moved", id: 1 });
+  expect(said.slice(1)).toEqual([
+    { word: "ended", id: 1 },
+    { word: "credit", id: 2, address: 4096 },
+  ]);
+  expect(ran[0]).toMatchObject({ srcBase: Float64Array.of(4096), dstBase: Float64Array.of(base) });
+  server.take("peer", { word: "cancel", id: 2 });
+  expect([ran.length, free.length, server.pending]).toEqual([1, 1, 0]);
+});
+
+test("a peer that falls silent has its chunk replaced, not another's", async () => {
+  const { transport, server, given, timers, free, ask } = await world();
+  await using _closing = transport;
+  server.take("peer", ask(1));
+  expect(given).toEqual([]);
+  for (const timer of timers) timer();
+  expect(given).toEqual([{ address: 4096, bytes: 1024 }]);
+  // Heard of at last.
+  server.take("peer", { word: "moved", id: 1 });
+  expect([free.length, server.pending]).toEqual([1, 0]);
+});
