@@ -25,6 +25,7 @@ const groups: readonly (readonly Step[])[] = [
   [command("packages", [bun, "install", "--frozen-lockfile"], { minutes: 3 })],
   [
     command("generated symbols are current", [bun, "cshim/generate.ts", "--check"]),
+    command("API reference is current", [bun, ".ci/api-reference.ts", "--check"]),
     command("types", [bun, "check", "--no-script"]),
     command("format", [bun, "fmt", "--check"]),
     command("lint", [bun, "node_modules/oxlint/bin/oxlint"]),

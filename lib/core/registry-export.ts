@@ -50,7 +50,9 @@ export function exportPackage(
   if (!kvferry) refuseUnsayable(format, options);
   const wanted = options.layouts ?? null;
   const records = wanted === null ? localLayouts(snapshot) : subset(snapshot, wanted);
-  const chosen = kvferry ? records : records.filter((record) => !record.stagedOnly && !record.components.some(isOnDisk));
+  const chosen = kvferry
+    ? records
+    : records.filter((record) => !record.stagedOnly && !record.components.some(isOnDisk));
   return {
     format,
     workerId: snapshot.workerId,

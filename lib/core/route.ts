@@ -256,7 +256,7 @@ export function findRoute(
     throw missingExecutor(key, rule.executor, rule.reason, environment, unmapped);
   const remote = isRemote(from) ? from : isRemote(to) ? to : null;
   if (rule.executor === "staged" && remote !== null && !environment.executors.includes("nixl"))
-    throw missingExecutor(key, "nixl", rule.reason, environment);
+    throw missingExecutor(key, "nixl", rule.reason, environment, unmapped);
   return {
     key,
     executor: rule.executor,
@@ -347,12 +347,13 @@ function missingExecutor(
   executor: ExecutorName,
   why: string,
   environment: PlanEnvironment,
+  unmapped: string | undefined,
 ): Error {
   const known = environment.missing?.[executor];
   const word = executor === "nixl" ? "NO_NIXL" : executor === "cuda" ? "NO_CUDA" : "NO_ROUTE";
   return refusal(
     word,
-    `${key} needs the ${executor} executor, which this process does not have${known === undefined ? "" : `: ${known.reason}`}`,
+    `${key} needs the ${executor} executor, which this process does not have${known === undefined ? "" : `: ${known.reason}`}${inBrackets(unmapped)}`,
     known?.remedy ?? REMEDIES[executor],
     { route: key, executor, why },
   );

@@ -1,4 +1,6 @@
-type Codecs = typeof import("../wire/index.ts");
+import type * as wire from "../wire/index.ts";
+
+type Codecs = typeof wire;
 
 let loaded: Codecs | undefined;
 

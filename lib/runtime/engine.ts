@@ -8,7 +8,7 @@ import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
 import type { ChunkSource } from "./staging-pool.ts";
 import { layerNeeds, type LayerNeed } from "./layer-progress.ts";
 import type { BlockGroups, Leases } from "./leases.ts";
-import { Transfer, type SettledTransfer, type TransferControl } from "./transfer.ts";
+import type { SettledTransfer, Transfer, TransferControl } from "./transfer.ts";
 
 /** After its deadline a transfer is asked to stop; this much later it is settled whatever it does. */
 export const SETTLE_BOUND_MILLIS = 250;

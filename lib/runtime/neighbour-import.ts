@@ -509,7 +509,9 @@ export class NeighbourImporter {
     // A component is pinned when all of the layout's files are: they are made together.
     if (
       storage === undefined ||
-      pinned.some((found, at) => found == null && layout.segments[at]?.device === null)
+      pinned.some(
+        (found, at) => (found === null || found === undefined) && layout.segments[at]?.device === null,
+      )
     )
       return;
     if (link.phase !== "ready" || link.mapped.get(handle) !== layout) return;

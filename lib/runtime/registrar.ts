@@ -269,6 +269,7 @@ export class Registrar {
 
   /** Somebody may touch the memory by a way that this process cannot close. */
   #heldByOthers(handle: LayoutHandle): boolean {
+    if ((this.#session.neighbours?.holders(handle).length ?? 0) > 0) return true;
     if (this.fences === undefined) return false;
     return this.fences.holders(handle).length > 0 || (this.#state.isOpen && this.fences.isSilent(handle));
   }

@@ -54,6 +54,10 @@ for (const [name, sanitize, library] of [
   ["tsan", "thread", "libtsan.so"],
 ] as const) {
   if (canSanitize(library))
-    test(`the file lanes hold under the sanitizers: ${sanitize}`, () => runDriver(name, 3, { sanitize }), 240_000);
+    test(
+      `the file lanes hold under the sanitizers: ${sanitize}`,
+      () => runDriver(name, 3, { sanitize }),
+      240_000,
+    );
   else test.skip(`NOT RUN: no compiler with the sanitizers ${sanitize} here: install gcc`, () => undefined);
 }

@@ -1,6 +1,6 @@
 // How transfers run: notifications with them, chains, signals, prepared runs, layers, progress, events.
 import { describe, expect, test } from "bun:test";
-import { Transport, type LayoutConfig, type LocalLayout, type TransferEvent } from "../../index.ts";
+import type { LayoutConfig, LocalLayout, TransferEvent, Transport } from "../../index.ts";
 import { refused } from "./helpers/refusal.ts";
 import { SMALL, openLocal, pairTest, systemSpec, until } from "./helpers/transports.ts";
 
