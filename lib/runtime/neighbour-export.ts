@@ -244,29 +244,39 @@ export class NeighbourExporter {
 
   #answer(guest: Guest, layouts: readonly string[]): void {
     guest.answering = guest.answering.then(async () => {
-      for (const layout of layouts) await this.#handOut(guest, layout);
+      // Layouts that are not handed out mostly have their reason in common: one word says so of all of them.
+      const refused = new Map<string, string[]>();
+      for (const layout of layouts) {
+        const why = await this.#handOut(guest, layout);
+        if (why === null) continue;
+        const known = refused.get(why);
+        if (known === undefined) refused.set(why, [layout]);
+        else known.push(layout);
+      }
+      for (const [why, named] of refused) this.#say(guest, { say: "no", layouts: named, why });
     });
   }
 
-  async #handOut(guest: Guest, layout: string): Promise<void> {
+  /** @returns Why it is not handed out; null when it is, or when nobody is there to be told. */
+  async #handOut(guest: Guest, layout: string): Promise<string | null> {
     const handle = BigInt(layout) as LayoutHandle;
-    const no = (why: string): void => void this.#say(guest, { say: "no", layout, why });
     try {
       if (this.#refusedTo(guest, handle))
-        return no("The peer's layout is gone, or was not exported to this worker.");
+        return "The peer's layout is gone, or was not exported to this worker.";
       const served = this.#effects.find(handle);
-      if (served === undefined) return no("The peer's layout is gone.");
+      if (served === undefined) return "The peer's layout is gone.";
       const { word, descriptors, why } = await this.#describe(layout, served);
-      if (word === null) return no(why);
+      if (word === null) return why;
       // What took its time may be too late.
       if (this.#refusedTo(guest, handle) || this.#effects.find(handle)?.record !== served.record)
-        return no("The peer's layout is gone.");
-      if (!guest.connected || guest.phase !== "ready") return;
+        return "The peer's layout is gone.";
+      if (!guest.connected || guest.phase !== "ready") return null;
       guest.held.add(handle);
       if (!this.#say(guest, word, descriptors)) guest.held.delete(handle);
+      return null;
     } catch (error) {
       guest.held.delete(handle);
-      no(`The peer cannot hand it out: ${error instanceof Error ? error.message : String(error)}`);
+      return `The peer cannot hand it out: ${error instanceof Error ? error.message : String(error)}`;
     }
   }
 

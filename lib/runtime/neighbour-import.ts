@@ -361,7 +361,8 @@ export class NeighbourImporter {
       case "refused":
         return link.meeting.reject(new Error(word.why));
       case "no":
-        return this.#answered(link, BigInt(word.layout) as LayoutHandle, word.why);
+        for (const layout of word.layouts) this.#answered(link, BigInt(layout) as LayoutHandle, word.why);
+        return undefined;
       case "release":
         return this.#release(link, BigInt(word.layout) as LayoutHandle);
       case "closing":

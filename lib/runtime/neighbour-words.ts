@@ -54,7 +54,7 @@ export type ExporterWord =
       readonly segments: readonly SegmentWord[];
       readonly components: readonly ComponentWord[];
     }
-  | { readonly say: "no"; readonly layout: string; readonly why: string }
+  | { readonly say: "no"; readonly layouts: readonly string[]; readonly why: string }
   /** The exporter wants this layout's memory back. */
   | { readonly say: "release"; readonly layout: string }
   /** The exporter closes. */
@@ -122,7 +122,11 @@ const exporterWord: v.GenericSchema<unknown, ExporterWord> = v.variant("say", [
     segments: v.pipe(v.array(segment), v.maxLength(65_536)),
     components: v.pipe(v.array(component), v.maxLength(1_024)),
   }),
-  v.strictObject({ say: v.literal("no"), layout: decimal, why: text }),
+  v.strictObject({
+    say: v.literal("no"),
+    layouts: v.pipe(v.array(decimal), v.maxLength(4_096)),
+    why: text,
+  }),
   v.strictObject({ say: v.literal("release"), layout: decimal }),
   v.strictObject({ say: v.literal("closing") }),
   v.strictObject({ say: v.literal("credit"), bytes: count }),

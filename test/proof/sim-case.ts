@@ -655,7 +655,8 @@ const BENIGN: ReadonlySet<string> = new Set([
   "ERR_KVF_IN_USE",
 ]);
 
-const NO_FAULTS: SimFaults = {
+/** A world in which nothing goes wrong. */
+export const NO_FAULTS: SimFaults = {
   refuse: 0,
   fail: 0,
   breakOff: 0,

@@ -502,6 +502,24 @@ nixlTest("a transfer to a peer with NIXL is refused with the remedy where NIXL i
   expect(there.bytes[0]?.every((byte) => byte === 0xee)).toBe(true);
 });
 
+nixlTest("a push into a layout that peers may only read is refused, and reading it is not", async () => {
+  await using pair = await openPair();
+  const { a, b } = pair;
+  const here = await a.register(systemSpec("here"));
+  const there = await b.register({ ...systemSpec("there"), access: "read" } as LayoutSpec);
+  await there.fill(0x5a);
+  const peer = await pair.meet();
+  const ids = { sourceBlocks: [0], destinationBlocks: [1] };
+  const error = await refused(
+    "ACCESS",
+    a.transfer({ source: here, destination: peer.layout("there"), ...ids }),
+  );
+  expect(error.settlement).toBe("never-started");
+  await a.transfer({ source: peer.layout("there"), destination: here, ...ids });
+  expect((await here.read(1)).every((byte) => byte === 0x5a)).toBe(true);
+  expect(there.bytes[0]?.every((byte) => byte === 0x5a)).toBe(true);
+});
+
 describe("metadata", () => {
   test("that is no package, cut, grown, flipped or of a later version is refused and leaves nothing", async () => {
     await using exporter = await openLocal();

@@ -1,6 +1,7 @@
 // How transfers run: notifications with them, chains, signals, prepared runs, layers, progress, events.
 import { describe, expect, test } from "bun:test";
 import type { LayoutConfig, LocalLayout, TransferEvent, Transport } from "../../index.ts";
+import { randomOf } from "../random.ts";
 import { refused } from "./helpers/refusal.ts";
 import { SMALL, openLocal, pairTest, systemSpec, until } from "./helpers/transports.ts";
 
@@ -334,6 +335,59 @@ describe("deadlines", () => {
     expect(error.settlement).toBe("never-started");
     endless.cancel();
   });
+});
+
+describe("very many at once", () => {
+  test("beyond maxInFlight are refused before they begin, and room comes back", async () => {
+    await using transport = await openLocal({ maxInFlight: 64 });
+    const { source, destination } = await largePair(transport);
+    await source.fill({ random: 6 });
+    const request = { source, destination, sourceBlocks: ALL, destinationBlocks: ALL };
+    const transfers = Array.from({ length: 80 }, () => transport.transfer(request));
+    const outcomes = await Promise.allSettled(transfers);
+    const refusals = outcomes.filter((outcome) => outcome.status === "rejected");
+    expect(refusals.length).toBeGreaterThanOrEqual(80 - 64);
+    for (const { reason } of refusals) {
+      const error = await refused("IN_USE", Promise.reject(reason));
+      expect(error.settlement).toBe("never-started");
+    }
+    expect(outcomes.length - refusals.length).toBeGreaterThan(0);
+    expect((await transport.transfer(request)).settlement).toBe("done");
+    expect(await destination.checksums([0, 63])).toEqual(await source.checksums([0, 63]));
+  }, 30_000);
+
+  test("of every kind are all settled, exactly once each", async () => {
+    await using transport = await openLocal();
+    const config = { ...SMALL, numBlocks: 512 };
+    const layouts = await Promise.all(
+      ["a", "b", "c"].map((name) => transport.register(systemSpec(name, config))),
+    );
+    await Promise.all(layouts.map((layout, index) => layout.fill({ random: index })));
+    let events = 0;
+    transport.on("transfer", () => events++);
+    const random = randomOf(8, 8);
+    const transfers = Array.from({ length: 3000 }, (_unused, index) => {
+      const [source, destination] = random.shuffled(layouts);
+      if (source === undefined || destination === undefined) throw new Error("there are three layouts");
+      const good = random.chance(0.9);
+      const transfer = transport.transfer({
+        source,
+        destination,
+        sourceBlocks: [good ? index % 512 : 512],
+        destinationBlocks: [(index * 7) % 512],
+      });
+      if (random.chance(0.1)) transfer.cancel();
+      return transfer;
+    });
+    const outcomes = await Promise.allSettled(transfers);
+    const settled = await Promise.all(transfers.map((transfer) => transfer.settled));
+    for (const [index, outcome] of outcomes.entries())
+      expect(settled[index]?.settlement === "done").toBe(outcome.status === "fulfilled");
+    await until("every event", () => events === 3000);
+    expect(transfers.map(({ id }) => id)).toEqual(
+      Array.from({ length: 3000 }, (_unused, index) => index + 1),
+    );
+  }, 30_000);
 });
 
 describe("prepared transfers", () => {

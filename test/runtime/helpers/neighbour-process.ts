@@ -29,6 +29,7 @@ export class NeighbourProcess implements AsyncDisposable {
   readonly #child: Bun.Subprocess;
   readonly #open: Map<number, PromiseWithResolvers<unknown>> = new Map();
   #last = 0;
+  #left = false;
 
   /** @param prefix - A command that runs it, such as `unshare`. */
   constructor(prefix: readonly string[] = []) {
@@ -69,6 +70,12 @@ export class NeighbourProcess implements AsyncDisposable {
     process.kill(this.pid, signal);
   }
 
+  /** Lets go of the process: it exits by itself, without closing anything first. */
+  leave(): void {
+    if (!this.#left) this.#child.disconnect();
+    this.#left = true;
+  }
+
   async kill(): Promise<void> {
     this.#child.kill("SIGKILL");
     await this.#child.exited;
@@ -76,7 +83,7 @@ export class NeighbourProcess implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    this.#child.disconnect();
+    this.leave();
     const timer = setTimeout(() => this.#child.kill("SIGKILL"), 5_000);
     await this.#child.exited;
     clearTimeout(timer);

@@ -1,0 +1,52 @@
+// A process that lives to be killed, or to stay: it has a pool of blocks, and pushes and pulls when it is told to.
+import { Transport, type Peer } from "../../index.ts";
+import { KILL_OPTIONS, POOL, type PeerWord, type SurvivorWord } from "./kill-words.ts";
+
+const workerId = BigInt(process.argv[2] ?? "2");
+const transport = await Transport.open({ workerId, ...KILL_OPTIONS });
+const pool = await transport.register({ ...POOL, name: "pool" });
+await pool.fill({ random: Number(workerId) });
+let survivor: Peer | undefined;
+
+const say = (word: PeerWord): void => void process.send?.(word);
+
+process.on("message", (word: SurvivorWord) => {
+  void act(word).catch((error: unknown) => say({ say: "failed", why: Bun.inspect(error) }));
+});
+
+async function act(word: SurvivorWord): Promise<void> {
+  switch (word.do) {
+    case "export":
+      say({ say: "package", bytes: await transport.exportMetadata() });
+      return;
+    case "import":
+      survivor = await transport.importMetadata(word.bytes);
+      say({ say: "imported" });
+      return;
+    case "forget":
+      await survivor?.forget();
+      survivor = undefined;
+      say({ say: "imported" });
+      return;
+    case "fill":
+      await pool.fill({ random: word.seed });
+      say({ say: "filled" });
+      return;
+    case "push":
+    case "pull": {
+      if (survivor === undefined) return;
+      const there = survivor.layout("pool");
+      const [source, destination] = word.do === "push" ? [pool, there] : [there, pool];
+      const { sourceBlocks, destinationBlocks, deadlineMs } = word;
+      const tag = word.tag === null ? {} : { notify: word.tag };
+      // Whatever becomes of it is for the survivor to see.
+      transport
+        .transfer({ source, sourceBlocks, destination, destinationBlocks, deadlineMs, ...tag })
+        .catch(() => undefined);
+      return;
+    }
+    case "checksums":
+      say({ say: "sums", sums: await pool.checksums(word.blocks) });
+      return;
+  }
+}

@@ -1,0 +1,166 @@
+// A neighbour ends in mid-transfer: killed, or by a clean exit. Whoever is left must settle every transfer, unmap what was
+// the other's, get its own memory back, and neither fault nor leak.
+import { Transport, type LayoutConfig, type LayoutSpec, type Transfer } from "../../index.ts";
+import { randomOf } from "../random.ts";
+import {
+  listedMappings,
+  NeighbourProcess,
+  openDescriptors,
+  threadNames,
+} from "../runtime/helpers/neighbour-process.ts";
+
+/** What the proof is asked to do. */
+export interface NeighboursProofOptions {
+  readonly cases: number;
+  readonly seed: number;
+  /** Stops after this time. */
+  readonly minutes?: number;
+}
+
+/** What the proof found. */
+export interface NeighboursProofResult {
+  readonly name: string;
+  readonly cases: number;
+  readonly failures: number;
+  readonly seed: number;
+  readonly seconds: number;
+  readonly findings: readonly string[];
+  /** How the cases were spread, and how their transfers settled. */
+  readonly tally: Readonly<Record<string, number>>;
+}
+
+/** Large enough that a transfer takes milliseconds and runs on another thread. */
+const CONFIG: LayoutConfig = { numBlocks: 64, numLayers: 4, outerDim: 2, pageSize: 64, innerDim: 512 };
+const IDS = Uint32Array.from({ length: 64 }, (_unused, index) => index);
+const SETTLE_MILLIS = 10_000;
+
+function specOf(name: string): LayoutSpec {
+  return { name, config: CONFIG, memory: { kind: "system" } };
+}
+
+/** Ends neighbours in mid-transfer, half of them by force. */
+export async function run(options: NeighboursProofOptions): Promise<NeighboursProofResult> {
+  const started = performance.now();
+  const until = started + (options.minutes ?? Number.POSITIVE_INFINITY) * 60_000;
+  const findings: string[] = [];
+  const tally: Record<string, number> = {};
+  let cases = 0;
+  let failures = 0;
+  const here = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
+  const own = await here.register(specOf("own"));
+  // The first case warms up threads and sockets; what it leaves is what every later one must leave.
+  await tryCase(here, own, options.seed, -1, {});
+  const before = await footprint();
+  for (let index = 0; index < options.cases && performance.now() < until; index++) {
+    cases++;
+    const problem = await tryCase(here, own, options.seed, index, tally).catch((error: unknown) =>
+      error instanceof Error ? (error.stack ?? error.message) : String(error),
+    );
+    if (problem === null) continue;
+    failures++;
+    if (findings.length < 20) findings.push(`seed ${options.seed} case ${index}: ${problem}`);
+  }
+  const after = await footprint();
+  for (const what of ["mappings", "descriptors", "threads"] as const)
+    if (after[what] > before[what]) {
+      failures++;
+      findings.push(`${what}: ${before[what]} after the first case, ${after[what]} after the last`);
+    }
+  const report = await here.close();
+  if (report.layouts.length > 0 || report.stuck > 0 || report.inDoubt > 0) {
+    failures++;
+    findings.push(`close had to leave ${JSON.stringify(report)}`);
+  }
+  const seconds = (performance.now() - started) / 1_000;
+  return { name: "neighbours", cases, failures, seed: options.seed, seconds, findings, tally };
+}
+
+async function tryCase(
+  here: Transport,
+  own: Awaited<ReturnType<Transport["register"]>>,
+  seed: number,
+  index: number,
+  tally: Record<string, number>,
+): Promise<string | null> {
+  const random = randomOf(seed, index + 1);
+  // Half are killed; of the others half close their transport, half just exit.
+  const kind = index % 2 === 0 ? "killed" : index % 4 === 1 ? "closed" : "exited";
+  const far = new NeighbourProcess();
+  await far.call({ do: "open", options: { workerId: 2n } });
+  await far.call({ do: "register", specs: [specOf("theirs")] });
+  // Handed to the neighbour, and to be had back after its end.
+  const lent = await here.register(specOf("lent"));
+  await far.call({ do: "import", bytes: await here.exportMetadata({ layouts: [lent] }) });
+  const peer = await here.importMetadata(await far.call<Uint8Array>({ do: "export" }));
+  const theirs = peer.layout("theirs");
+  const inodes = new Set(listedMappings(far.pid).map(({ inode }) => inode));
+  const shared = listedMappings("self").filter(({ inode }) => inodes.has(inode)).length;
+  if (theirs.distance !== "neighbour" || shared !== 2) return `${theirs.distance}, ${shared} shared mappings`;
+  await far.call({ do: "storm", move: { own: "theirs", peers: "lent", direction: "push", ids: [...IDS] } });
+
+  const transfers: Transfer[] = [];
+  const start = (): void => {
+    for (const [source, destination] of [
+      [own, theirs],
+      [theirs, own],
+    ] as const)
+      transfers.push(here.transfer({ source, destination, sourceBlocks: IDS, destinationBlocks: IDS }));
+  };
+  start();
+  await Bun.sleep(random.between(0, 8));
+  start();
+  if (kind === "killed") await far.kill();
+  else if (kind === "closed") await far.call({ do: "close" });
+  far.leave();
+  count(tally, kind);
+  for (const transfer of transfers) {
+    await transfer.catch(() => undefined);
+    const settled = await within(transfer.settled);
+    if (settled === null) return "a transfer did not settle";
+    count(tally, `${settled.settlement}, ${settled.proof}`);
+  }
+  if ((await within(peer.lost)) === null) return "the peer was not lost";
+  await far[Symbol.asyncDispose]();
+  if ((await within(lent.unregister({ wait: true }).then(() => true))) === null)
+    return "what was lent did not come back";
+  const end = performance.now() + SETTLE_MILLIS;
+  while (listedMappings("self").some(({ inode }) => inodes.has(inode))) {
+    if (performance.now() > end) return "memory of the dead process is still mapped";
+    await Bun.sleep(1);
+  }
+  if (own.quarantinedBlocks().length > 0) return "blocks are in quarantine that nobody touches";
+  return null;
+}
+
+interface Footprint {
+  readonly mappings: number;
+  readonly descriptors: number;
+  readonly threads: number;
+}
+
+/** What of this process could leak, once everything that ends has ended. */
+async function footprint(): Promise<Footprint> {
+  let last = { mappings: 0, descriptors: 0, threads: 0 };
+  for (let same = 0, tries = 0; same < 20 && tries < 1_000; tries++) {
+    const now = {
+      mappings: listedMappings("self").length,
+      descriptors: openDescriptors("self"),
+      threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
+    };
+    same = Bun.deepEquals(now, last) ? same + 1 : 0;
+    last = now;
+    await Bun.sleep(5);
+  }
+  return last;
+}
+
+function count(tally: Record<string, number>, what: string): void {
+  tally[what] = (tally[what] ?? 0) + 1;
+}
+
+/** The promise's value, or null when it takes longer than anything may. */
+async function within<T>(promise: Promise<T>): Promise<T | null> {
+  const { promise: late, resolve } = Promise.withResolvers<null>();
+  const timer = setTimeout(() => resolve(null), SETTLE_MILLIS);
+  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
