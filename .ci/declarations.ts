@@ -82,7 +82,7 @@ function statementAt(
 }
 
 function isBody(text: string): boolean {
-  return !/[:=|&(,]\s*\{$/.test(text) || / = \{$/.test(text);
+  return !/[:=|&(,]\s*\{$/.test(text) || text.endsWith(" = {");
 }
 
 /** Without initial values, and with spaces as one would write them on one line. */

@@ -11,7 +11,7 @@ export function suite(name: string, flags: readonly string[], options: CommandOp
   return {
     name,
     run: async () => {
-      const words = [process.execPath, "test", ...flags];
+      const words = [process.execPath, "test", "--timeout", "60000", ...flags];
       // A report of an earlier run must not vouch for one that breaks off.
       if (flags.includes("--coverage")) rmSync(COVERAGE, { recursive: true, force: true });
       return countTests(words, await execute(words, options));

@@ -1,3 +1,4 @@
+import { sizeOf, sizeText } from "./groups.ts";
 import { machineText } from "./machine.ts";
 import { escapeText, lineChart, ratioBars, short, type Bar, type Series } from "./picture.ts";
 import type { BenchReport, BenchResult } from "./result.ts";
@@ -153,20 +154,6 @@ function cells(row: BenchResult): string[] {
     row.interval === undefined ? "" : `${short(row.interval[0])} to ${short(row.interval[1])}`,
     row.goal === undefined ? "" : `${row.goal}${row.met === false ? " (missed)" : ""}`,
   ];
-}
-
-/** The size that an id ends with: `F1.d2h.pool.64k` has 65,536. */
-function sizeOf(id: string): number | null {
-  const found = /\.(\d+)(k|m|g)?$/.exec(id);
-  if (found === null) return null;
-  return (
-    Number(found[1]) * { k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, "": 1 }[(found[2] ?? "") as "k" | "m" | "g" | ""]
-  );
-}
-
-function sizeText(bytes: number): string {
-  if (bytes >= 2 ** 20) return `${bytes / 2 ** 20} MiB`;
-  return bytes >= 2 ** 10 ? `${bytes / 2 ** 10} KiB` : `${bytes} B`;
 }
 
 const STYLE = `

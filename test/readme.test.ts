@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { figuresMarkdown, recordedReports, withFigures } from "../bench/readme.ts";
+import { figurePages, recordedReports } from "../bench/readme.ts";
 
 const ROOT = resolve(import.meta.dirname, "..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
@@ -96,7 +96,9 @@ describe("the README", () => {
     expect(named.toSorted()).toEqual(commands.toSorted());
   });
 
-  test("its figures are those of the recorded results", () => {
-    expect(withFigures(README, figuresMarkdown(recordedReports(join(ROOT, "bench/results"))))).toBe(README);
+  test("its figures, their page and their picture are those of the recorded results", () => {
+    const pages = figurePages(README, recordedReports(join(ROOT, "bench/results")));
+    for (const [path, text] of Object.entries(pages))
+      expect(readFileSync(join(ROOT, path), "utf8")).toBe(text);
   });
 });

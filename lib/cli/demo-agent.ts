@@ -22,22 +22,25 @@ export interface DemoAgent {
   close(): Promise<void>;
 }
 
+/** How the two processes reach each other: NIXL's library, or by mapping each other's memory. */
+export type DemoDistance = { readonly nixl: string } | "neighbour";
+
 const WORKERS: Readonly<Record<DemoPeerName, bigint>> = { a: 1n, b: 2n };
 
 /**
- * Opens a transport with a NIXL agent of its own and registers this process's layout of every case. Ways around NIXL
- * are switched off.
+ * Opens a transport that has one way to the other process, NIXL or neighbours, and registers this process's layout of
+ * every case.
  *
  * @throws KvferryError whatever `Transport.open` and `register` throw.
  */
-export async function openDemoAgent(name: DemoPeerName, library: string): Promise<DemoAgent> {
+export async function openDemoAgent(name: DemoPeerName, distance: DemoDistance): Promise<DemoAgent> {
   const kvferry = await import("../../index.ts");
   const transport: Transport = await kvferry.Transport.open({
     workerId: WORKERS[name],
     agentName: `demo-${name}`,
-    nixl: { library, backends: { UCX: {} } },
+    nixl: distance === "neighbour" ? false : { library: distance.nixl, backends: { UCX: {} } },
     cuda: false,
-    neighbours: false,
+    neighbours: distance === "neighbour",
   });
   const layouts: LocalLayout[] = [];
   for (const [index, one] of DEMO_CASES.entries())
@@ -55,6 +58,10 @@ export async function openDemoAgent(name: DemoPeerName, library: string): Promis
     metadata: async () => await transport.exportMetadata(),
     meet: async (bytes) => {
       peer = await transport.importMetadata(bytes);
+      const wanted = distance === "neighbour" ? "neighbour" : "remote";
+      const other = peer.layouts.find((layout) => layout.distance !== wanted);
+      if (other !== undefined)
+        throw new Error(`layout ${other.name} of the peer is ${other.distance}, not ${wanted}`);
     },
     transfer: async (index, repeats) => {
       const one = caseAt(index);

@@ -1,6 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import type { ErrorWord } from "../core/errors.ts";
-import type { DemoAgent } from "./demo-agent.ts";
+import type { DemoAgent, DemoDistance } from "./demo-agent.ts";
 import { splitUcxLog, UCX_LOG_ENVIRONMENT } from "./ucx-log.ts";
 import type { UcxFacts } from "./ucx-log.ts";
 
@@ -22,7 +22,8 @@ export interface DemoAnswer {
 export interface DemoChild {
   readonly pid: number;
   readonly agent: DemoAgent;
-  open(library: string): Promise<void>;
+  /** Opens its agent; after `close` another one may be opened. */
+  open(distance: DemoDistance): Promise<void>;
   /** What UCX in the child said so far. */
   ucx(): UcxFacts;
   /** Ends the child, kindly at first. */
@@ -83,7 +84,7 @@ export function startChild(program: string): DemoChild {
   return {
     pid: child.pid,
     agent,
-    open: async (library) => void (await call("open", library)),
+    open: async (distance) => void (await call("open", distance)),
     ucx: () => log.facts(),
     end: async () => {
       child.disconnect();

@@ -1,6 +1,6 @@
 // The second process of `kvferry demo`: does what the first one asks for over IPC and leaves with it.
 import { openDemoAgent } from "./demo-agent.ts";
-import type { DemoAgent } from "./demo-agent.ts";
+import type { DemoAgent, DemoDistance } from "./demo-agent.ts";
 import type { DemoAnswer, DemoCall } from "./demo-channel.ts";
 import { errorData } from "./output.ts";
 
@@ -8,7 +8,8 @@ let agent: DemoAgent | undefined;
 
 async function perform(call: DemoCall): Promise<unknown> {
   if (call.method === "open") {
-    agent = await openDemoAgent("b", String(call.parameters[0]));
+    // The caller's side of the channel is typed by the same interface.
+    agent = await openDemoAgent("b", call.parameters[0] as DemoDistance);
     return undefined;
   }
   if (agent === undefined) throw new Error("the agent was not opened");

@@ -3,11 +3,12 @@ import { join } from "node:path";
 import { installPackages, PACKAGE_ROOT, restart } from "./checkout.ts";
 import { EXIT } from "./command.ts";
 import type { Command } from "./command.ts";
-import type { DemoAgent } from "./demo-agent.ts";
+import type { DemoAgent, DemoDistance } from "./demo-agent.ts";
 import { movedBytes } from "./demo-bytes.ts";
 import { DEMO_CASES, ownerOf } from "./demo-cases.ts";
 import type { DemoCase, DemoPeerName } from "./demo-cases.ts";
 import { startChild } from "./demo-channel.ts";
+import type { DemoChild } from "./demo-channel.ts";
 import { setupNixl } from "./nixl-setup.ts";
 import { table } from "./output.ts";
 import type { Output } from "./output.ts";
@@ -20,8 +21,12 @@ export interface DemoResult {
   readonly bytes: number;
   /** Every byte of both layouts was as it must be, guard blocks included. */
   readonly verified: boolean;
-  /** Gigabits (10^9) of payload per second, the fastest of a few runs. */
+  /** Gigabits (10^9) of payload per second over NIXL, the fastest of a few runs. */
   readonly gbps: number;
+  /** The same between neighbours that map each other's memory. */
+  readonly neighbourGbps: number;
+  /** How many times as fast neighbours are. */
+  readonly ratio: number;
 }
 
 /** Runs for the clock after the first, verified one. */
@@ -30,13 +35,15 @@ const REPEATS = 5;
 /** `kvferry demo`. */
 export const demoCommand: Command = {
   name: "demo",
-  summary: "move blocks between two processes over NIXL and verify every byte",
+  summary: "move blocks between two processes, over NIXL and as neighbours, and verify every byte",
   description: [
-    "Starts a second process; each has a NIXL agent of its own. They exchange metadata and move blocks both ways,",
-    "between different arrangements, orders and page sizes, with notifications. After each transfer every byte of",
+    "Starts a second process. The two exchange metadata and move blocks both ways, between different arrangements,",
+    "orders and page sizes, with notifications: once over NIXL, as between hosts, and once as neighbours that map each",
+    "other's memory, as processes of one host do by themselves. After each transfer every byte of",
     "both layouts is compared with what it must be by definition, the blocks beside the moved ones included.",
     "On a fresh clone it installs packages, builds the native library and fetches NIXL first.",
-    "gbps: gigabits (10^9) of payload per second, from submit to await, the fastest of a few runs.",
+    "gbps: gigabits (10^9) of payload per second, from submit to await, the fastest of a few runs; neighbourGbps: the",
+    "same between neighbours; ratio: how many times as fast that is.",
   ].join("\n"),
   options: {},
   run: async (_parsed, output) => {
@@ -65,29 +72,57 @@ interface DemoRun {
 }
 
 async function runDemo(library: string, output: Output): Promise<DemoRun> {
-  const { openDemoAgent } = await import("./demo-agent.ts");
   const child = startChild(join(PACKAGE_ROOT, "lib/cli/demo-peer.ts"));
   try {
-    const [own] = await Promise.all([openDemoAgent("a", library), child.open(library)]);
-    const agents: Readonly<Record<DemoPeerName, DemoAgent>> = { a: own, b: child.agent };
-    try {
-      await Promise.all([own.meet(await child.agent.metadata()), child.agent.meet(await own.metadata())]);
-      const results: DemoResult[] = [];
-      const problems: string[] = [];
-      for (const [index, one] of DEMO_CASES.entries()) {
-        const outcome = await runCase(index, one, agents);
-        results.push(outcome.result);
-        problems.push(...outcome.problems);
-        output.note(`${outcome.result.verified ? "verified" : "WRONG   "}  ${one.name}`);
-      }
-      const ucx = child.ucx();
-      await child.agent.close();
-      return { pids: [process.pid, child.pid], results, ucx, problems };
-    } finally {
-      await own.close();
-    }
+    const far = await runCases(child, { nixl: library }, (line) => output.note(`over NIXL    ${line}`));
+    const ucx = child.ucx();
+    const near = await runCases(child, "neighbour", (line) => output.note(`neighbours   ${line}`));
+    const results = DEMO_CASES.map((one, index): DemoResult => {
+      const [over, beside] = [far[index], near[index]];
+      const [gbps, neighbourGbps] = [over?.gbps ?? 0, beside?.gbps ?? 0];
+      return {
+        name: one.name,
+        bytes: movedBytes(one),
+        verified: over?.problems.length === 0 && beside?.problems.length === 0,
+        gbps,
+        neighbourGbps,
+        ratio: gbps === 0 ? 0 : Math.round((neighbourGbps / gbps) * 100) / 100,
+      };
+    });
+    const problems = [...far, ...near].flatMap((outcome) => outcome.problems);
+    return { pids: [process.pid, child.pid], results, ucx, problems };
   } finally {
     await child.end();
+  }
+}
+
+/** What one case did at one distance. */
+interface CaseOutcome {
+  readonly gbps: number;
+  readonly problems: readonly string[];
+}
+
+/** Runs every case at one distance, each process with a transport that has no other way. */
+async function runCases(
+  child: DemoChild,
+  distance: DemoDistance,
+  note: (line: string) => void,
+): Promise<CaseOutcome[]> {
+  const { openDemoAgent } = await import("./demo-agent.ts");
+  const [own] = await Promise.all([openDemoAgent("a", distance), child.open(distance)]);
+  const agents: Readonly<Record<DemoPeerName, DemoAgent>> = { a: own, b: child.agent };
+  try {
+    await Promise.all([own.meet(await child.agent.metadata()), child.agent.meet(await own.metadata())]);
+    const outcomes: CaseOutcome[] = [];
+    for (const [index, one] of DEMO_CASES.entries()) {
+      const outcome = await runCase(index, one, agents);
+      outcomes.push(outcome);
+      note(`${outcome.problems.length === 0 ? "verified" : "WRONG   "}  ${one.name}`);
+    }
+    await child.agent.close();
+    return outcomes;
+  } finally {
+    await own.close();
   }
 }
 
@@ -95,7 +130,7 @@ async function runCase(
   index: number,
   one: DemoCase,
   agents: Readonly<Record<DemoPeerName, DemoAgent>>,
-): Promise<{ readonly result: DemoResult; readonly problems: readonly string[] }> {
+): Promise<CaseOutcome> {
   const source = agents[ownerOf(one, "source")];
   const destination = agents[ownerOf(one, "destination")];
   const initiator = agents[one.initiator];
@@ -112,7 +147,7 @@ async function runCase(
     .map((look) => `${one.name}: ${look.wrong} of ${look.rows} rows are wrong, the first a ${look.first}`);
   const bytes = movedBytes(one);
   const gbps = Math.round(((bytes * 8) / (micros * 1_000)) * 100) / 100;
-  return { result: { name: one.name, bytes, verified: problems.length === 0, gbps }, problems };
+  return { gbps, problems };
 }
 
 /** What carried the data between the two processes, in UCX's names; null where UCX did not say. */
@@ -134,9 +169,12 @@ function report(
     result.bytes.toLocaleString("en"),
     result.verified ? "every byte" : "WRONG",
     result.gbps.toFixed(2),
+    result.neighbourGbps.toFixed(2),
+    `${result.ratio.toFixed(1)} x`,
   ]);
   output.say();
-  for (const line of table(["transfer", "bytes", "verified", "Gbit/s"], rows)) output.say(line);
+  const header = ["transfer", "bytes", "verified", "NIXL Gbit/s", "neighbours Gbit/s", "ratio"];
+  for (const line of table(header, rows)) output.say(line);
   output.say();
   output.say(
     `Processes ${pids.join(" and ")}, NIXL ${nixl.version ?? "of unknown release"}, backend ${nixl.backend}, transports ${nixl.transport ?? "unknown"}; ${seconds} s.`,
@@ -144,7 +182,7 @@ function report(
   const wrong = results.filter((result) => !result.verified).length;
   output.say(
     wrong === 0
-      ? output.style.good(`All ${results.length} transfers verified.`)
+      ? output.style.good(`All ${results.length} transfers verified, at both distances.`)
       : output.style.bad(`${wrong} of ${results.length} transfers are wrong.`),
   );
 }

@@ -469,7 +469,7 @@ class Run implements TransferControl, Expiring {
       "transfer",
       `the transfer did not finish within ${deadlineMillis} ms${unreached ? "; no byte has ever reached the peer" : ""}`,
       unreached
-        ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=^cma)."
+        ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=tcp,self)."
         : "Give it a longer deadlineMs, or look at explain(request) for why it is slow.",
       { id: this.transfer.id, deadlineMillis, route: plan.route, agent, everReached: !unreached },
     );

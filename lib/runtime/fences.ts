@@ -96,6 +96,8 @@ export class Fences implements PeerWatcher {
         ),
       )
       .catch(() => undefined);
+    // The same process again: what it could not be asked when it was lost it can be asked now.
+    for (const arrival of this.#parts.arrivals.doubtful(peer.wireName)) this.#ask(arrival);
   }
 
   async leaving(peer: Peer): Promise<void> {

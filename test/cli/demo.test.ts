@@ -16,11 +16,13 @@ interface Printed {
     readonly bytes: number;
     readonly verified: boolean;
     readonly gbps: number;
+    readonly neighbourGbps: number;
+    readonly ratio: number;
   }[];
 }
 
 test.skipIf(findNixl() === null)(
-  "the demo moves every case between two processes over the real NIXL and leaves nobody behind",
+  "the demo moves every case between two processes, over the real NIXL and as neighbours, and leaves nobody behind",
   async () => {
     const child = Bun.spawn(
       [process.execPath, join(import.meta.dirname, "../../lib/cli/main.ts"), "demo", "--json"],
@@ -43,6 +45,8 @@ test.skipIf(findNixl() === null)(
       expect(one.verified, one.name).toBe(true);
       expect(one.bytes).toBeGreaterThan(0);
       expect(one.gbps).toBeGreaterThan(0);
+      expect(one.neighbourGbps).toBeGreaterThan(0);
+      expect(one.ratio).toBeCloseTo(one.neighbourGbps / one.gbps, 1);
     }
     expect(printed.nixl.backend).toBe("UCX");
     expect(printed.nixl.transport).not.toBeNull();

@@ -12,9 +12,7 @@ import {
   type SurvivorWord,
 } from "./kill-words.ts";
 
-const [cases = 1, seed = 1, first = 0, route = "sm"] = process.argv
-  .slice(2)
-  .map((text, index) => (index < 3 ? Number(text) : text)) as [number, number, number, string];
+const [cases = 1, seed = 1, first = 0] = process.argv.slice(2).map(Number) as [number?, number?, number?];
 
 /** How late a transfer may settle after its deadline, milliseconds. */
 const LATE_MILLIS = 1_000;
@@ -267,7 +265,7 @@ async function judge(
   if (late > LATE_MILLIS)
     problems.push(`${what} (${outcome}) ended ${late.toFixed(0)} ms after its deadline`);
   // A link that is down cuts off everybody who is reached by it.
-  const affected = fault === "link" && route === "tcp";
+  const affected = fault === "link";
   if (withThird && !affected && outcome !== "done") problems.push(`${what} was not done: ${outcome}`);
 }
 
@@ -294,7 +292,9 @@ async function recover(
     await victim.peer?.forget().catch(() => undefined);
     await victim.ask({ do: "forget" });
     await connect(victim);
-    if (third.peer?.loss !== undefined) {
+    // A link that was down has cut off the third as well.
+    if (fault === "link") {
+      await third.peer?.forget().catch(() => undefined);
       await third.ask({ do: "forget" });
       await connect(third);
     }

@@ -102,7 +102,6 @@ async function survive(
       String(cases),
       String(seed),
       "0",
-      route,
     ],
     {
       env: { ...process.env, ...(route === "tcp" ? { UCX_TLS: "tcp" } : undefined) },

@@ -92,8 +92,8 @@ const programs: fc.Arbitrary<CopyProgram> = fc
     const offsets = Float64Array.from(runs, (_run, pair) => pair * 4 * unit);
     const rows = bases * blocks * (unit / rowBytes);
     return {
-      srcBase: Float64Array.from({ length: bases }, (_unused, base) => base * 1000),
-      dstBase: Float64Array.from({ length: bases }, (_unused, base) => 50_000 + (bases - base) * 1000),
+      srcBase: Float64Array.from({ length: bases }, (_unused, base) => base * 4000),
+      dstBase: Float64Array.from({ length: bases }, (_unused, base) => 50_000 + (bases - base) * 4000),
       srcOffset: offsets,
       dstOffset: offsets.toReversed(),
       run: withRuns ? Uint32Array.from(runs) : null,
