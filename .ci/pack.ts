@@ -39,10 +39,11 @@ const LEFT_OUT: RegExp = /(?:^|\/)(?:results|native\/[^/]+\.c)$/;
  * @returns Path of the tarball.
  */
 export async function pack(destination: string): Promise<string> {
+  // Not where a clone looks for prebuilt libraries: one that is there would be used instead of a newly built one.
+  const built = (platform: string): string => join(ROOT, "cshim", "build", "pack", platform, "libkvf.so");
   for (const { platform, target } of TARGETS) {
-    const out = join(ROOT, "cshim", "prebuilt", platform, "libkvf.so");
-    mkdirSync(join(out, ".."), { recursive: true });
-    await buildShim({ compiler: "zig", target, out, flags: ["-Wl,-s"] });
+    mkdirSync(join(built(platform), ".."), { recursive: true });
+    await buildShim({ compiler: "zig", target, out: built(platform), flags: ["-Wl,-s"] });
   }
   const stage = mkdtempSync(join(tmpdir(), "kvferry-pack-"));
   try {
@@ -51,10 +52,8 @@ export async function pack(destination: string): Promise<string> {
         recursive: true,
         filter: (path) => !LEFT_OUT.test(path),
       });
-    for (const { platform } of TARGETS) {
-      const file = join("cshim", "prebuilt", platform, "libkvf.so");
-      cpSync(join(ROOT, file), join(stage, file));
-    }
+    for (const { platform } of TARGETS)
+      cpSync(built(platform), join(stage, "cshim", "prebuilt", platform, "libkvf.so"));
     declarations(join(stage, "types"));
     writeFileSync(join(stage, "package.json"), `${JSON.stringify(manifest(), null, 2)}\n`);
     settleTimes(stage);

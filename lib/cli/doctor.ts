@@ -2,6 +2,7 @@ import { EXIT, textOption } from "./command.ts";
 import type { Command } from "./command.ts";
 import { machineChecks, softwareChecks } from "./doctor-checks.ts";
 import type { DoctorCheck } from "./doctor-checks.ts";
+import { neighbourCheck } from "./doctor-neighbours.ts";
 import { nixlChecks } from "./doctor-nixl.ts";
 import type { Output } from "./output.ts";
 
@@ -25,6 +26,7 @@ export const doctorCommand: Command = {
       ...software,
       ...(await nixlChecks(textOption(parsed, "nixl"), canTry)),
       ...machineChecks(),
+      ...(canTry ? [await neighbourCheck()] : []),
     ];
     for (const check of checks) for (const line of checkText(check, output)) output.say(line);
     const ok = checks.every((check) => check.ok || !check.required);

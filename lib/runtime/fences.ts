@@ -38,6 +38,7 @@ export interface FenceParts {
   readonly peers: PeerBook;
   readonly arrivals: Arrivals;
   readonly messenger: Messenger;
+  readonly liveness: { forget(wireName: string): void };
 }
 
 /**
@@ -86,6 +87,8 @@ export class Fences implements PeerWatcher {
         this.#elsewhere.add(peer.wireName);
     }
     this.#connected.delete(peer.wireName);
+    // Silence from before it was imported says nothing.
+    this.#parts.liveness.forget(peer.wireName);
     if (!peer.understandsControl) return;
     void this.#connectionInfo()
       .then((connection) =>
@@ -120,6 +123,7 @@ export class Fences implements PeerWatcher {
 
   left(peer: Peer): void {
     const { wireName } = peer;
+    this.#parts.liveness.forget(wireName);
     this.#leaving.delete(wireName);
     this.#connected.delete(wireName);
     this.#parts.arrivals.lose(wireName, peer.loss?.reason ?? "gone");

@@ -47,6 +47,7 @@ export interface ImporterEffects {
   readonly idle: (handle: LayoutHandle) => Promise<void>;
   /** The neighbour is gone, or closes. */
   readonly lost: (wireName: string, reason: string) => void;
+  readonly warn: (message: string) => void;
   /** The neighbour takes a layout back: nothing new may use it. */
   readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
   /** Maps an allocation of a GPU that another process opened for this one; `own`: another transport of this process. */
@@ -157,6 +158,10 @@ export class NeighbourImporter {
       link = await this.#linkTo(metadata);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
+      const { host } = metadata;
+      // Of another host or container nothing else was to be expected.
+      if (host !== null && host.rendezvous !== "" && this.#isNear(host))
+        this.#effects.warn(`worker ${metadata.workerId} is no neighbour: ${why}`);
       return { component: () => why, keep: () => undefined, undo: async () => undefined };
     }
     const reasons = new Map<LayoutHandle, string>();
@@ -331,6 +336,11 @@ export class NeighbourImporter {
     }
     this.#links.set(wireName, link);
     return link;
+  }
+
+  #isNear(host: HostPlace): boolean {
+    const { place } = this.#effects;
+    return place !== null && strangerReason(place, host) === null;
   }
 
   async #connect(rendezvous: string): Promise<NeighbourProcess> {

@@ -99,6 +99,7 @@ export class Neighbours {
       idle: (handle) => host().idle(handle),
       lost: (wireName, reason) => host().lost(wireName, reason),
       withdrawn: (wireName, handle) => host().withdrawn(wireName, handle),
+      warn: (message) => host().warn(message),
       openDevice: devices.open,
       pin: devices.pin,
       repinned: (wireName, handle, component, mapped) => host().repinned(wireName, handle, component, mapped),

@@ -196,6 +196,7 @@ export class Transport implements AsyncDisposable {
       peers: this.#peers,
       arrivals: this.#arrivals,
       messenger: this.#messenger,
+      liveness: this.#liveness,
     });
     this.#registrar.fences = this.#fences;
   }

@@ -148,6 +148,15 @@ class Play {
       ended.set(id, (ended.get(id) ?? 0) + 1);
       if ((ended.get(id) ?? 0) > 1) this.#world.find(`transfer ${id} of P${worker.process.id} ended twice`);
     });
+    worker.transport.on("peer", ({ change, reason, workerId: lost }) => {
+      if (change === "lost")
+        this.#world.say(() => `P${worker.process.id} has lost worker ${lost}: ${reason}`);
+      const silent = this.#members.some(
+        (other) => other.workerId === lost && other.process.stoppedMillis > 0,
+      );
+      if (change === "lost" && !this.#faulty && !silent && reason.startsWith("silent"))
+        this.#world.find(`worker ${lost} was given up without reason: ${reason}`);
+    });
     this.#register(member);
     this.#register(member);
     return member;

@@ -145,9 +145,10 @@ describe("a secret", () => {
       await using here = await openNear({ secret: mine, acceptUnauthenticated: true });
       await using there = await openNear(theirs === undefined ? {} : { secret: theirs });
       await there.register(systemSpec("pool"));
-      const metadata = decodePackage(await there.exportMetadata(), {
-        ...(theirs === undefined ? {} : { mac: macOf([{ keyId: "default", key: theirs }]) }),
-      });
+      const metadata = decodePackage(
+        await there.exportMetadata(),
+        theirs === undefined ? {} : { mac: macOf([{ keyId: "default", key: theirs }]) },
+      );
       // Signed by whoever holds the importer's key, for an exporter that does not.
       const bytes = encodePackage(metadata, "kvferry", {
         signing: { keyId: "default", mac: macOf([{ keyId: "default", key: mine }]) },

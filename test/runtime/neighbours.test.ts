@@ -7,7 +7,15 @@ import { KVF_MEMORY_SHARED } from "../../lib/native/symbols.ts";
 import type { Distances } from "./helpers/neighbour-calls.ts";
 import { listedMappings, NeighbourProcess, openDescriptors } from "./helpers/neighbour-process.ts";
 import { refused } from "./helpers/refusal.ts";
-import { freshWorker, openNeighbours, SMALL, systemSpec, until } from "./helpers/transports.ts";
+import {
+  freshWorker,
+  nixlTest,
+  openNeighbours,
+  openPair,
+  SMALL,
+  systemSpec,
+  until,
+} from "./helpers/transports.ts";
 
 const LARGE: LayoutConfig = { numBlocks: 32, numLayers: 4, outerDim: 2, pageSize: 64, innerDim: 1024 };
 const IDS = Array.from({ length: 32 }, (_unused, index) => index);
@@ -189,6 +197,49 @@ describe("between two processes", () => {
     );
     expect(error.message).toContain("does not own this memory");
     expect(heap.every((byte) => byte === 0)).toBe(true);
+  });
+
+  nixlTest("where NIXL is the way, explain says why mapping was passed over", async () => {
+    await using a = await Transport.open({ workerId: freshWorker(), nixl: {}, cuda: false });
+    await using b = await Transport.open({
+      workerId: freshWorker(),
+      nixl: {},
+      cuda: false,
+      neighbours: false,
+    });
+    const own = await a.register(systemSpec("own"));
+    await b.register(systemSpec("other"));
+    const peer = await a.importMetadata(await b.exportMetadata());
+    const { passedOver } = a.explain({
+      source: own,
+      destination: peer.layout("other"),
+      sourceBlocks: [0],
+      destinationBlocks: [0],
+    });
+    expect(passedOver).toContainEqual({
+      route: "neighbour",
+      reason: "The peer shares its memory with no process of its host.",
+    });
+  });
+
+  nixlTest("with NIXL on both sides as well, the nearer way is taken, and bytes are right", async () => {
+    await using pair = await openPair({ neighbours: true });
+    const { a, b } = pair;
+    const own = await a.register(systemSpec("own"));
+    const other = await b.register(systemSpec("other"));
+    await own.fill({ random: 6 });
+    const peer = await pair.meet();
+    expect(peer.layout("other").distance).toBe("neighbour");
+    await a.transfer({
+      source: own,
+      destination: peer.layout("other"),
+      sourceBlocks: [0, 1],
+      destinationBlocks: [2, 3],
+      notify: "x",
+    });
+    const next = await b.notifications({ signal: AbortSignal.timeout(10_000) }).next();
+    expect(new TextDecoder().decode(next.value?.payload)).toBe("x");
+    expect(await other.checksums([2, 3])).toEqual(await own.checksums([0, 1]));
   });
 
   test("with neighbours: false on either side nothing is mapped, and explain says why", async () => {
