@@ -55,7 +55,11 @@ describe("code on the pages", () => {
       .filter((line) => line.startsWith("block-"));
     // One of them is wrong on purpose: silence would mean that nothing was checked.
     const wrong = complaints.filter((line) => !line.startsWith("block-wrong.ts"));
-    expect(wrong.map((line) => line.replace(/^[^(]+/, (file) => (files as ReadonlyMap<string, string>).get(file) ?? file))).toEqual([]);
+    expect(
+      wrong.map((line) =>
+        line.replace(/^[^(]+/, (file) => (files as ReadonlyMap<string, string>).get(file) ?? file),
+      ),
+    ).toEqual([]);
     expect(complaints).toHaveLength(1);
   });
 
