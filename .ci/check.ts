@@ -20,6 +20,11 @@ const SANITIZED = [
   "test/readme.test.ts",
 ];
 
+/** What takes a tarball, a browser or an emulator; says itself what it could not run. */
+const PACKAGE = ["install", "executable", "arm64", "report-page"].map(
+  (name) => `./test/package/${name}.cases.ts`,
+);
+
 /** Steps of one group run side by side; groups run one after the other. */
 const groups: readonly (readonly Step[])[] = [
   [command("packages", [bun, "install", "--frozen-lockfile"], { minutes: 3 })],
@@ -32,7 +37,7 @@ const groups: readonly (readonly Step[])[] = [
   ],
   [command("NIXL", [bun, "lib/cli/main.ts", "setup"], { minutes: 4 })],
   shimSteps,
-  [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 12 })],
+  [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 25 })],
   [coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95)],
   [sanitizedSuite("what calls the library, under ASan and UBSan", SANITIZED, 4)],
   [
@@ -51,6 +56,7 @@ function long(): Step[][] {
   return [
     [command("proof at length: planner", proof("planner", 1_000_000), { minutes: 60 })],
     [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
+    [suite("package: installed, compiled in, emulated, looked at", PACKAGE, { minutes: 15 })],
     [sanitizedSuite("all tests under ASan and UBSan", [], 20)],
     [suite("tests in parallel processes", ["--parallel=2"], { minutes: 15 })],
     [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 15 })],

@@ -44,7 +44,7 @@ export const sanitizedSuite = (name: string, files: readonly string[], minutes: 
     if (built.failed > 0) return built;
     const logs = mkdtempSync(join(tmpdir(), "kvferry-asan-"));
     try {
-      const words = [process.execPath, "test", "--timeout", "120000", ...files];
+      const words = [process.execPath, "test", "--timeout", "120000", "--retry", "2", ...files];
       const ended = await execute(words, {
         minutes,
         environment: {

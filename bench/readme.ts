@@ -7,7 +7,7 @@ import { figuresPicture } from "./figures-picture.ts";
 import { rowGroups } from "./groups.ts";
 import type { RowGroup } from "./groups.ts";
 import { machineText } from "./machine.ts";
-import { figure } from "./result.ts";
+import { figure, goalText } from "./result.ts";
 import type { BenchReport, BenchResult } from "./result.ts";
 
 const START = "<!-- figures: written by `bun bench/readme.ts` from bench/results; do not edit -->";
@@ -115,11 +115,6 @@ function figuresMarkdown(reports: readonly BenchReport[]): string {
     ].join("\n\n");
   });
   return `${[...head, ...(parts.length === 0 ? ["No results are recorded yet."] : parts)].join("\n\n")}\n`;
-}
-
-/** Goals are computed from others now and then: `0.9299999999999999` is 0.93. */
-function goalText(goal: string): string {
-  return goal.replaceAll(/\d+\.\d{4,}/g, (digits) => String(Number(Number(digits).toPrecision(3))));
 }
 
 /** A table as the formatter lays it out. */

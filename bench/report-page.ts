@@ -1,6 +1,7 @@
 import { sizeOf, sizeText } from "./groups.ts";
 import { machineText } from "./machine.ts";
 import { escapeText, lineChart, ratioBars, short, type Bar, type Series } from "./picture.ts";
+import { goalText } from "./result.ts";
 import type { BenchReport, BenchResult } from "./result.ts";
 
 /** What the rows of a family are about; the family is the id's first word. */
@@ -41,7 +42,7 @@ export function reportPage(reports: readonly BenchReport[]): string {
 <body>
 <main>
 <h1>kvferry measurements</h1>
-<p>Each ratio is taken within one run on one machine: ours to the <em>limit</em>, which is what the hardware or the best hand-written C does with the same bytes. 1 is the limit and more is better; the black mark is the goal, the thin line the 95 % interval. GB/s are 10<sup>9</sup> bytes per second.</p>
+<p>Each ratio is taken within one run on one machine: ours to the <em>limit</em>, which is what the hardware or the best hand-written C does with the same bytes. 1 is the limit and more is better; the heavy mark is the goal, the thin line the 95 % interval. GB/s are 10<sup>9</sup> bytes per second.</p>
 ${sections.join("\n")}
 </main>
 </body>
@@ -152,19 +153,19 @@ function cells(row: BenchResult): string[] {
       .map(([name, value]) => `${name} ${short(value)}`)
       .join(", "),
     row.interval === undefined ? "" : `${short(row.interval[0])} to ${short(row.interval[1])}`,
-    row.goal === undefined ? "" : `${row.goal}${row.met === false ? " (missed)" : ""}`,
+    row.goal === undefined ? "" : `${goalText(row.goal)}${row.met === false ? " (missed)" : ""}`,
   ];
 }
 
 const STYLE = `
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5a6472;--paper:#ffffff;--rule:#d8dde3;--c0:#0b63c5;--c1:#9a5b00;--c2:#1c7c4a;--c3:#8a3fa0;--c4:#b3261e;--c5:#47606e;--good:#0b63c5;--bad:#c4561a}
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5a6472;--paper:#ffffff;--rule:#d8dde3;--c0:#0b63c5;--c1:#9a5b00;--c2:#1c7c4a;--c3:#8a3fa0;--c4:#b3261e;--c5:#47606e;--good:#0b63c5;--bad:#b0470d}
 @media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a3adb9;--paper:#14171b;--rule:#333a43;--c0:#6cb2ff;--c1:#e6a94e;--c2:#6fcf97;--c3:#d39be6;--c4:#ff8a80;--c5:#9fb6c3;--good:#6cb2ff;--bad:#f0935a}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:820px;margin:0 auto;padding:24px 16px 64px}h1{font-size:1.7rem;margin:.2em 0}h2{font-size:1.35rem;margin:2em 0 .3em;border-top:1px solid var(--rule);padding-top:1em}h3{font-size:1.1rem;margin:1.6em 0 .3em}h4{font-size:.95rem;margin:1em 0 .2em;color:var(--soft);font-weight:600}
-.machine,.note,figcaption{color:var(--soft);font-size:.88rem}figure{margin:.4em 0 1em}svg{width:100%;height:auto;display:block}
+.machine,.note,figcaption{color:var(--soft);font-size:.88rem}figure{margin:.4em 0 1em;overflow-x:auto}svg{width:100%;min-width:560px;height:auto;display:block}
 text{fill:var(--ink);font:12px system-ui,sans-serif}.tick{fill:var(--soft)}.grid{stroke:var(--rule)}.limit{stroke:var(--soft);stroke-dasharray:3 3}.goal{stroke:var(--ink);stroke-width:2.5}.whisker{stroke:var(--ink);stroke-width:1;opacity:.75}
 rect.met{fill:var(--good)}rect.missed{fill:var(--bad)}.series path{fill:none;stroke-width:1.6}.series.ours path{stroke-width:3}
 ${[0, 1, 2, 3, 4, 5].map((index) => `.s${index} path{stroke:var(--c${index})}.s${index} circle{fill:var(--c${index})}.key.s${index}{color:var(--c${index});font-weight:600;margin-right:.9em;white-space:nowrap}.key.s${index}::before{content:"\\25CF\\00a0"}`).join("")}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;min-width:100%}th,td{text-align:left;padding:4px 8px;border-bottom:1px solid var(--rule);vertical-align:top}td:not(:nth-child(5)):not(:nth-child(7)){white-space:nowrap}tr.short td:last-child{color:var(--bad);font-weight:600}code{font-size:.9em}
-@media print{body{font-size:11pt}section{break-before:page}figure,tr{break-inside:avoid}.wide{overflow:visible}}
+@media print{body{font-size:11pt}svg{min-width:0}figure{overflow:visible}section{break-before:page}figure,tr{break-inside:avoid}.wide{overflow:visible}}
 `;

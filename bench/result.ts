@@ -114,6 +114,11 @@ export function figure(value: number | undefined): string {
   return Math.abs(value) >= 1_000 ? Math.round(value).toString() : Number(value.toPrecision(3)).toString();
 }
 
+/** A goal in words. Goals are computed from others now and then: `0.9299999999999999` is 0.93. */
+export function goalText(goal: string): string {
+  return goal.replaceAll(/\d+\.\d{4,}/g, (digits) => String(Number(Number(digits).toPrecision(3))));
+}
+
 function ratioTo(spec: RowSpec, sets: SampleSets, name: string): ReturnType<typeof bootstrapRatio> {
   return bootstrapRatio(
     sets.map((set) => {

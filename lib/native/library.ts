@@ -65,11 +65,19 @@ export function libraryPath(): string {
       : [join(ROOT, "cshim", "prebuilt", platform, "libkvf.so"), join(ROOT, "cshim", "build", "libkvf.so")];
   const found = candidates.find((path) => existsSync(path));
   if (found === undefined)
-    throw unsupported("kvferry's native library is not there", BUILD, { platform, looked: candidates });
+    throw unsupported("kvferry's native library is not there", IN_EXECUTABLE ? EMBED : BUILD, {
+      platform,
+      looked: candidates,
+    });
   return found;
 }
 
 const BUILD = "Run `bun run build:shim` in kvferry's folder.";
+const EMBED =
+  "Build the executable with the plugin of `kvferry/plugin`, which puts the library into it, or name one by KVFERRY_SHIM.";
+
+/** Whether this is an executable of `bun build --compile`, whose modules lie in a file system of its own. */
+const IN_EXECUTABLE: boolean = import.meta.dir.startsWith("/$bunfs/");
 
 function openFrom(path: string): NativeLibrary {
   let library: NativeLibrary;

@@ -4,6 +4,7 @@ import { readdirSync } from "node:fs";
 import { isKvferryError, Transport, type LocalLayout, type Peer, type Transfer } from "../../index.ts";
 import { randomOf, type Random } from "../random.ts";
 import {
+  BLOCKS,
   KILL_OPTIONS,
   POOL,
   type Fault,
@@ -54,6 +55,8 @@ class Other {
 const transport = await Transport.open({ workerId: 1n, ...KILL_OPTIONS });
 const pool = await transport.register({ ...POOL, name: "pool" });
 await pool.fill({ random: 1 });
+const scratch = await transport.register({ ...POOL, name: "scratch" });
+let scratchBlock = 0;
 const third = await meet(3);
 let victim = await meet(2);
 
@@ -99,6 +102,12 @@ async function tryCase(index: number): Promise<KillReport> {
     tally[what] = (tally[what] ?? 0) + 1;
   };
   try {
+    if (third.peer?.loss !== undefined) {
+      // The end of the connection that the link had cut took the new one with it.
+      count("third connected anew");
+      await third.ask({ do: "forget" });
+      await connect(third);
+    }
     const heldBefore = held();
     const watched = start(random, problems, count);
     await Bun.sleep(random.between(0, 25));
@@ -302,23 +311,50 @@ async function recover(
       await third.peer?.forget().catch(() => undefined);
       await third.ask({ do: "forget" });
       await connect(third);
+      await untilReached(third, count);
     }
   }
   await quiet(fault, heldBefore, problems, count);
   await victim.ask({ do: "fill", seed: index });
+  await untilReached(victim, count);
+  await verify(problems, count);
+}
+
+/** The end of an old connection may take a new one with it, since NIXL drops peers by their names: then anew. */
+async function untilReached(other: Other, count: (what: string) => void): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
-      await verify(problems, count);
+      // Longer than what is left of the old connection.
+      for (let step = 0; step < 3; step++) {
+        await reach(other);
+        await Bun.sleep(50);
+      }
       return;
     } catch (error) {
-      // The end of an old connection may take a new one with it: NIXL drops the peer by its name.
-      if (attempt === 3 || !isKvferryError(error) || error.settlement !== "never-started") throw error;
-      count("connected anew");
-      await victim.peer?.forget().catch(() => undefined);
-      await victim.ask({ do: "forget" });
-      await connect(victim);
+      if (attempt === 5 || !isKvferryError(error)) throw error;
+      count(`${other === third ? "third" : "victim"} connected anew`);
+      await other.peer?.forget().catch(() => undefined);
+      await other.ask({ do: "forget" });
+      await connect(other);
     }
   }
+}
+
+/** Reads a block into memory that nothing else uses. */
+async function reach(other: Other): Promise<void> {
+  if (other.peer === undefined) throw new Error(`worker ${other.workerId} is not there`);
+  await within(
+    transport.transfer({
+      source: other.peer.layout("pool"),
+      // Nobody pushes into it.
+      sourceBlocks: [20],
+      destination: scratch,
+      destinationBlocks: [scratchBlock++ % BLOCKS],
+      deadlineMs: 5_000,
+    }),
+    HANG_MILLIS,
+    `the way to worker ${other.workerId} hangs`,
+  );
 }
 
 async function verify(problems: string[], count: (what: string) => void): Promise<void> {
@@ -328,7 +364,7 @@ async function verify(problems: string[], count: (what: string) => void): Promis
   await within(
     transport.transfer({
       source: fresh.layout("pool"),
-      sourceBlocks: [0, 1].slice(0, blocks.length),
+      sourceBlocks: [20, 21].slice(0, blocks.length),
       destination: pool,
       destinationBlocks: blocks,
       deadlineMs: 10_000,
@@ -347,7 +383,7 @@ async function verify(problems: string[], count: (what: string) => void): Promis
     HANG_MILLIS,
     "the push after the fault hangs",
   );
-  const theirs = await victim.ask({ do: "checksums", blocks: [0, 1, 30, 31] });
+  const theirs = await victim.ask({ do: "checksums", blocks: [20, 21, 30, 31] });
   const sums = theirs.say === "sums" ? theirs.sums : [];
   const pulled = await pool.checksums(blocks);
   const pushed = await pool.checksums([0, 1]);
