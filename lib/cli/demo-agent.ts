@@ -22,8 +22,8 @@ export interface DemoAgent {
   close(): Promise<void>;
 }
 
-/** How the two processes reach each other: NIXL's library, or by mapping each other's memory. */
-export type DemoDistance = { readonly nixl: string } | "neighbour";
+/** How the two processes reach each other: NIXL's library and a secret that both know, or by mapping each other's memory. */
+export type DemoDistance = { readonly nixl: string; readonly secret: Uint8Array } | "neighbour";
 
 const WORKERS: Readonly<Record<DemoPeerName, bigint>> = { a: 1n, b: 2n };
 
@@ -41,6 +41,8 @@ export async function openDemoAgent(name: DemoPeerName, distance: DemoDistance):
     nixl: distance === "neighbour" ? false : { library: distance.nixl, backends: { UCX: {} } },
     cuda: false,
     neighbours: distance === "neighbour",
+    // What is moved is made up, and both processes end within seconds: UCX may use TCP.
+    ...(distance === "neighbour" ? {} : { secret: distance.secret, trustedNetwork: true }),
   });
   const layouts: LocalLayout[] = [];
   for (const [index, one] of DEMO_CASES.entries())

@@ -74,7 +74,10 @@ interface DemoRun {
 async function runDemo(library: string, output: Output): Promise<DemoRun> {
   const child = startChild(join(PACKAGE_ROOT, "lib/cli/demo-peer.ts"));
   try {
-    const far = await runCases(child, { nixl: library }, (line) => output.note(`over NIXL    ${line}`));
+    const secret = crypto.getRandomValues(new Uint8Array(32));
+    const far = await runCases(child, { nixl: library, secret }, (line) =>
+      output.note(`over NIXL    ${line}`),
+    );
     const ucx = child.ucx();
     const near = await runCases(child, "neighbour", (line) => output.note(`neighbours   ${line}`));
     const results = DEMO_CASES.map((one, index): DemoResult => {

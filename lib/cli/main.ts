@@ -32,7 +32,9 @@ export async function main(commandLine: readonly string[]): Promise<number> {
   }
   const command = COMMANDS.find((one) => one.name === name);
   if (command === undefined) {
-    process.stderr.write(`kvferry: unknown command ${JSON.stringify(name)}\n\n${overview()}\n`);
+    const meant = COMMANDS.find((one) => similar(one.name, name));
+    const hint = meant === undefined ? "" : `; did you mean ${meant.name}?`;
+    process.stderr.write(`kvferry: unknown command ${JSON.stringify(name)}${hint}\n\n${overview()}\n`);
     return EXIT.usage;
   }
   const output = processOutput(rest.includes("--json"));
@@ -75,6 +77,21 @@ function overview(): string {
     "",
     EXIT_TEXT,
   ].join("\n");
+}
+
+/** Whether words differ in one letter, or in the order of two. */
+function similar(left: string, right: string): boolean {
+  if (left.startsWith(right) || right.startsWith(left)) return right.length > 1;
+  const [short, long] = left.length <= right.length ? [left, right] : [right, left];
+  let start = 0;
+  while (start < short.length && short[start] === long[start]) start++;
+  if (short.length < long.length) return short.slice(start) === long.slice(start + 1);
+  return (
+    short.slice(start + 1) === long.slice(start + 1) ||
+    (short[start] === long[start + 1] &&
+      short[start + 1] === long[start] &&
+      short.slice(start + 2) === long.slice(start + 2))
+  );
 }
 
 async function ownVersion(): Promise<string> {

@@ -2,10 +2,10 @@ import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 
 import { KvferryError } from "../core/errors.ts";
-import { cacheDirectory, findNixl, nixlInstallDirectory, NIXL_VERSION } from "../native/find-nixl.ts";
+import { cacheDirectory, findNixl, nixlInstallDirectory } from "../native/find-nixl.ts";
 import type { FindNixlOptions, NixlLocation } from "../native/find-nixl.ts";
 import { withLock } from "./lock.ts";
-import { PACKAGE, pinnedWheel, sha256Of, unpackWheel } from "./nixl-wheel.ts";
+import { pinnedWheel, sha256Of, unpackWheel, wheelName } from "./nixl-wheel.ts";
 import type { PinnedWheel } from "./nixl-wheel.ts";
 import { findPip, lastLine, runPip } from "./pip.ts";
 import type { Environment } from "./pip.ts";
@@ -67,7 +67,7 @@ export async function setupNixl(options: SetupNixlOptions = {}): Promise<SetUpNi
       const wheel =
         options.wheel === undefined
           ? await fetchWheel(downloads, pinned, options, environment, progress)
-          : await givenWheel(resolve(options.wheel), pinned.sha256);
+          : await givenWheel(resolve(options.wheel), pinned);
       await unpackWheel(wheel, target, progress);
       if (options.wheel === undefined) rmSync(downloads, { recursive: true, force: true });
     },
@@ -103,18 +103,19 @@ function refuseMissingPath(options: SetupNixlOptions, environment: Environment):
   );
 }
 
-async function givenWheel(file: string, expected: string): Promise<string> {
+async function givenWheel(file: string, pinned: PinnedWheel): Promise<string> {
   if (!existsSync(file))
     throw new KvferryError("IO", "setup", `There is no wheel at ${file}.`, "Check the path after --wheel.", {
       file,
     });
   const hash = await sha256Of(file);
+  const expected = pinned.sha256;
   if (hash !== expected)
     throw new KvferryError(
       "CHECKSUM",
       "setup",
       `${basename(file)} has the SHA-256 ${hash}, not ${expected}.`,
-      `Give the wheel of ${PACKAGE} ${NIXL_VERSION} for this processor, or accept this file with --sha256 ${hash}.`,
+      `Give ${wheelName(pinned)}, or accept this file with --sha256 ${hash}.`,
       { file, found: hash, expected },
     );
   return file;

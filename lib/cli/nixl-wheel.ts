@@ -43,6 +43,11 @@ export function pinnedWheel(architecture: string = process.arch): PinnedWheel {
   return { requirement: `${PACKAGE}==${NIXL_VERSION}`, ...wheel };
 }
 
+/** The pinned wheel's file name: the same libraries come for several Pythons, and one of them is pinned. */
+export function wheelName(wheel: PinnedWheel): string {
+  return `${PACKAGE.replaceAll("-", "_")}-${NIXL_VERSION}-cp312-cp312-${wheel.tag}.whl`;
+}
+
 /** SHA-256 of a file, lower-case hex. */
 export async function sha256Of(file: string): Promise<string> {
   const hasher = new Bun.CryptoHasher("sha256");

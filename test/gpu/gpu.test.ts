@@ -29,6 +29,11 @@ if (gpus === 0) {
       () => expectCases("test/cuda/poison.cases.ts", 1, environment),
       120_000,
     );
+    test(
+      "two processes that share a GPU, as neighbours",
+      () => expectCases("test/cuda/neighbours.cases.ts", 37, environment),
+      240_000,
+    );
     if (findNixl() === null)
       test.skip("NOT RUN: two processes over NIXL: there is no NIXL here", () => undefined);
     else

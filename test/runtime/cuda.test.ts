@@ -22,6 +22,11 @@ if (usable) {
     120_000,
   );
   test(
+    "two processes that share a GPU, as neighbours",
+    () => expectCases("test/cuda/neighbours.cases.ts", 37, { ...environment, KVF_STANDIN_IPC: "1" }),
+    180_000,
+  );
+  test(
     "an older driver and a GPU without bulk copies or kernels",
     () =>
       expectCases("test/cuda/older.cases.ts", 2, {

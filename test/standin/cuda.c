@@ -9,10 +9,13 @@
  *   KVF_STANDIN_FAIL=name:n:code       the n-th call of that entry (cuMemcpyAsync, ...) from now on answers the code
  *   KVF_STANDIN_HANG=n                 the n-th stream operation from now on does not end until standin_tell("RELEASE", "")
  *
+ *   KVF_STANDIN_IPC=1                  other processes can open device memory, as files in memory
+ *
  * It checks what a driver would not forgive: descriptors of zero bytes, addresses outside of known memory, misaligned
  * accesses of kernels, driver calls from inside callbacks, calls without a current context.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -32,6 +35,7 @@
 #define ILLEGAL_ADDRESS 700
 #define MISALIGNED 716
 #define INVALID_CONTEXT 201
+#define ALREADY_MAPPED 208
 #define INVALID_HANDLE 400
 #define NOT_PERMITTED 800
 
@@ -43,6 +47,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int device_count = 1, version = 13000, arch = 90;
 static uint64_t memory_bytes = UINT64_C(64) << 30, delay_micros, hang_at, operations;
 static bool hanging;
+static bool ipc;
 static char fail_name[64];
 static uint64_t fail_at, fail_code;
 
@@ -64,6 +69,7 @@ static void tell_locked(const char *what, const char *value) {
     else if (!strcmp(what, "ARCH")) arch = atoi(value);
     else if (!strcmp(what, "MEMORY")) memory_bytes = strtoull(value, NULL, 10);
     else if (!strcmp(what, "DELAY")) delay_micros = strtoull(value, NULL, 10);
+    else if (!strcmp(what, "IPC")) ipc = atoi(value) != 0;
     else if (!strcmp(what, "HANG")) hang_at = operations + strtoull(value, NULL, 10);
     else if (!strcmp(what, "RELEASE")) hanging = false, hang_at = 0;
     else if (!strcmp(what, "FAIL")) {
@@ -82,7 +88,7 @@ API int standin_tell(const char *what, const char *value) {
 }
 
 __attribute__((constructor)) static void read_environment(void) {
-    static const char *const words[] = {"DEVICES", "VERSION", "ARCH", "MEMORY", "DELAY", "FAIL", "HANG"};
+    static const char *const words[] = {"DEVICES", "VERSION", "ARCH", "MEMORY", "DELAY", "FAIL", "HANG", "IPC"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         char name[64];
         snprintf(name, sizeof name, "KVF_STANDIN_%s", words[i]);
@@ -154,6 +160,9 @@ typedef struct range {
     int kind; /* CU_MEMORY_* */
     int device;
     bool registered;
+    int file;        /* memory file of device memory that others can open, or -1 */
+    cu_ipc opened;   /* of another process's memory: the handle */
+    bool foreign;
     struct range *next;
 } range;
 static range *ranges;
@@ -173,7 +182,7 @@ static bool touchable(uint64_t at, uint64_t bytes) {
 static bool add_range(uint64_t start, uint64_t bytes, int kind, int device, bool registered) {
     range *r = malloc(sizeof *r);
     if (!r) return false;
-    *r = (range){start, bytes, kind, device, registered, ranges};
+    *r = (range){.start = start, .bytes = bytes, .kind = kind, .device = device, .registered = registered, .file = -1, .next = ranges};
     ranges = r;
     return true;
 }
@@ -202,19 +211,29 @@ static cu_result mem_alloc(cu_pointer *out, size_t bytes) {
     BEGIN_IN_CONTEXT("cuMemAlloc")
     if (bytes == 0) END(CU_INVALID_VALUE);
     if (own->used + bytes > memory_bytes) END(CU_OUT_OF_MEMORY);
-    cu_result result = get_pages(bytes, out);
+    int file = ipc ? memfd_create("standin", MFD_CLOEXEC) : -1;
+    cu_result result = CU_OK;
+    if (file < 0) result = get_pages(bytes, out);
+    else if (ftruncate(file, (off_t)((bytes + 4095) & ~(size_t)4095)) != 0) result = CU_OUT_OF_MEMORY;
+    else {
+        void *got = mmap(NULL, (bytes + 4095) & ~(size_t)4095, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        if (got == MAP_FAILED) result = CU_OUT_OF_MEMORY;
+        else *out = (uint64_t)(uintptr_t)got;
+    }
     if (result == CU_OK) {
         own->used += bytes;
         add_range(*out, bytes, CU_MEMORY_DEVICE, own->device, false);
-    }
+        ranges->file = file;
+    } else if (file >= 0) close(file);
     END(result);
 }
 
 static cu_result mem_free(cu_pointer at) {
     BEGIN_IN_CONTEXT("cuMemFree")
     range *r = range_of(at);
-    if (!r || r->start != at || r->kind != CU_MEMORY_DEVICE) END(CU_INVALID_VALUE);
+    if (!r || r->start != at || r->kind != CU_MEMORY_DEVICE || r->foreign) END(CU_INVALID_VALUE);
     range gone = remove_range(at);
+    if (gone.file >= 0) close(gone.file);
     own->used -= gone.bytes;
     give_pages(gone.start, gone.bytes);
     END(CU_OK);
@@ -698,20 +717,43 @@ static cu_result function_set(cu_function function, int attribute, int value) {
 }
 static cu_result ipc_export(cu_ipc *out, cu_pointer at) {
     BEGIN_IN_CONTEXT("cuIpcGetMemHandle")
+    range *r = range_of(at);
+    if (!r || r->kind != CU_MEMORY_DEVICE || r->foreign) END(CU_INVALID_VALUE);
+    const uint64_t words[4] = {r->start, r->bytes, (uint64_t)getpid(), (uint64_t)(int64_t)r->file};
     memset(out, 0, sizeof *out);
-    memcpy(out, &at, sizeof at);
-    END(range_of(at) ? CU_OK : CU_INVALID_VALUE);
+    memcpy(out, words, sizeof words);
+    END(CU_OK);
 }
-/* One process's memory cannot be another's here. */
+/* As a driver does, it opens nothing of the own process, and nothing twice. */
 static cu_result ipc_open(cu_pointer *at, cu_ipc handle, unsigned flags) {
-    (void)at, (void)handle, (void)flags;
+    (void)flags;
     BEGIN_IN_CONTEXT("cuIpcOpenMemHandle")
-    END(CU_NOT_SUPPORTED);
+    uint64_t words[4];
+    memcpy(words, &handle, sizeof words);
+    if ((int64_t)words[3] < 0) END(CU_NOT_SUPPORTED);
+    if (words[2] == (uint64_t)getpid()) END(INVALID_CONTEXT);
+    for (range *r = ranges; r; r = r->next)
+        if (r->foreign && memcmp(&r->opened, &handle, sizeof handle) == 0) END(ALREADY_MAPPED);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%u/fd/%d", (unsigned)words[2], (int)words[3]);
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0) END(CU_INVALID_VALUE);
+    void *got = mmap(NULL, (words[1] + 4095) & ~(uint64_t)4095, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (got == MAP_FAILED) END(CU_OUT_OF_MEMORY);
+    add_range((uint64_t)(uintptr_t)got, words[1], CU_MEMORY_DEVICE, own->device, false);
+    ranges->foreign = true;
+    ranges->opened = handle;
+    *at = (uint64_t)(uintptr_t)got;
+    END(CU_OK);
 }
 static cu_result ipc_close(cu_pointer at) {
-    (void)at;
     BEGIN_IN_CONTEXT("cuIpcCloseMemHandle")
-    END(CU_INVALID_VALUE);
+    range *r = range_of(at);
+    if (!r || r->start != at || !r->foreign) END(CU_INVALID_VALUE);
+    range gone = remove_range(at);
+    give_pages(gone.start, gone.bytes);
+    END(CU_OK);
 }
 static cu_result ipc_event_export(cu_ipc *out, cu_event event) {
     (void)out, (void)event;

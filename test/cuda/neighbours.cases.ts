@@ -1,0 +1,263 @@
+// Two processes that share a GPU, as neighbours: each maps the other's GPU memory and pinned pool. Every pair of memory
+// kinds with a GPU in it, both ways; order after a stream; memory given back when a layout, a neighbour or a process goes.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Transport, type LocalLayout, type Peer } from "../../index.ts";
+import { listedMappings, NeighbourProcess } from "../runtime/helpers/neighbour-process.ts";
+import { until } from "../runtime/helpers/transports.ts";
+import { answer, native, specOf, STANDIN } from "./harness.ts";
+
+const BLOCKS = 16;
+const KINDS = ["device", "pinned", "system"] as const;
+const SOURCE = [0, 3, 9, 4];
+const PLACES = [15, 2, 7, 8];
+const GUARDS = [1, 3, 14];
+/** Kinds of the two sides: at least one is a GPU. */
+const PAIRS = [
+  ["device", "device"],
+  ["device", "pinned"],
+  ["device", "system"],
+  ["pinned", "device"],
+  ["system", "device"],
+] as const;
+
+let transport: Transport;
+let far: NeighbourProcess;
+let peer: Peer;
+const layouts: Map<string, LocalLayout> = new Map();
+let seed = 1;
+
+function specs(): ReturnType<typeof specOf>[] {
+  return KINDS.flatMap((kind) =>
+    (["FC", "LS"] as const).map((arrangement) => ({
+      ...specOf(kind, arrangement, { numBlocks: BLOCKS }),
+      name: `${kind} ${arrangement}`,
+    })),
+  );
+}
+
+function openHere(): Promise<Transport> {
+  return Transport.open({ workerId: 1n, nixl: false, cuda: {} });
+}
+
+async function openFar(workerId = 2): Promise<NeighbourProcess> {
+  const process = new NeighbourProcess();
+  await process.call({ do: "open", options: { cuda: {}, workerId } });
+  return process;
+}
+
+beforeAll(async () => {
+  [transport, far] = await Promise.all([openHere(), openFar()]);
+  for (const spec of specs()) {
+    const layout = await transport.register(spec);
+    layouts.set(layout.name, layout);
+  }
+  await far.call({ do: "register", specs: specs() });
+  peer = await transport.importMetadata(await far.call<Uint8Array>({ do: "export" }));
+}, 120_000);
+
+afterAll(async () => {
+  await peer.forget();
+  await far[Symbol.asyncDispose]();
+  expect(await transport.close()).toEqual({ layouts: [], stuck: 0, inDoubt: 0 });
+});
+
+function own(name: string): LocalLayout {
+  const layout = layouts.get(name);
+  if (layout === undefined) throw new Error(`no layout ${name}`);
+  return layout;
+}
+
+function sums(layout: string, blocks: readonly number[]): Promise<string[]> {
+  return far.call<string[]>({ do: "sums", layout, blocks });
+}
+
+test("every layout is mapped, the pinned pool also pinned here", async () => {
+  expect(peer.layouts.map(({ distance }) => distance)).toEqual(Array.from({ length: 6 }, () => "neighbour"));
+  await until("the pool is pinned", () => peer.layout("pinned FC").storage.kind === "pinned", 30_000);
+  expect(peer.layout("device FC").storage).toEqual({ kind: "device", device: 0 });
+  expect(peer.layout("system FC").storage).toEqual({ kind: "system" });
+  const { route } = transport.explain({
+    source: own("device FC"),
+    sourceBlocks: [0],
+    destination: peer.layout("pinned FC"),
+    destinationBlocks: [0],
+  });
+  expect(route).toBe("device -> pinned (neighbour)");
+});
+
+for (const direction of ["push", "pull"] as const)
+  describe(direction, () => {
+    for (const [mine, theirs] of PAIRS)
+      for (const [here, there] of [
+        ["FC", "FC"],
+        ["LS", "FC"],
+        ["LS", "LS"],
+      ] as const)
+        test(`${mine} ${here} and the neighbour's ${theirs} ${there}`, async () => {
+          const [near, remote] = [own(`${mine} ${here}`), peer.layout(`${theirs} ${there}`)];
+          seed += 2;
+          await near.fill({ random: seed });
+          await far.call({ do: "fill", layout: remote.name, seed: seed + 1 });
+          const push = direction === "push";
+          const guards = push ? await sums(remote.name, GUARDS) : await near.checksums(GUARDS);
+          const result = await transport.transfer({
+            source: push ? near : remote,
+            sourceBlocks: SOURCE,
+            destination: push ? remote : near,
+            destinationBlocks: PLACES,
+          });
+          expect(result.bytes).toBe(4 * near.config.blockBytes);
+          const [sent, arrived] = push
+            ? [await near.checksums(SOURCE), await sums(remote.name, PLACES)]
+            : [await sums(remote.name, SOURCE), await near.checksums(PLACES)];
+          expect(arrived).toEqual(sent);
+          expect(push ? await sums(remote.name, GUARDS) : await near.checksums(GUARDS)).toEqual(guards);
+        }, 60_000);
+  });
+
+test("a copy to a neighbour waits for the caller's stream, and its message comes after the bytes", async () => {
+  const near = own("device FC");
+  const remote = peer.layout("device FC");
+  await near.fill({ random: 99 });
+  const stream = answer((out) => native().kvf_cuda_test_stream(0, out));
+  answer(() => native().kvf_cuda_test_sleep(0, stream, 100_000));
+  const arrived = far.call<{ readonly text: string }>({ do: "next" });
+  const begun = performance.now();
+  const transfer = transport.transfer({
+    source: near,
+    sourceBlocks: SOURCE,
+    destination: remote,
+    destinationBlocks: PLACES,
+    stream,
+    notify: "after the stream",
+  });
+  expect((await arrived).text).toBe("after the stream");
+  expect(performance.now() - begun).toBeGreaterThan(90);
+  expect(await sums(remote.name, PLACES)).toEqual(await near.checksums(SOURCE));
+  await transfer;
+  native().kvf_cuda_test_stream_close(0, stream);
+}, 60_000);
+
+test("layers come in order at the neighbour, each after its bytes", async () => {
+  const near = own("device LS");
+  const remote = peer.layout("pinned FC");
+  const transfer = transport.transfer({
+    source: near,
+    sourceBlocks: SOURCE,
+    destination: remote,
+    destinationBlocks: PLACES,
+    layerwise: { every: 1, notify: (layer) => `layer ${layer}` },
+    notify: "all",
+  });
+  const texts: string[] = [];
+  for (let count = 0; count < 3; count++)
+    texts.push((await far.call<{ readonly text: string }>({ do: "next" })).text);
+  expect(texts).toEqual(["layer 0", "layer 1", "all"]);
+  await transfer;
+  expect(await sums(remote.name, PLACES)).toEqual(await near.checksums(SOURCE));
+}, 60_000);
+
+test("GPU memory for reading is not handed over, pinned memory for reading is mapped for reading", async () => {
+  const other = await openFar();
+  await using _other = other;
+  await other.call({
+    do: "register",
+    specs: (["device", "pinned"] as const).map((kind) => ({
+      ...specOf(kind, "FC", { numBlocks: 4 }),
+      name: kind,
+      access: "read" as const,
+    })),
+  });
+  await using importer = await Transport.open({ workerId: 3n, nixl: false, cuda: {} });
+  const reading = await importer.importMetadata(await other.call<Uint8Array>({ do: "export" }));
+  expect(reading.layout("device").distance).toBe("remote");
+  expect(reading.layout("pinned").distance).toBe("neighbour");
+  const into = await importer.register(specOf("device", "LS", { numBlocks: 4 }));
+  await other.call({ do: "fill", layout: "pinned", seed: 12 });
+  await importer.transfer({
+    source: reading.layout("pinned"),
+    sourceBlocks: [0, 1],
+    destination: into,
+    destinationBlocks: [2, 3],
+  });
+  expect(await into.checksums([2, 3])).toEqual(
+    await other.call<string[]>({ do: "sums", layout: "pinned", blocks: [0, 1] }),
+  );
+}, 60_000);
+
+test("two transports of one process reach each other's GPU memory as well", async () => {
+  await using a = await Transport.open({ workerId: 11n, nixl: false, cuda: {} });
+  await using b = await Transport.open({ workerId: 12n, nixl: false, cuda: {} });
+  const near = await a.register(specOf("device", "FC", { numBlocks: 4 }));
+  const theirs = await b.register({ ...specOf("device", "LS", { numBlocks: 4 }), name: "theirs" });
+  const remote = (await a.importMetadata(await b.exportMetadata())).layout("theirs");
+  expect(remote.distance).toBe("neighbour");
+  await near.fill({ random: 44 });
+  await a.transfer({
+    source: near,
+    sourceBlocks: [0, 1, 2],
+    destination: remote,
+    destinationBlocks: [3, 1, 0],
+  });
+  expect(await theirs.checksums([3, 1, 0])).toEqual(await near.checksums([0, 1, 2]));
+  await theirs.unregister();
+});
+
+describe("leaving", () => {
+  const LARGE = { numBlocks: 1024 } as const;
+
+  test("GPU memory that a neighbour has open is freed when it let go, also when it was in the midst of copying", async () => {
+    await using other = await openFar();
+    const pool = await transport.register({ ...specOf("device", "FC", LARGE), name: "gpu pool" });
+    await other.call({ do: "register", specs: [{ ...specOf("device", "LS", LARGE), name: "own" }] });
+    await other.call({ do: "import", bytes: await transport.exportMetadata({ layouts: [pool] }) });
+    const ids = Array.from({ length: 512 }, (_unused, index) => index);
+    await other.call({ do: "storm", move: { own: "own", peers: "gpu pool", direction: "push", ids } });
+    await pool.unregister();
+    await expect(
+      other.call({ do: "transfer", move: { own: "own", peers: "gpu pool", direction: "push", ids: [0] } }),
+    ).rejects.toThrow("exported no layout");
+  }, 60_000);
+
+  test("a neighbour that is killed in mid-transfer leaves nothing behind", async () => {
+    const before = { free: freeMemory(), mappings: listedMappings("self").length };
+    for (let round = 0; round < 5; round++) {
+      const other = await openFar(20 + round);
+      await other.call({
+        do: "register",
+        specs: [
+          { ...specOf("device", "FC", LARGE), name: "gpu" },
+          { ...specOf("pinned", "FC", LARGE), name: "pool" },
+        ],
+      });
+      const remote = await transport.importMetadata(await other.call<Uint8Array>({ do: "export" }));
+      const near = await transport.register(specOf("device", "LS", LARGE));
+      const ids = Array.from({ length: 1024 }, (_unused, index) => index);
+      const running = ["gpu", "pool"].map((name) =>
+        transport.transfer({
+          source: near,
+          sourceBlocks: ids,
+          destination: remote.layout(name),
+          destinationBlocks: ids,
+        }),
+      );
+      await other.kill();
+      await remote.lost;
+      for (const transfer of running) {
+        await transfer.catch(() => undefined);
+        expect(["completed", "backend-ended", "peer-gone"]).toContain((await transfer.settled).proof);
+      }
+      await near.unregister({ wait: true });
+    }
+    await until("memory of the dead is free again", () => listedMappings("self").length === before.mappings);
+    // The driver keeps a little for itself; five times 32 MiB of others' memory would show.
+    if (STANDIN === null)
+      await until("GPU memory is free again", () => freeMemory() > before.free - 32 * 2 ** 20, 20_000);
+  }, 120_000);
+});
+
+function freeMemory(): number {
+  const out = new Float64Array(new ArrayBuffer(16));
+  native().kvf_cuda_memory_info(0, out);
+  return out[0] ?? 0;
+}
