@@ -22,12 +22,7 @@ export async function runCases(
   file: string,
   environment: Readonly<Record<string, string | undefined>> = {},
 ): Promise<CasesOutcome> {
-  const variables: Record<string, string | undefined> = {
-    ...process.env,
-    AGENT: "",
-    CLAUDECODE: "",
-    ...environment,
-  };
+  const variables: Record<string, string | undefined> = { ...process.env, ...environment };
   for (const [name, value] of Object.entries(variables))
     if (value === undefined || value === "") delete variables[name];
   const child = Bun.spawn([process.execPath, "test", "--timeout", "60000", `./${file}`], {

@@ -147,7 +147,7 @@ async function execute(
   const begun = performance.now();
   const child = Bun.spawn([...words], {
     cwd: ROOT,
-    env: { ...process.env, AGENT: "", CLAUDECODE: "" },
+    env: process.env,
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
