@@ -1,4 +1,4 @@
-export { Transport, type PrepareRequest } from "./lib/runtime/transport.ts";
+export { Transport } from "./lib/runtime/transport.ts";
 export { LocalLayout, type LocalComponent, type UnregisterOptions } from "./lib/runtime/local-layout.ts";
 export { RemoteLayout, type RemoteComponent } from "./lib/runtime/remote-layout.ts";
 export { Peer, type PeerLoss } from "./lib/runtime/peer.ts";
@@ -26,7 +26,12 @@ export { prometheusText, type RouteMetrics, type TransportMetrics } from "./lib/
 export type { Notification, NotificationOptions } from "./lib/runtime/notifications.ts";
 export type { OpenOptions, SecretKey } from "./lib/runtime/options.ts";
 export type { OrderOptions } from "./lib/runtime/cuda-order.ts";
-export type { LayoutReference, TransferOptions, TransferRequest } from "./lib/runtime/submit.ts";
+export type {
+  LayoutReference,
+  PrepareRequest,
+  TransferOptions,
+  TransferRequest,
+} from "./lib/runtime/submit.ts";
 export {
   ERROR_CODES,
   isKvferryError,

@@ -9,10 +9,22 @@ import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
 import type { PlanEnvironment } from "../core/route.ts";
 import type { Leases } from "./leases.ts";
-import type { LayoutIdentity, LayoutNames } from "./prepared.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 import { planRequest, type TransferRequest } from "./submit.ts";
+
+/** How a prepared transfer finds its layouts again after a peer came back: by owner and name. */
+export interface LayoutNames {
+  readonly source: LayoutIdentity;
+  readonly destination: LayoutIdentity;
+}
+
+/** Who owns a layout and what it is called. */
+export interface LayoutIdentity {
+  /** Worker id of the peer that owns it; null for this transport's own. */
+  readonly owner: bigint | null;
+  readonly name: string;
+}
 
 /** Plans requests on the current snapshot, with what this process has. */
 export class Planning {

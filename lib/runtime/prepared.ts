@@ -2,11 +2,10 @@ import type { TransferPlan } from "../core/plan.ts";
 import type { PreparedPair } from "../core/prepare.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
-import type { Planning } from "./planning.ts";
-import { copyBlocks, planRequest, type TransferOptions } from "./submit.ts";
+import type { LayoutNames, Planning } from "./planning.ts";
+import { copyBlocks, planRequest, type PrepareRequest, type TransferOptions } from "./submit.ts";
 import type { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
-import type { PrepareRequest } from "./transport.ts";
 
 /** Options of one run of a prepared transfer. */
 export type RunOptions = Pick<
@@ -60,17 +59,4 @@ export class PreparedTransfer {
     }
     return this.#planning.planPrepared(this.#prepared, source, destination);
   }
-}
-
-/** How a prepared transfer finds its layouts again after a peer came back: by owner and name. */
-export interface LayoutNames {
-  readonly source: LayoutIdentity;
-  readonly destination: LayoutIdentity;
-}
-
-/** Who owns a layout and what it is called. */
-export interface LayoutIdentity {
-  /** Worker id of the peer that owns it; null for this transport's own. */
-  readonly owner: bigint | null;
-  readonly name: string;
 }

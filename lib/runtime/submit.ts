@@ -42,6 +42,9 @@ export interface TransferOptions extends OrderOptions {
   readonly method?: string;
 }
 
+/** What `prepare` takes: a transfer without its block ids. */
+export type PrepareRequest = Omit<TransferRequest, "sourceBlocks" | "destinationBlocks" | "signal" | "after">;
+
 /** The handle behind a layout or a handle. */
 export function handleOf(layout: LayoutReference): LayoutHandle {
   return typeof layout === "bigint" ? layout : layout.record.handle;

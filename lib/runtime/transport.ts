@@ -32,12 +32,9 @@ import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
 import { openStaging } from "./staging.ts";
 import { TransportState } from "./state.ts";
-import { agentOf, type TransferRequest } from "./submit.ts";
+import { agentOf, type PrepareRequest, type TransferRequest } from "./submit.ts";
 import { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
-
-/** What `prepare` takes: a transfer without its block ids. */
-export type PrepareRequest = Omit<TransferRequest, "sourceBlocks" | "destinationBlocks" | "signal" | "after">;
 
 /**
  * Moves KV-cache blocks between registered layouts, here and at peers.
