@@ -1,0 +1,190 @@
+// What the GPU rows are measured with: one transport, large pieces of memory, and the anchors in C.
+import { Transport } from "../index.ts";
+import type { LayoutConfig, LocalLayout, Order, TransferRequest } from "../index.ts";
+import { openAnchors } from "./gpu-anchors.ts";
+import type { Anchors, Tables } from "./gpu-anchors.ts";
+import type { Goal, RowSpec } from "./result.ts";
+import { seededRandom } from "./statistics.ts";
+
+export const KIB: number = 1024;
+export const MIB: number = 1024 * KIB;
+export const GIB: number = 1024 * MIB;
+export const LAYERS: number = 80;
+export const CHUNKS: number = 2 * LAYERS;
+const ARENA = GIB + 96 * MIB;
+/** Bytes that one sample of F4 moves: far beyond the cache, and long enough that submitting does not count. */
+export const SCATTERED: number = 4 * GIB;
+/** Slow anchors are shown, not compared: so many samples, in one process. */
+const SLOW_SAMPLES = 3;
+
+/** One row, and how a process measures it. */
+export interface Row extends RowSpec {
+  readonly measure: (world: World, samples: number, slow: boolean) => Promise<Record<string, number[]>>;
+  /** CUDA devices that it needs. */
+  readonly devices?: number;
+}
+
+/** Blocks of one layout, and where each of their chunks lies. */
+export interface Side {
+  readonly layout: LocalLayout;
+  readonly chunkAt: (block: number, layer: number, outer: number) => number;
+}
+
+/** What a process measures with: one transport, large pieces of memory, and the anchors in C. */
+export class World {
+  readonly transport: Transport;
+  readonly anchors: Anchors;
+  readonly #arenas: Map<string, number> = new Map();
+
+  private constructor(transport: Transport, anchors: Anchors) {
+    this.transport = transport;
+    this.anchors = anchors;
+  }
+
+  static async open(library: string): Promise<World> {
+    const transport = await Transport.open({ workerId: 1n, nixl: false, neighbours: false, cuda: {} });
+    const anchors = openAnchors(library);
+    return new World(transport, anchors);
+  }
+
+  /** A piece of memory that stays for the process. */
+  async arena(kind: "device" | "pinned", number = 0, device = 0): Promise<number> {
+    const name = `${kind} ${number} ${device}`;
+    const known = this.#arenas.get(name);
+    if (known !== undefined) return known;
+    // The later device pieces are for copies within the device.
+    const size = number >= 2 ? SCATTERED + 256 * MIB : ARENA;
+    const config = {
+      numBlocks: size / MIB,
+      numLayers: 1,
+      outerDim: 1,
+      pageSize: 1,
+      innerDim: MIB / 2,
+    } as const;
+    const layout = await this.transport.register({ config, memory: { kind, device } });
+    const address = layout.regions[0]?.address ?? 0;
+    if (kind === "device") await layout.fill({ random: 1 + number }, { blocks: [0, 1, 2, 3] });
+    this.#arenas.set(name, address);
+    return address;
+  }
+
+  /** Layers and outers with memory of their own, unevenly spaced, or whole blocks one after the other. */
+  async side(
+    at: number,
+    storage: "pinned" | { readonly device: number },
+    shape: { readonly layers: number; readonly blocks: number; readonly chunk: number },
+    contiguous: boolean,
+    order?: { readonly order: Order; readonly config: LayoutConfig },
+  ): Promise<Side> {
+    const { layers, blocks, chunk } = shape;
+    const config = order?.config ?? {
+      numBlocks: blocks,
+      numLayers: layers,
+      outerDim: 2 as const,
+      pageSize: 1,
+      innerDim: chunk / 2,
+    };
+    const regionBytes = contiguous ? layers * 2 * blocks * chunk : 2 * blocks * chunk;
+    const regions = contiguous
+      ? [{ address: at, size: regionBytes }]
+      : Array.from({ length: layers }, (_, layer) => ({
+          address: at + layer * regionBytes + (8 * layer + ((layer * layer) % 7)) * 256,
+          size: regionBytes,
+        }));
+    const layout = await this.transport.register({
+      config,
+      arrangement: contiguous ? "fully-contiguous" : "layer-separate/block-second",
+      ...(order === undefined ? undefined : { order: order.order }),
+      memory: { kind: "external", storage, regions },
+    });
+    return {
+      layout,
+      chunkAt: contiguous
+        ? (block, layer, outer) => at + ((block * layers + layer) * 2 + outer) * chunk
+        : (block, layer, outer) => (regions[layer]?.address ?? 0) + (outer * blocks + block) * chunk,
+    };
+  }
+}
+
+/** One plain copy of as many bytes between the same pieces of memory. */
+export async function dmaOf(world: World, from: Side, to: Side, bytes: number): Promise<() => number> {
+  const source = from.layout.regions[0]?.address ?? 0;
+  const destination = to.layout.regions[0]?.address ?? 0;
+  return () => world.anchors.dma(destination, source, bytes);
+}
+
+export function tablesOf(
+  world: World,
+  from: Side,
+  to: Side,
+  ids: Uint32Array,
+  places: Uint32Array,
+  layers: number,
+): Tables {
+  const count = ids.length * layers * 2;
+  const src = new BigUint64Array(count);
+  const dst = new BigUint64Array(count);
+  let at = 0;
+  for (const [index, id] of ids.entries())
+    for (let layer = 0; layer < layers; layer += 1)
+      for (let outer = 0; outer < 2; outer += 1) {
+        src[at] = BigInt(from.chunkAt(id, layer, outer));
+        dst[at] = BigInt(to.chunkAt(places[index] ?? 0, layer, outer));
+        at += 1;
+      }
+  return world.anchors.tables(src, dst);
+}
+
+/** Moves once and compares some of the blocks. */
+export async function verify(world: World, request: TransferRequest): Promise<void> {
+  const { source, destination } = request;
+  if (typeof source === "bigint" || typeof destination === "bigint")
+    throw new TypeError("layouts, not handles");
+  const [from, to] = [source as LocalLayout, destination as LocalLayout];
+  const ids = [...(request.sourceBlocks as Uint32Array)];
+  const places = [...(request.destinationBlocks as Uint32Array)];
+  const picked = [0, ids.length >> 1, ids.length - 1];
+  const blocks = [...new Set(picked.map((index) => ids[index] ?? 0))];
+  await from.fill({ random: ids.length }, { blocks });
+  await world.transport.transfer(request);
+  const wanted = await from.checksums(picked.map((index) => ids[index] ?? 0));
+  const found = await to.checksums(picked.map((index) => places[index] ?? 0));
+  if (wanted.join() !== found.join()) throw new Error("the bytes did not arrive");
+}
+
+export async function timed(work: () => PromiseLike<unknown>): Promise<number> {
+  const begun = Bun.nanoseconds();
+  await work();
+  return (Bun.nanoseconds() - begun) / 1000;
+}
+
+/** The second of two in a row: the first one wakes threads that slept while others were measured. */
+export async function again(work: () => number | Promise<number>): Promise<number> {
+  await work();
+  return await work();
+}
+
+export function few(work: () => number): number[] {
+  work();
+  return Array.from({ length: SLOW_SAMPLES }, work);
+}
+
+export async function release(sides: readonly Side[]): Promise<void> {
+  for (const { layout } of sides) await layout.unregister();
+}
+
+export function shuffled(count: number, seed: number): Uint32Array {
+  const random = seededRandom(seed);
+  const order = Uint32Array.from({ length: count }, (_, index) => index);
+  for (let index = count - 1; index > 0; index -= 1) {
+    const other = Math.floor(random() * (index + 1));
+    const kept = order[index] as number; // in bounds
+    order[index] = order[other] as number; // in bounds
+    order[other] = kept;
+  }
+  return order;
+}
+
+export function least(value: number): Goal {
+  return { figure: "ratioToLimit", value };
+}
