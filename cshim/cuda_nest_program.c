@@ -1,0 +1,157 @@
+/*
+ * cuda_nest_program.c - nests as the kernels read them.
+ */
+#include <string.h>
+
+#include "cuda_nest.h"
+#include "cuda_nest_side.h"
+#include "status.h"
+
+static kvf_divisor divisor(uint32_t by) {
+    uint32_t bits = 0;
+    while (bits < 31 && (UINT64_C(1) << bits) < by) bits++;
+    uint32_t shift = 31 + bits;
+    return (kvf_divisor){by, (uint32_t)(((UINT64_C(1) << shift) + by - 1) / by), shift};
+}
+
+uint64_t kvf_nest_words(const kvf_nest *nest) {
+    uint64_t words = nest->bases > 1 ? 4 * nest->bases : 0;
+    if (nest->pairs > 1 || nest->run) words += 2 * nest->pairs;
+    if (nest->run) words += nest->pairs + 1;
+    return words + (words & 1);
+}
+
+kvf_shape kvf_nest_shape(const kvf_nest *nest, uint32_t width) {
+    const uint64_t reach = 32 * (uint64_t)width; /* what a warp touches at once */
+    if (nest->row >= 8 * reach) return KVF_SHAPE_PIECES;
+    return nest->row >= 2 * reach && nest->row % reach == 0 ? KVF_SHAPE_PIECES : KVF_SHAPE_ROWS;
+}
+
+static bool along_loop(const kvf_nest *nest);
+
+/* Units that each row counts that is found. */
+static uint64_t row_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece) {
+    if (shape != KVF_SHAPE_ROWS) return (nest->row + piece - 1) / piece;
+    const uint64_t vectors = (nest->row + width - 1) / width;
+    return along_loop(nest) ? vectors : vectors / kvf_nest_vectors(nest, width);
+}
+
+uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece) {
+    const uint64_t units = kvf_nest_rows(nest) * row_units(nest, shape, width, piece);
+    return shape == KVF_SHAPE_ROWS && along_loop(nest) ? units / kvf_nest_vectors(nest, width) : units;
+}
+
+/* The offsets' common unit, so that each fits 32 bits above the least. */
+static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
+    *shift = 0;
+    if (bounds->bits == 0) return true;
+    *shift = (uint32_t)__builtin_ctzll(bounds->bits);
+    return (uint64_t)(bounds->most - bounds->least) >> *shift <= UINT32_MAX;
+}
+
+/* Along the innermost loop where it divides: then the rows that a warp moves at once stay neighbours. */
+static bool along_loop(const kvf_nest *nest) {
+    return nest->loops > 0 && nest->count[nest->loops - 1] % 2 == 0;
+}
+
+uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width) {
+    if (width != 16 || nest->row % 16) return 1;
+    if (along_loop(nest)) return nest->count[nest->loops - 1] % 4 == 0 ? 4 : 2;
+    const uint64_t vectors = nest->row / 16; /* of a row at least eight lanes stay side by side: a whole line */
+    return vectors % 32 == 0 ? 4 : vectors % 16 == 0 ? 2 : 1;
+}
+
+/* Writes one column of the list of pairs. */
+static void fill_offsets(const kvf_nest *nest, int side, int64_t least, uint32_t shift, uint32_t *at) {
+    const kvf_side *from = &nest->side[side];
+    const double *offset = from->offset;
+    if (offset) {
+        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)offset[p] - least) >> shift);
+    } else {
+        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)p * from->offset_step - least) >> shift);
+    }
+}
+
+int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
+                         kvf_kernel_program *program) {
+    const uint64_t units = kvf_nest_units(nest, shape, width, piece), words = kvf_nest_words(nest);
+    if (units > KVF_KERNEL_UNITS || words > UINT32_MAX || nest->pairs > UINT32_MAX)
+        return kvf_refuse(KVF_E_INVALID, "CUDA: %llu units are too many for one launch", (unsigned long long)units);
+    *external = words > KVF_KERNEL_INLINE_WORDS;
+    uint32_t *at = *external ? lists : program->words;
+
+    memset(program, 0, offsetof(kvf_kernel_program, words));
+    program->src = (uint64_t)nest->side[KVF_SRC].add;
+    program->dst = (uint64_t)nest->side[KVF_DST].add;
+    program->src_run = nest->side[KVF_SRC].run;
+    program->dst_run = nest->side[KVF_DST].run;
+    program->loops = nest->loops;
+    for (uint32_t k = 0; k < nest->loops; k++) {
+        program->src_stride[k] = nest->side[KVF_SRC].stride[k];
+        program->dst_stride[k] = nest->side[KVF_DST].stride[k];
+        program->count[k] = divisor((uint32_t)nest->count[k]);
+    }
+    program->pieces = divisor((uint32_t)row_units(nest, shape, width, piece));
+    program->row_bytes = nest->row;
+    program->units = (uint32_t)units;
+    program->narrow = (uint32_t)__builtin_ctz(width);
+    program->piece_bytes = piece;
+    if (shape == KVF_SHAPE_ROWS) {
+        const uint32_t vectors = kvf_nest_vectors(nest, width), last = nest->loops - 1;
+        program->src_span = program->dst_span = nest->row / vectors;
+        if (vectors > 1 && along_loop(nest)) {
+            const uint64_t steps = nest->count[last] / vectors;
+            program->count[last] = divisor((uint32_t)steps);
+            program->src_span = steps * (uint64_t)nest->side[KVF_SRC].stride[last];
+            program->dst_span = steps * (uint64_t)nest->side[KVF_DST].stride[last];
+        }
+    }
+    program->bases_at = program->runs_at = KVF_KERNEL_NONE;
+
+    uint32_t used = 0;
+    if (nest->bases > 1) {
+        uint64_t block = nest->pairs > 1 ? kvf_magnitude(kvf_side_offset(&nest->side[side], 1) - kvf_side_offset(&nest->side[side], 0)) : 0;
+        bool inner = nest->pairs > 1 && kvf_nest_base_stride(nest, side) < block;
+        program->flags = inner ? KVF_KERNEL_BASES_INNER : 0;
+        program->outer = divisor((uint32_t)(inner ? nest->bases : nest->blocks));
+        program->bases_at = used;
+        for (uint64_t r = 0; r < nest->bases; r++) {
+            for (int s = 0; s < 2; s++) {
+                uint64_t base = (uint64_t)kvf_side_base(&nest->side[s], r);
+                at[used++] = (uint32_t)base;
+                at[used++] = (uint32_t)(base >> 32);
+            }
+        }
+    }
+    if (nest->pairs > 1 || nest->run) {
+        int64_t least[2];
+        uint32_t shift[2];
+        for (int s = 0; s < 2; s++) {
+            kvf_side bounds = nest->side[s];
+            kvf_side_bound(nest, &bounds);
+            least[s] = bounds.least;
+            if (!fit_offsets(&bounds, &shift[s]))
+                return kvf_refuse(KVF_E_INVALID, "CUDA: the offsets of %llu pairs span too far for a kernel", (unsigned long long)nest->pairs);
+        }
+        program->src += (uint64_t)least[KVF_SRC];
+        program->dst += (uint64_t)least[KVF_DST];
+        program->src_shift = shift[KVF_SRC];
+        program->dst_shift = shift[KVF_DST];
+        program->pairs = (uint32_t)nest->pairs;
+        program->pairs_at = used;
+        for (int s = 0; s < 2; s++) fill_offsets(nest, s, least[s], shift[s], at + used + s);
+        used += (uint32_t)(2 * nest->pairs);
+        if (nest->run) {
+            program->runs_at = used;
+            program->runs_step = 1;
+            while (program->runs_step * 2 < nest->pairs) program->runs_step *= 2;
+            uint32_t block = 0;
+            for (uint64_t p = 0; p < nest->pairs; p++) {
+                at[used++] = block;
+                block += nest->run[p];
+            }
+            at[used++] = block;
+        }
+    }
+    return KVF_OK;
+}
