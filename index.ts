@@ -1,3 +1,5 @@
+// oxlint-disable-next-line typescript/triple-slash-reference -- a virtual module is nothing that could be imported
+/// <reference path="./lib/plugin/native-module.d.ts" preserve="true" />
 export { Transport } from "./lib/runtime/transport.ts";
 export { LocalLayout, type LocalComponent, type UnregisterOptions } from "./lib/runtime/local-layout.ts";
 export { RemoteLayout, type RemoteComponent } from "./lib/runtime/remote-layout.ts";

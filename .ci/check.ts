@@ -5,7 +5,7 @@ import { shimSteps, sanitizedSuite } from "./native-steps.ts";
 import { runSteps } from "./step.ts";
 import type { Step } from "./step.ts";
 import { command, ROOT } from "./step.ts";
-import { coverageStep, suite } from "./suite.ts";
+import { coverageStep, errorCodesStep, suite } from "./suite.ts";
 
 const full = process.argv.includes("--full");
 const onlyAt = process.argv.indexOf("--only");
@@ -38,7 +38,10 @@ const groups: readonly (readonly Step[])[] = [
   [command("NIXL", [bun, "lib/cli/main.ts", "setup"], { minutes: 4 })],
   shimSteps,
   [suite("tests", ["--coverage", "--coverage-reporter=lcov", "--coverage-dir=coverage"], { minutes: 25 })],
-  [coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95)],
+  [
+    coverageStep("line coverage of lib/core and lib/wire", ["lib/core", "lib/wire"], 0.95),
+    errorCodesStep("every error code is reached by a test and documented"),
+  ],
   [sanitizedSuite("what calls the library, under ASan and UBSan", SANITIZED, 4)],
   [
     command("proof: planner", proof("planner", 20_000), {

@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { buildShim } from "../cshim/build.ts";
 
 /** Compiles the declarations; needed only here, so it is no dependency of anything. */
@@ -121,10 +121,16 @@ function declarations(directory: string): void {
   } finally {
     rmSync(project, { force: true });
   }
+  // Declarations that were written by hand are not emitted.
+  const ambient = "lib/plugin/native-module.d.ts";
+  cpSync(join(ROOT, ambient), join(directory, ambient));
   for (const path of readdirSync(directory, { recursive: true, encoding: "utf8" })) {
     if (!path.endsWith(".d.ts")) continue;
     const file = join(directory, path);
-    const text = readFileSync(file, "utf8").replaceAll(/(from\s+|import\()"(\.[^"]+)\.ts"/g, '$1"$2.js"');
+    const text = readFileSync(file, "utf8")
+      .replaceAll(/(from\s+|import\()"(\.[^"]+)\.ts"/g, '$1"$2.js"')
+      // The compiler lets references point back to the sources.
+      .replaceAll(/(<reference path=")[^"]*"/g, `$1${relative(dirname(file), join(directory, ambient))}"`);
     writeFileSync(file, text);
   }
 }

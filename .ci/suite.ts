@@ -1,10 +1,14 @@
-import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+
+import { ERROR_CODES } from "../lib/core/errors.ts";
+import { CODES_VARIABLE, codesMissing } from "../test/codes-seen.ts";
 
 import { describe, execute, failed, passed, ROOT } from "./step.ts";
 import type { CommandOptions, Ended, Outcome, Step } from "./step.ts";
 
 const COVERAGE = join(ROOT, "coverage");
+const CODES = join(COVERAGE, "error-codes.txt");
 
 /** A step that runs the tests; each test counts. */
 export function suite(name: string, flags: readonly string[], options: CommandOptions = {}): Step {
@@ -14,8 +18,32 @@ export function suite(name: string, flags: readonly string[], options: CommandOp
       // A test that waits for other processes may lose its turn on a busy machine; one that is wrong fails every time.
       const words = [process.execPath, "test", "--timeout", "60000", "--retry", "2", ...flags];
       // A report of an earlier run must not vouch for one that breaks off.
-      if (flags.includes("--coverage")) rmSync(COVERAGE, { recursive: true, force: true });
-      return countTests(words, await execute(words, options));
+      if (flags.includes("--coverage")) {
+        rmSync(COVERAGE, { recursive: true, force: true });
+        mkdirSync(COVERAGE);
+      }
+      const environment = flags.includes("--coverage") ? { [CODES_VARIABLE]: CODES } : {};
+      return countTests(words, await execute(words, { ...options, environment }));
+    },
+  };
+}
+
+/** Holds where the library made an error of every code while the tests ran, each of which has a row in docs/errors.md. */
+export function errorCodesStep(name: string): Step {
+  return {
+    name,
+    run: async () => {
+      if (!existsSync(CODES)) return failed("the tests left no list of error codes");
+      const page = readFileSync(join(ROOT, "docs/errors.md"), "utf8");
+      const listed = new Set([...page.matchAll(/^\| `(ERR_KVF_[A-Z_]+)` *\|/gm)].map((found) => found[1]));
+      const all = ERROR_CODES.map((word) => `ERR_KVF_${word}`);
+      const unseen = codesMissing(readFileSync(CODES, "utf8"));
+      const unlisted = all.filter((code) => !listed.has(code));
+      const words = [
+        ...unseen.map((code) => `${code}: no test made the library refuse with it`),
+        ...unlisted.map((code) => `${code}: not in docs/errors.md`),
+      ];
+      return words.length === 0 ? passed(`${all.length} codes`) : failed(words.join("\n"));
     },
   };
 }

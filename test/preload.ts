@@ -2,6 +2,10 @@
 // clean clone. Where all is ready it looks at files and starts nothing.
 import { withLock } from "../lib/cli/lock.ts";
 import { cacheDirectory, findNixl } from "../lib/native/find-nixl.ts";
+import { CODES_VARIABLE, noteCodes } from "./codes-seen.ts";
+
+const codes = process.env[CODES_VARIABLE] ?? "";
+if (codes !== "") noteCodes(codes);
 
 const note = (line: string): void => void process.stderr.write(`test set-up: ${line}\n`);
 

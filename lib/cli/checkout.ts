@@ -6,6 +6,19 @@ import { KvferryError } from "../core/errors.ts";
 /** The root of the package: a clone of the repository, or the package installed by somebody else. */
 export const PACKAGE_ROOT: string = resolve(import.meta.dirname, "../..");
 
+/** Whether this is an executable of `bun build --compile`, whose modules lie in a file system of its own. */
+export const IN_EXECUTABLE: boolean = import.meta.dirname.startsWith("/$bunfs/");
+
+/**
+ * The command that runs a module of this folder in a process of its own. In an executable the command line itself knows
+ * the modules by their names.
+ */
+export function moduleCommand(name: "demo-peer" | "doctor-probe"): string[] {
+  return IN_EXECUTABLE
+    ? [process.execPath, name]
+    : [process.execPath, join(PACKAGE_ROOT, "lib/cli", `${name}.ts`)];
+}
+
 /** Whether the root is a clone, which has to look after its own packages and native library. */
 export function isClone(root: string = PACKAGE_ROOT): boolean {
   return !root.split("/").includes("node_modules") && existsSync(join(root, "bun.lock"));

@@ -34,10 +34,10 @@ export interface DemoChild {
 const CALL_MILLISECONDS = 60_000;
 
 /** Starts the second process of the demo and talks to it over Bun's IPC. */
-export function startChild(program: string): DemoChild {
+export function startChild(command: readonly string[]): DemoChild {
   const open = new Map<number, { resolve(value: unknown): void; reject(error: unknown): void }>();
   let next = 0;
-  const child = Bun.spawn([process.execPath, program], {
+  const child = Bun.spawn([...command], {
     env: { ...process.env, ...UCX_LOG_ENVIRONMENT },
     stdin: "ignore",
     stdout: 2,

@@ -1,6 +1,4 @@
-import { join } from "node:path";
-
-import { installPackages, PACKAGE_ROOT, restart } from "./checkout.ts";
+import { installPackages, moduleCommand, restart } from "./checkout.ts";
 import { EXIT } from "./command.ts";
 import type { Command } from "./command.ts";
 import type { DemoAgent, DemoDistance } from "./demo-agent.ts";
@@ -72,7 +70,7 @@ interface DemoRun {
 }
 
 async function runDemo(library: string, output: Output): Promise<DemoRun> {
-  const child = startChild(join(PACKAGE_ROOT, "lib/cli/demo-peer.ts"));
+  const child = startChild(moduleCommand("demo-peer"));
   try {
     const secret = crypto.getRandomValues(new Uint8Array(32));
     const far = await runCases(child, { nixl: library, secret }, (line) =>

@@ -1,7 +1,6 @@
 import {
   chosenWord,
   cudaDriverVersion,
-  glibcVersion,
   hasCapability,
   ioUringAllowed,
   kernelFile,
@@ -10,6 +9,7 @@ import {
   pidfdAllowed,
   probeLibrary,
 } from "./machine-facts.ts";
+import { glibcVersion, platformRefusal } from "../native/platform.ts";
 import { packagesInstalled } from "./checkout.ts";
 import { shimState } from "./shim.ts";
 
@@ -35,7 +35,7 @@ const CAP_IPC_LOCK = 14;
 /** Bun, the platform and the native library. */
 export function softwareChecks(): readonly DoctorCheck[] {
   const glibc = glibcVersion();
-  const supported = process.platform === "linux" && (process.arch === "x64" || process.arch === "arm64");
+  const refusal = platformRefusal({ system: process.platform, processor: process.arch, glibc });
   const shim = shimState();
   return [
     check(
@@ -51,11 +51,11 @@ export function softwareChecks(): readonly DoctorCheck[] {
     check(
       "platform",
       true,
-      supported && glibc !== null && Bun.semver.satisfies(`${glibc}.0`, ">=2.28.0"),
+      refusal === null,
       `${process.platform} ${process.arch}, kernel ${kernelFile("/proc/sys/kernel/osrelease") ?? "unknown"}, ${glibc === null ? "no glibc" : `glibc ${glibc}`}`,
       {
         cost: "Only kvferry/core and kvferry/wire work here; Transport.open is refused.",
-        remedy: "Use Linux on x86-64 or arm64 with glibc 2.28 or later.",
+        remedy: refusal?.remedy ?? "",
       },
     ),
     check("packages", true, packagesInstalled(), packagesInstalled() ? "installed" : "not installed", {

@@ -1,8 +1,6 @@
-import { join } from "node:path";
-
 import { findNixl, nixlPlugins } from "../native/find-nixl.ts";
 import type { NixlLocation } from "../native/find-nixl.ts";
-import { PACKAGE_ROOT } from "./checkout.ts";
+import { moduleCommand } from "./checkout.ts";
 import { check } from "./doctor-checks.ts";
 import type { DoctorCheck } from "./doctor-checks.ts";
 import { splitUcxLog, UCX_LOG_ENVIRONMENT } from "./ucx-log.ts";
@@ -83,7 +81,7 @@ interface Probe {
 const NOT_TRIED: Probe = { problem: null, version: null, transports: null };
 
 async function probeAgent(library: string): Promise<Probe> {
-  const child = Bun.spawn([process.execPath, join(PACKAGE_ROOT, "lib/cli/doctor-probe.ts"), library], {
+  const child = Bun.spawn([...moduleCommand("doctor-probe"), library], {
     env: { ...process.env, ...UCX_LOG_ENVIRONMENT },
     stdin: "ignore",
     stdout: "pipe",

@@ -1,11 +1,11 @@
-// Opens a transport with the NIXL library of the first argument, in a process of its own, and leaves.
+// Opens a transport with the NIXL library of the last argument, in a process of its own, and leaves.
 import { Transport } from "../../index.ts";
 
 try {
   const transport = await Transport.open({
     workerId: 1n,
     agentName: "doctor",
-    nixl: { library: process.argv[2] ?? "", backends: { UCX: {} } },
+    nixl: { library: process.argv.at(-1) ?? "", backends: { UCX: {} } },
     cuda: false,
     neighbours: false,
   });

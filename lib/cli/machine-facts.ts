@@ -36,16 +36,6 @@ export function probeLibrary(name: string, symbol: string): LibraryFact {
   }
 }
 
-/** The C library's version, e.g. `2.36`, or null where it is not glibc. */
-export function glibcVersion(): string | null {
-  try {
-    const { symbols } = dlopen("libc.so.6", { gnu_get_libc_version: { args: [], returns: FFIType.cstring } });
-    return String(symbols.gnu_get_libc_version());
-  } catch {
-    return null;
-  }
-}
-
 /** OpenSSL's version as libcrypto.so.3 tells it, e.g. `OpenSSL 3.0.17 1 Jul 2025`, or null. */
 export function opensslVersion(): string | null {
   try {

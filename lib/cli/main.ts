@@ -2,7 +2,9 @@
 // Nothing here or in what it imports may need an installed package: on a fresh clone the commands install them first.
 import { KvferryError } from "../core/errors.ts";
 import type { ErrorCode } from "../core/errors.ts";
+import manifest from "../../package.json" with { type: "json" };
 import { benchCommand } from "./bench.ts";
+import { IN_EXECUTABLE } from "./checkout.ts";
 import { commandHelp, EXIT, EXIT_TEXT, parseCommandLine, UsageError } from "./command.ts";
 import type { Command } from "./command.ts";
 import { demoCommand } from "./demo.ts";
@@ -12,6 +14,12 @@ import { errorData, processOutput } from "./output.ts";
 import { setupCommand } from "./setup.ts";
 
 const COMMANDS: readonly Command[] = [setupCommand, doctorCommand, demoCommand, benchCommand, inspectCommand];
+
+/** Modules that commands run in processes of their own; a single executable has no files to name. */
+const PARTS: Readonly<Record<string, () => Promise<unknown>>> = {
+  "demo-peer": () => import("./demo-peer.ts"),
+  "doctor-probe": () => import("./doctor-probe.ts"),
+};
 
 /** Refusals that mean that something is missing; any other one says that what was looked at does not hold. */
 const UNAVAILABLE: ReadonlySet<ErrorCode> = new Set([
@@ -27,8 +35,13 @@ export async function main(commandLine: readonly string[]): Promise<number> {
   const [name, ...rest] = commandLine;
   if (name === undefined || name === "--help" || name === "-h" || name === "help") return help(rest[0]);
   if (name === "--version") {
-    process.stdout.write(`${await ownVersion()}\n`);
+    process.stdout.write(`${manifest.version}\n`);
     return EXIT.ok;
+  }
+  const part = IN_EXECUTABLE ? PARTS[name] : undefined;
+  if (part !== undefined) {
+    await part();
+    return Number(process.exitCode ?? EXIT.ok);
   }
   const command = COMMANDS.find((one) => one.name === name);
   if (command === undefined) {
@@ -92,13 +105,6 @@ function similar(left: string, right: string): boolean {
       short[start + 1] === long[start] &&
       short.slice(start + 2) === long.slice(start + 2))
   );
-}
-
-async function ownVersion(): Promise<string> {
-  const manifest: unknown = await Bun.file(new URL("../../package.json", import.meta.url)).json();
-  const version =
-    typeof manifest === "object" && manifest !== null && "version" in manifest ? manifest.version : "";
-  return String(version);
 }
 
 if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
+import type * as Builder from "../../cshim/build.ts";
 import { isKvferryError, KvferryError } from "../core/errors.ts";
 import { libraryPath, openLibrary, SHIM_VARIABLE } from "../native/library.ts";
 import { ABI_HASH } from "../native/symbols.ts";
@@ -22,7 +23,9 @@ export async function readyShim(note: (line: string) => void): Promise<void> {
   const given = process.env[SHIM_VARIABLE] ?? "";
   const prebuilt = join(PACKAGE_ROOT, "cshim/prebuilt", `${process.platform}-${process.arch}`, "libkvf.so");
   if (given !== "" || existsSync(prebuilt) || !isClone()) return void libraryPath();
-  const { buildShim } = await import("../../cshim/build.ts");
+  // Named at run time: the builder is no part of the package, nor of an executable.
+  const builder: string = join(PACKAGE_ROOT, "cshim/build.ts");
+  const { buildShim } = (await import(builder)) as typeof Builder;
   try {
     await buildShim({ note });
   } catch (error) {

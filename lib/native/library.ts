@@ -3,6 +3,8 @@ import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { KvferryError } from "../core/errors.ts";
 import { embeddedShim } from "./embedded.ts";
+import { glibcVersion, platformRefusal } from "./platform.ts";
+import type { PlatformFacts } from "./platform.ts";
 import { ABI_HASH, symbols } from "./symbols.ts";
 
 /** What may be given for a parameter: addresses and 64-bit integers as numbers, buffers as views. */
@@ -48,15 +50,7 @@ export function openLibrary(): NativeLibrary {
  */
 export function libraryPath(): string {
   const platform = `${process.platform}-${process.arch}`;
-  if (platform !== "linux-x64" && platform !== "linux-arm64") {
-    throw unsupported(
-      `kvferry's native library runs on linux-x64 and linux-arm64, not on ${platform}`,
-      "Use such a machine, or only kvferry/core and kvferry/wire, which run anywhere.",
-      {
-        platform,
-      },
-    );
-  }
+  refusePlatform({ system: process.platform, processor: process.arch });
   const given = process.env[SHIM_VARIABLE];
   if (embeddedShim !== null && (given === undefined || given === "")) return embeddedShim.path;
   const candidates =
@@ -72,7 +66,10 @@ export function libraryPath(): string {
   return found;
 }
 
-const BUILD = "Run `bun run build:shim` in kvferry's folder.";
+/** An installed package brings its libraries and cannot build them. */
+const BUILD: string = existsSync(join(ROOT, "cshim", "build.ts"))
+  ? "Run `bun run build:shim` in kvferry's folder."
+  : "Install the package again: `bun install --force`. Where KVFERRY_SHIM is set, unset it.";
 const EMBED =
   "Build the executable with the plugin of `kvferry/plugin`, which puts the library into it, or name one by KVFERRY_SHIM.";
 
@@ -86,6 +83,7 @@ function openFrom(path: string): NativeLibrary {
     library = dlopen(path, symbols).symbols as unknown as NativeLibrary;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
+    refusePlatform({ system: process.platform, processor: process.arch, glibc: glibcVersion() }, error);
     // A symbol is missing when the library was built before the symbol was declared.
     throw unsupported(
       `kvferry's native library ${path} could not be opened: ${reason}`,
@@ -109,6 +107,12 @@ function openFrom(path: string): NativeLibrary {
     );
   }
   return library;
+}
+
+/** The C library is looked at only where something failed: elsewhere it would cost every start. */
+function refusePlatform(facts: PlatformFacts, cause?: unknown): void {
+  const refusal = platformRefusal(facts);
+  if (refusal !== null) throw unsupported(refusal.message, refusal.remedy, { ...facts }, cause);
 }
 
 function unsupported(

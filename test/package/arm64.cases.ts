@@ -1,11 +1,13 @@
 // Run by `bun run check:full`: the library for arm64, run under emulation.
-import { expect, test } from "bun:test";
-import { existsSync } from "node:fs";
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildShim } from "../../cshim/build.ts";
 import { runCommand } from "../runtime/helpers/child.ts";
 import { debianPackages } from "./debian.ts";
-import { ROOT } from "./packed.ts";
+import { BUILD, copyOfProject, demand, PROGRAM, removeScratch, ROOT } from "./packed.ts";
+
+afterAll(removeScratch);
 
 const OUT = join(ROOT, "cshim/build/arm64");
 const TARGET = "aarch64-linux-gnu.2.28";
@@ -36,6 +38,18 @@ if (process.arch === "arm64" || qemu === null || system === undefined || system 
     );
     expect({ code, signal, words }).toEqual({ code: 0, signal: null, words: "" });
     expect(out).toContain("random hops");
+  }, 400_000);
+
+  test("an executable that was cross-compiled with the plugin runs the ten lines on arm64, under emulation", async () => {
+    const folder = await copyOfProject("cross-compiled");
+    writeFileSync(join(folder, "program.ts"), PROGRAM);
+    writeFileSync(join(folder, "build.ts"), BUILD);
+    const app = join(folder, "app");
+    // Bun fetches its own executable for the target from the package registry.
+    await demand([process.execPath, "build.ts", "./program.ts", app, "bun-linux-arm64"], folder);
+    const { code, signal, out, words } = await runCommand([qemu, "-L", system, app], {}, 120_000, folder);
+    expect({ code, signal, words }).toEqual({ code: 0, signal: null, words: "" });
+    expect(JSON.parse(out)).toEqual({ same: true, platform: "linux-arm64", kernels: true });
   }, 400_000);
 }
 

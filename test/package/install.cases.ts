@@ -1,9 +1,11 @@
 // Run by `bun run check:full`: packs, and installs into an empty directory as a user would.
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { existsSync, lstatSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pack } from "../../.ci/pack.ts";
-import { demand, project, SCRATCH, tarball, TEN_LINES } from "./packed.ts";
+import { demand, project, removeScratch, SCRATCH, tarball, TEN_LINES } from "./packed.ts";
+
+afterAll(removeScratch);
 
 /** The strictest that a user may have, over what `bun init` writes. */
 const STRICTEST = {
@@ -32,10 +34,12 @@ const USER = `import { isKvferryError, Transport, type LayoutConfig } from "kvfe
 import { resolveConfig } from "kvferry/core";
 import { kvferryPlugin } from "kvferry/plugin";
 import { decodePackage } from "kvferry/wire";
+import { native } from "kvferry:native";
 
 const config: LayoutConfig = { numBlocks: 4, numLayers: 1, outerDim: 1, pageSize: 4, innerDim: 8 };
 export const bytes: number = resolveConfig(config, "user").totalBytes;
 export const name: string = kvferryPlugin().name;
+export const embedded: string | undefined = native?.platform;
 export async function workerOf(transport: Transport): Promise<bigint> {
   try {
     return decodePackage(await transport.exportMetadata()).workerId;
