@@ -62,6 +62,20 @@ void kvf_inbox_add(kvf_inbox *inbox, const char *name, const void *payload, size
     pthread_mutex_unlock(&inbox->mutex);
 }
 
+void kvf_inbox_move(kvf_inbox *inbox, kvf_inbox *from) {
+    pthread_mutex_lock(&inbox->mutex);
+    inbox->dropped += from->dropped;
+    if (from->first) {
+        if (inbox->last) inbox->last->next = from->first;
+        else inbox->first = from->first;
+        inbox->last = from->last;
+        inbox->bytes += from->bytes;
+    }
+    pthread_mutex_unlock(&inbox->mutex);
+    from->first = from->last = NULL;
+    from->bytes = from->dropped = 0;
+}
+
 int32_t kvf_inbox_take(kvf_inbox *inbox, uint8_t *bytes, size_t capacity, double *out) {
     size_t written = 0;
     kvf_record *taken = NULL;

@@ -31,6 +31,8 @@ void kvf_inbox_destroy(kvf_inbox *inbox);
 bool kvf_inbox_full(kvf_inbox *inbox);
 /* Adds a copy; a record for which there is no memory is counted as dropped. */
 void kvf_inbox_add(kvf_inbox *inbox, const char *name, const void *payload, size_t length);
+/* Appends all of `from`, which is empty then: whoever takes sees all of them or none. */
+void kvf_inbox_move(kvf_inbox *inbox, kvf_inbox *from);
 /* Moves as many whole records as fit. out[0] = bytes written, out[1] = dropped so far, out[2] = bytes still queued.
  * KVF_OK, or KVF_AGAIN when nothing was written: the queue is empty (out[2] is 0), or `capacity` is too small. */
 int32_t kvf_inbox_take(kvf_inbox *inbox, uint8_t *bytes, size_t capacity, double *out);

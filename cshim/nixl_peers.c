@@ -101,7 +101,7 @@ static bool is_probe(const void *payload, size_t length) {
     return length == sizeof probe - 1 && memcmp(payload, probe, length) == 0;
 }
 
-static bool collect_from(kvf_agent *agent, size_t index) {
+static bool collect_from(kvf_agent *agent, kvf_inbox *batch, size_t index) {
     const nixl_functions *api = agent->api;
     const char *name = NULL;
     size_t count = 0;
@@ -113,7 +113,7 @@ static bool collect_from(kvf_agent *agent, size_t index) {
         size_t length = 0;
         if (api->notif_map_get_notif(agent->notifications, name, i, &data, &length) != NIXL_SUCCESS) continue;
         if (is_probe(data, length)) continue;
-        kvf_inbox_add(&agent->inbox, name, data, length);
+        kvf_inbox_add(batch, name, data, length);
         any = true;
     }
     return any;
@@ -128,8 +128,14 @@ bool kvf_agent_collect(kvf_agent *agent) {
     if (status != NIXL_SUCCESS || api->notif_map_size(agent->notifications, &peers) != NIXL_SUCCESS || peers == 0) {
         return false;
     }
+    /* NIXL keeps what its own thread received apart from what lanes did, and hands over one after the other: a batch may
+     * be out of order, and whoever sorts it must not see half of it. */
     bool any = false;
-    for (size_t i = 0; i < peers; i++) any |= collect_from(agent, i);
+    kvf_inbox batch;
+    kvf_inbox_init(&batch);
+    for (size_t i = 0; i < peers; i++) any |= collect_from(agent, &batch, i);
+    kvf_inbox_move(&agent->inbox, &batch);
+    kvf_inbox_destroy(&batch);
     api->notif_map_clear(agent->notifications);
     return any;
 }

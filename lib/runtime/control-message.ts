@@ -57,6 +57,12 @@ export function looksLikeControl(payload: Uint8Array): boolean {
   return true;
 }
 
+/** The number of what looks like a control message; 0 for one that is too short, which nobody takes. */
+export function controlSequence(payload: Uint8Array): number {
+  if (payload.byteLength < HEADER_BYTES) return 0;
+  return new DataView(payload.buffer, payload.byteOffset, payload.byteLength).getUint32(12, true);
+}
+
 /**
  * Writes a control message: magic, version, type, key id length, 0, sequence (u32), body, key id, code.
  *

@@ -5,6 +5,7 @@ import type { RegistrySnapshot } from "../core/registry.ts";
 import { isRemote } from "../core/registry-queries.ts";
 import {
   CONTROL,
+  controlSequence,
   looksLikeControl,
   readControl,
   writeControl,
@@ -29,6 +30,8 @@ export class Messenger {
   readonly #sentAt: Map<string, number> = new Map();
   readonly #handlers: Map<number, ControlHandler> = new Map();
   #waiting = 0;
+  #receiving = false;
+  #wanted = false;
   /** Told of every message, with the sender's wire name: a sign of life. */
   onSign: ((wireName: string) => void) | undefined;
   /** Told when messages begin to be dropped because nobody reads them, with the sender's agent name. */
@@ -129,12 +132,27 @@ export class Messenger {
     context.onNotifications = neighbours === null ? undefined : () => neighbours.receive();
   }
 
+  /** Messages of a batch can make somebody wait for more: those come after the batch, never in the middle of it. */
   #receive(): void {
+    this.#wanted = true;
+    if (this.#receiving) return;
+    this.#receiving = true;
+    try {
+      while (this.#wanted) {
+        this.#wanted = false;
+        this.#receiveBatch();
+      }
+    } finally {
+      this.#receiving = false;
+    }
+  }
+
+  #receiveBatch(): void {
     const { agent, neighbours } = this.#session;
     neighbours?.receive();
     if (agent === null) return;
     // All of them, whoever reads: control messages come the same way, and must not wait behind users' messages.
-    for (const { from, payload } of agent.takeNotifications()) {
+    for (const { from, payload } of inSendingOrder(agent.takeNotifications())) {
       this.onSign?.(from);
       if (looksLikeControl(payload)) this.#take(from, payload);
       else this.#push(from, payload);
@@ -167,7 +185,7 @@ export class Messenger {
   }
 
   /**
-   * Control messages of a sender arrive in the order in which they were sent. Users' messages may be overtaken: they
+   * Control messages of a sender are taken in the order in which they were sent. Users' messages may be overtaken: they
    * leave after the data that they belong to.
    */
   #isNew(from: string, { type, sequence }: ControlMessage): boolean {
@@ -205,6 +223,23 @@ export class Messenger {
       this.#session.options.secrets,
     );
   }
+}
+
+/**
+ * The same messages with control messages in the places of control messages, by their numbers.
+ *
+ * NIXL receives on several threads and may hand over what came at once in another order than it was sent in.
+ */
+export function inSendingOrder<Message extends { readonly payload: Uint8Array }>(
+  messages: readonly Message[],
+): readonly Message[] {
+  const control = messages.filter(({ payload }) => looksLikeControl(payload));
+  if (control.length < 2) return messages;
+  control.sort((a, b) => controlSequence(a.payload) - controlSequence(b.payload));
+  let next = 0;
+  return messages.map((message) =>
+    looksLikeControl(message.payload) ? (control[next++] ?? message) : message,
+  );
 }
 
 /** Takes a control message; `from` is the sender's wire name. */

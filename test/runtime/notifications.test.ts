@@ -1,12 +1,53 @@
 // Messages: none lost, none twice, in order, whoever reads them and whenever.
 import { describe, expect, test } from "bun:test";
 import type { Notification, QuarantineEvent } from "../../index.ts";
+import { CONTROL, writeControl } from "../../lib/runtime/control-message.ts";
+import { inSendingOrder, Messenger } from "../../lib/runtime/messenger.ts";
 import { NotificationQueue } from "../../lib/runtime/notifications.ts";
 import { refused } from "./helpers/refusal.ts";
 import { SMALL, nixlTest, openPair, pairTest, systemSpec, until } from "./helpers/transports.ts";
 
 const text = ({ payload }: Notification): string => new TextDecoder().decode(payload);
 const made = (index: number): Notification => ({ from: "x", payload: new TextEncoder().encode(`${index}`) });
+
+test("control messages of a batch are sorted by number in their own places, users' messages stay where they are", () => {
+  const ends = { sender: "a", receiver: "b" };
+  const control = (number: number) => ({
+    payload: writeControl(CONTROL.alive, number, new Uint8Array(1), ends, []),
+  });
+  const user = { payload: new TextEncoder().encode("user") };
+  const [one, two, nine, short] = [
+    control(1),
+    control(2),
+    control(9),
+    { payload: control(3).payload.subarray(0, 9) },
+  ];
+  expect(inSendingOrder([nine, user, one, two])).toEqual([one, user, two, nine]);
+  expect(inSendingOrder([user, nine])).toEqual([user, nine]);
+  expect(inSendingOrder([two, short, one])).toEqual([short, one, two]);
+});
+
+test("a message that makes somebody wait for more does not let the next batch overtake its own", () => {
+  const ends = { sender: "a", receiver: "b" };
+  const message = (number: number) => ({
+    from: "a",
+    payload: writeControl(CONTROL.staging, number, Uint8Array.of(number), ends, []),
+  });
+  const batches = [[1, 2, 3], [4, 5], [6]].map((numbers) => numbers.map(message));
+  const context = { isOpen: true, holdProcess: () => undefined, onNotifications: (): void => undefined };
+  const agent = { takeNotifications: () => batches.shift() ?? [], listen: () => undefined };
+  // No more of a session than what receiving takes.
+  const session = { context, agent, neighbours: null, wireName: "b", options: { secrets: [] } };
+  const queue = new NotificationQueue(() => undefined);
+  const messenger = new Messenger(session as never, {} as never, {} as never, queue);
+  const taken: number[] = [];
+  messenger.onControl(CONTROL.staging, (_from, body) => {
+    taken.push(body[0] ?? 0);
+    messenger.wait(true);
+  });
+  context.onNotifications();
+  expect(taken).toEqual([1, 2, 3, 4, 5, 6]);
+});
 
 describe("the queue", () => {
   test("gives each message to exactly one of the iterators, in order", async () => {

@@ -211,6 +211,32 @@ test("messages that nobody reads are dropped beyond a limit, with a warning, and
   expect(kept).toEqual(Array.from({ length: 63 }, (_unused, index) => index));
 });
 
+test("what transports say to each other is taken in order when NIXL hands over a batch in another one", async () => {
+  await using made = await meet();
+  const { a, b, here, peer } = made;
+  const disk = await b.register({ ...systemSpec("disk", CONFIG), memory: { kind: "disk" } });
+  await peer.update(await b.exportMetadata());
+  await b.importMetadata(await a.exportMetadata());
+  standin("disorder on");
+  // What arrives meanwhile is fetched together.
+  standin("delay get_notifs 20000");
+  const all = Array.from({ length: CONFIG.numBlocks }, (_unused, block) => block);
+  await Promise.all(
+    all.flatMap((block) =>
+      [0, 1, 2].map(() =>
+        a.transfer({
+          source: here,
+          sourceBlocks: [block],
+          destination: peer.layout("disk"),
+          destinationBlocks: [block],
+          deadlineMs: 10_000,
+        }),
+      ),
+    ),
+  );
+  expect(await disk.checksums(all)).toEqual(await here.checksums(all));
+}, 20_000);
+
 test("nothing that NIXL made is left when everything is closed", async () => {
   const before = standin("live");
   const made = await meet();

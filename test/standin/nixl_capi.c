@@ -20,6 +20,8 @@
  *   mode inline             posts copy and are complete
  *   mode pending N          posts are in progress; the N-th status call copies and completes
  *   mode stuck              posts stay in progress for ever
+ *   disorder on | off       notifications that are fetched together come with the later half first, as where two threads
+ *                           of NIXL received them
  *   live                    requests, lists, maps, agents and other objects that were not destroyed
  *   reset                   as when it was loaded (objects stay)
  */
@@ -148,6 +150,7 @@ static struct nixl_xfer_req_s *graveyard;
 static char lost[8][128];
 static enum { INLINE, PENDING, STUCK } mode;
 static uint32_t pending_polls;
+static bool disorder;
 static uint32_t turns;
 static long live;
 
@@ -245,10 +248,15 @@ static long control_locked(const char *command) {
         }
         memset(lost, 0, sizeof lost);
         mode = INLINE;
+        disorder = false;
         pthread_cond_broadcast(&unblocked);
         return 0;
     }
     if (strcmp(verb, "live") == 0) return live;
+    if (strcmp(verb, "disorder") == 0) {
+        disorder = strcmp(name, "on") == 0;
+        return 0;
+    }
     if (strcmp(verb, "lose") == 0 || strcmp(verb, "find") == 0) {
         for (size_t i = 0; i < sizeof lost / sizeof lost[0]; i++) {
             if (strcmp(lost[i], name) == 0) lost[i][0] = 0;
@@ -811,6 +819,20 @@ FUNCTION(destroy_notif_map, nixl_notif_map map) {
     UNMADE(map);
 }
 
+/* The table's mutex is held. */
+static note *disordered(note *first) {
+    size_t count = 0;
+    for (const note *n = first; n; n = n->next) count++;
+    if (!disorder || count < 2) return first;
+    note *middle = first;
+    for (size_t k = 1; k < count / 2; k++) middle = middle->next;
+    note *later = middle->next, *last = later;
+    middle->next = NULL;
+    while (last->next) last = last->next;
+    last->next = first;
+    return later;
+}
+
 FUNCTION(get_notifs, nixl_agent agent, nixl_notif_map map, nixl_opt_args args) {
     ENTER(get_notifs);
     (void)args;
@@ -818,7 +840,7 @@ FUNCTION(get_notifs, nixl_agent agent, nixl_notif_map map, nixl_opt_args args) {
     pthread_mutex_lock(&table_mutex);
     note **end = &map->notes;
     while (*end) end = &(*end)->next;
-    *end = agent->first;
+    *end = disordered(agent->first);
     agent->first = agent->last = NULL;
     pthread_mutex_unlock(&table_mutex);
     pthread_rwlock_unlock(&agent->lock);
