@@ -321,6 +321,10 @@ KVF_API int32_t kvf_neighbour_connect(kvf_word neighbour, const char *name, doub
 /* Sends a message, or queues what the socket does not take now. `descriptors`: `count` pairs of doubles, a descriptor
  * and 1 when the receiver shall only read (it is opened anew for that). out[0] = bytes queued for this connection. */
 KVF_API int32_t kvf_neighbour_send(kvf_word neighbour, uint32_t connection, const uint8_t *bytes, kvf_word length, const double *descriptors, uint32_t count, double *out);
+/* While `here` is 1, JavaScript looks itself, with every call once, and the thread is not woken by what arrives; a last call
+ * with 0 hands that back to it. For the short time in which a message is awaited without sleeping. out[0] = bytes of events
+ * that wait to be taken. */
+KVF_API int32_t kvf_neighbour_look(kvf_word neighbour, uint32_t here, double *out);
 /* Takes whole events as records. out[0] = bytes written, out[1] = bytes of events that are left, out[2] = processes of
  * other users that were turned away so far. KVF_AGAIN when nothing was written. */
 KVF_API int32_t kvf_neighbour_take(kvf_word neighbour, uint8_t *bytes, kvf_word capacity, double *out);

@@ -58,6 +58,8 @@ export class NativeContext {
   onProgress: (() => void) | undefined;
   /** Called when a notification queue is not empty. */
   onNotifications: (() => void) | undefined;
+  /** Called on every turn while what is awaited from outside is looked for; at last with false: it wakes again. */
+  onLook: ((here: boolean) => void) | undefined;
 
   private constructor(library: NativeLibrary, slots: number, address: number, shared: ArrayBuffer) {
     this.library = library;
@@ -177,7 +179,8 @@ export class NativeContext {
   }
 
   readonly #look = (): void => {
-    if (!this.#draining && this.#open && this.#freeCount < this.slots) {
+    if (this.#open && this.#heldFromOutside) guarded(() => this.onLook?.(true));
+    if (!this.#draining && this.#open && this.#isAwaited()) {
       // The doorbell stays unarmed meanwhile: nobody has to be woken.
       Atomics.store(this.#words, ARMED, 0);
       this.#draining = true;
@@ -187,11 +190,12 @@ export class NativeContext {
         this.#draining = false;
       }
     }
-    if (this.#open && this.#freeCount < this.slots && Bun.nanoseconds() < this.#hastenUntil) {
+    if (this.#open && this.#isAwaited() && Bun.nanoseconds() < this.#hastenUntil) {
       setImmediate(this.#look);
       return;
     }
     this.#hastening = false;
+    if (this.#open) guarded(() => this.onLook?.(false));
     this.drain();
   };
 
@@ -216,7 +220,7 @@ export class NativeContext {
    * Looks at the ring on every turn of the event loop for so long, instead of sleeping until the doorbell rings.
    *
    * Waking a sleeping thread takes tens of microseconds on many machines, as long as a small copy. Nothing is held up
-   * by it, and it ends when no job runs.
+   * by it, and it ends when no job runs and nothing else is awaited.
    *
    * @param micros - From now.
    */
@@ -307,6 +311,11 @@ export class NativeContext {
       guarded(() => handler(LEFT_BEHIND, slot));
     }
     return status < 0 ? 0 : (this.#out[0] ?? 0);
+  }
+
+  /** Whether somebody waits for what comes: a job, or something that is not one. */
+  #isAwaited(): boolean {
+    return this.#freeCount < this.slots || this.#heldFromOutside;
   }
 
   #pendingWork(): boolean {

@@ -132,6 +132,18 @@ export class NeighbourSockets {
     throw nativeError(this.#native, status, "notify", "a message to a neighbour could not be sent");
   }
 
+  /**
+   * Looks for what there is to see, without waiting. The thread is not woken by it from now on, until a call that says
+   * that it is no longer looked for.
+   *
+   * @returns Whether there is something to take.
+   */
+  look(here: boolean): boolean {
+    if (!this.#open) return false;
+    const status = this.#native.kvf_neighbour_look(this.#address, here ? 1 : 0, this.#out);
+    return status === KVF_OK && (this.#out[0] ?? 0) > 0;
+  }
+
   /** Takes what was seen since the last call, in order. */
   take(): NeighbourEvent[] {
     const taken: NeighbourEvent[] = [];

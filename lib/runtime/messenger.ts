@@ -18,6 +18,12 @@ import type { Peer } from "./peer.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 
+/**
+ * A neighbour's answer often comes sooner than a sleeping thread wakes: for so long after each message the next one is
+ * looked for, if somebody awaits it.
+ */
+const ANSWER_MICROS = 100;
+
 /** Sends notifications to peers and sorts what arrives: users' messages go to the queue. */
 export class Messenger {
   readonly #session: Session;
@@ -46,6 +52,7 @@ export class Messenger {
     this.#peers = peers;
     this.#queue = queue;
     session.context.onNotifications = () => this.#receive();
+    session.context.onLook = (here) => session.neighbours?.look(here);
   }
 
   async notify(peer: Peer, payload: Uint8Array | string): Promise<void> {
@@ -63,8 +70,10 @@ export class Messenger {
         { workerId: peer.workerId.toString() },
       );
     }
-    if (near) await neighbours.notify(peer.wireName, bytes);
-    else if (agent === null) throw this.#session.noNixl ?? withoutAgent();
+    if (near) {
+      await neighbours.notify(peer.wireName, bytes);
+      this.#session.context.hasten(ANSWER_MICROS);
+    } else if (agent === null) throw this.#session.noNixl ?? withoutAgent();
     else await agent.notify(peer.wireName, this.escape(peer.wireName, bytes));
   }
 
@@ -123,6 +132,7 @@ export class Messenger {
   deliverFrom(wireName: string, payload: Uint8Array<ArrayBuffer>): boolean {
     this.onSign?.(wireName);
     this.#queue.push({ from: agentNameOf(wireName), payload });
+    this.#session.context.hasten(ANSWER_MICROS);
     return !this.#queue.full || this.#queue.intercepted;
   }
 

@@ -196,6 +196,11 @@ export class Neighbours {
     }
   }
 
+  /** Looks for what neighbours say, instead of being woken by it; until a call that ends that. */
+  look(here: boolean): void {
+    if (this.#sockets?.look(here) === true) this.receive();
+  }
+
   /** Tells neighbours that this transport closes. @returns Whether all let go of its memory in time. */
   async closing(millis: number): Promise<boolean> {
     if (this.#sockets === undefined) return true;

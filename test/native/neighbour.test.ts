@@ -8,6 +8,7 @@ import { buildShim, hasCommand, type BuildOptions } from "../../cshim/build.ts";
 
 const PARTS = [
   "messages",
+  "looking",
   "descriptors",
   "refused maps",
   "strangers",

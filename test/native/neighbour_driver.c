@@ -157,6 +157,37 @@ static void messages(void) {
     close_side(&b);
 }
 
+/* Whoever looks itself leaves the thread asleep, and nothing is lost when it looks no longer. */
+static void looking(void) {
+    side a = open_side("a"), b = open_side("b");
+    double out[4];
+    CHECK(kvf_neighbour_look(b.self, 1, NULL) == KVF_E_INVALID);
+    CHECK(kvf_neighbour_look(b.self, 1, out) == KVF_OK && out[0] == 0);
+    uint32_t to = connect_to(&a, &b);
+    event got;
+    for (int way = 0; way < 2; way++) {
+        if (way) CHECK(kvf_neighbour_send(a.self, to, (const uint8_t *)"one", 3, NULL, 0, out) == KVF_OK);
+        pause_micros(20000);
+        CHECK(!poll_event(&b, &got)); /* the thread was not woken */
+        CHECK(kvf_neighbour_look(b.self, 1, out) == KVF_OK && out[0] > 0);
+        expect_event(&b, way ? KVF_NEIGHBOUR_MESSAGE : KVF_NEIGHBOUR_ACCEPTED);
+    }
+    /* The thread is told of what came before. */
+    CHECK(kvf_neighbour_send(a.self, to, (const uint8_t *)"two", 3, NULL, 0, out) == KVF_OK);
+    CHECK(kvf_neighbour_look(b.self, 0, out) == KVF_OK);
+    CHECK(memcmp(expect_event(&b, KVF_NEIGHBOUR_MESSAGE).payload, "two", 3) == 0);
+    /* What the socket did not take at once goes out by the thread, though nobody looks again. */
+    uint8_t *bytes = calloc(1, KVF_NEIGHBOUR_MESSAGE_BYTES);
+    CHECK(bytes);
+    CHECK(kvf_neighbour_look(a.self, 1, out) == KVF_OK);
+    CHECK(kvf_neighbour_send(a.self, to, bytes, KVF_NEIGHBOUR_MESSAGE_BYTES, NULL, 0, out) == KVF_OK);
+    CHECK(expect_event(&b, KVF_NEIGHBOUR_MESSAGE).length == KVF_NEIGHBOUR_MESSAGE_BYTES);
+    free(bytes);
+    close_side(&a);
+    CHECK(kvf_neighbour_look(a.self, 1, out) == KVF_E_CLOSED);
+    close_side(&b);
+}
+
 /* ---- descriptors and mapping --------------------------------------------------------------------------------- */
 
 static int memory_file(size_t bytes, int seals) {
@@ -401,6 +432,8 @@ static void under_fire(int rounds) {
         for (int tries = 0; taken < 2000; tries++) {
             CHECK(tries < 100000);
             event got;
+            double found[1];
+            CHECK(kvf_neighbour_look(b.self, tries % 7 < 3, found) == KVF_OK);
             for (int turn = 0; turn < 100 && poll_event(&b, &got); turn++) {
                 taken++;
                 for (uint32_t k = 0; k < got.count; k++) close(got.descriptors[k]);
@@ -435,6 +468,8 @@ int main(int count, char **arguments) {
     signal(SIGPIPE, SIG_DFL);
     messages();
     printf("held messages\n");
+    looking();
+    printf("held looking\n");
     descriptors();
     printf("held descriptors\n");
     refused_maps();
