@@ -11,13 +11,13 @@ import {
   MIB,
   release,
   SCATTERED,
-  shuffled,
   tablesOf,
   timed,
   verify,
 } from "./gpu-world.ts";
 import type { Row, World } from "./gpu-world.ts";
 import { alternate } from "./processes.ts";
+import { shuffled } from "./statistics.ts";
 
 const PINNED_POOL = 8 * GIB;
 /** Layers with memory of their own: few block ids, many runs. */

@@ -11,13 +11,13 @@ import {
   least,
   MIB,
   release,
-  shuffled,
   tablesOf,
   timed,
   verify,
 } from "./gpu-world.ts";
 import type { Row, Side, World } from "./gpu-world.ts";
 import { alternate } from "./processes.ts";
+import { shuffled } from "./statistics.ts";
 
 /** Bytes that one sample of F1 moves, near enough: whole blocks of 160 chunks. */
 const MOVED = 256 * MIB;

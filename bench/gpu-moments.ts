@@ -2,10 +2,10 @@
 import { JSCallback } from "bun:ffi";
 
 import type { LocalLayout } from "../index.ts";
-import { KIB, MIB, shuffled, verify } from "./gpu-world.ts";
+import { KIB, MIB, verify } from "./gpu-world.ts";
 import type { Row, World } from "./gpu-world.ts";
 import { alternate } from "./processes.ts";
-import { quantile } from "./statistics.ts";
+import { quantile, shuffled } from "./statistics.ts";
 
 export const MOMENT_ROWS: readonly Row[] = [
   ...(

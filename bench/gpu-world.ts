@@ -4,7 +4,6 @@ import type { LayoutConfig, LocalLayout, Order, TransferRequest } from "../index
 import { openAnchors } from "./gpu-anchors.ts";
 import type { Anchors, Tables } from "./gpu-anchors.ts";
 import type { Goal, RowSpec } from "./result.ts";
-import { seededRandom } from "./statistics.ts";
 
 export const KIB: number = 1024;
 export const MIB: number = 1024 * KIB;
@@ -171,18 +170,6 @@ export function few(work: () => number): number[] {
 
 export async function release(sides: readonly Side[]): Promise<void> {
   for (const { layout } of sides) await layout.unregister();
-}
-
-export function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }
 
 export function least(value: number): Goal {

@@ -9,7 +9,7 @@ import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult, Goal } from "./result.ts";
-import { seededRandom } from "./statistics.ts";
+import { shuffled } from "./statistics.ts";
 
 const MIB = 2 ** 20;
 /** Bytes that one sample moves. */
@@ -147,18 +147,6 @@ function turnsOf(chunk: number): Turn[] {
       toOffset: Float64Array.from(destinationBlocks, (block) => block * chunk),
     };
   });
-}
-
-function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }
 
 /** Has the code that plans and submits compiled, as it is in a program that has run for a second. */

@@ -1,6 +1,7 @@
 // The far side of a bench between neighbours: a process that registers memory and hands it out until its parent lets go.
 import { Transport } from "../index.ts";
 import type { LayoutSpec, LocalLayout, OpenOptions, Peer } from "../index.ts";
+import { FarProcess, serve } from "./far-process.ts";
 
 /** What the process is asked. */
 export type FarCall =
@@ -17,45 +18,13 @@ export type FarCall =
 const WORKER = 2n;
 
 /** The process, from its parent. */
-export class FarProcess implements AsyncDisposable {
-  readonly #child: Bun.Subprocess;
-  readonly #answers: ((answer: { readonly value?: unknown; readonly error?: string }) => void)[] = [];
-
+export class NeighbourPeer extends FarProcess<FarCall> {
   constructor() {
-    this.#child = Bun.spawn([process.execPath, import.meta.path], {
-      stdin: "ignore",
-      stdout: 2,
-      stderr: "inherit",
-      serialization: "advanced",
-      ipc: (message: { readonly value?: unknown; readonly error?: string }) =>
-        this.#answers.shift()?.(message),
-      onExit: () => {
-        for (const answer of this.#answers.splice(0)) answer({ error: "the process ended" });
-      },
-    });
-  }
-
-  async call<Value>(request: FarCall): Promise<Value> {
-    const { promise, resolve } = Promise.withResolvers<{
-      readonly value?: unknown;
-      readonly error?: string;
-    }>();
-    this.#answers.push(resolve);
-    this.#child.send(request);
-    const answer = await promise;
-    if (answer.error !== undefined) throw new Error(`${request.do} at the neighbour: ${answer.error}`);
-    return answer.value as Value; // as `serve` answers each call
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#child.disconnect();
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 5_000);
-    await this.#child.exited;
-    clearTimeout(timer);
+    super(import.meta.path);
   }
 }
 
-function serve(): void {
+function answerCalls(): void {
   let transport: Transport | undefined;
   const layouts = new Map<string, LocalLayout>();
   const named = (name: string): LocalLayout => {
@@ -87,15 +56,7 @@ function serve(): void {
       }
     }
   };
-  process.on("message", (call: FarCall) => {
-    answer(call).then(
-      (value) => process.send?.({ value }),
-      (error: unknown) => process.send?.({ error: error instanceof Error ? error.message : String(error) }),
-    );
-  });
-  process.once("disconnect", () => {
-    void (transport?.close() ?? Promise.resolve()).finally(() => process.exit(0));
-  });
+  serve(answer, () => transport?.close() ?? Promise.resolve());
 }
 
-if (import.meta.main) serve();
+if (import.meta.main) answerCalls();

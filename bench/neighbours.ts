@@ -7,12 +7,12 @@ import type { LayoutSpec, LocalLayout, OpenOptions, RemoteLayout, TransferReques
 import { findNixl } from "../lib/native/find-nixl.ts";
 import type { SuiteOptions } from "./main.ts";
 import { buildNative } from "./native.ts";
-import { FarProcess } from "./neighbour-peer.ts";
+import { NeighbourPeer } from "./neighbour-peer.ts";
 import { alternate, inProcesses } from "./processes.ts";
 import type { Contender, SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult, Goal, RowSpec } from "./result.ts";
-import { median, seededRandom } from "./statistics.ts";
+import { median, shuffled } from "./statistics.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -211,7 +211,7 @@ async function moves(move: Move, samples: number, slow: boolean): Promise<Record
   const cuda: Partial<OpenOptions> = gpu ? {} : { cuda: false };
   const bytes = move.chunk * move.chunks;
   const lists = listsOf(move);
-  await using far = new FarProcess();
+  await using far = new NeighbourPeer();
   await using here = await Transport.open({ workerId: 1n, nixl: false, ...cuda });
   const own = await here.register(specOf("own", move, move.here, 0));
   const theirs = specOf("pool", move, move.there, move.device);
@@ -253,7 +253,7 @@ async function overNixl(
     capabilities: { gpuRdma: true },
     ...cuda,
   };
-  await using far = new FarProcess();
+  await using far = new NeighbourPeer();
   await using here = await Transport.open({ workerId: 1n, ...options });
   const own = await here.register(specOf("own", move, move.here, 0));
   const exported = await far.call<Uint8Array>({ do: "open", options, specs: [theirs] });
@@ -330,7 +330,7 @@ function requestOf(
 }
 
 async function verify(
-  far: FarProcess,
+  far: NeighbourPeer,
   here: Transport,
   own: LocalLayout,
   request: TransferRequest,
@@ -390,7 +390,7 @@ async function pingPong(options: Partial<OpenOptions>): Promise<{
   readonly half: () => Promise<number>;
   readonly close: () => Promise<void>;
 }> {
-  const far = new FarProcess();
+  const far = new NeighbourPeer();
   const here = await Transport.open({ workerId: 1n, cuda: false, ...options });
   const exported = await far.call<Uint8Array>({
     do: "open",
@@ -453,18 +453,6 @@ async function sharing(samples: number, what: "touch" | "copy"): Promise<Record<
     return () => rateOf(transport, request, move.chunk * move.chunks);
   };
   return await alternate({ ours: await copier(shared), "private memory": await copier(own) }, samples);
-}
-
-function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_unused, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }
 
 function least(value: number): Goal {

@@ -1,6 +1,7 @@
 // The far side of a bench over NIXL: a process that registers memory and serves it until its parent lets go.
 import { Transport } from "../index.ts";
 import type { LayoutConfig, LayoutSpec, LocalLayout } from "../index.ts";
+import { FarProcess, serve } from "./far-process.ts";
 
 /** What a peer is asked. */
 export type PeerCall =
@@ -19,42 +20,9 @@ export interface AliasSpec {
 const WORKER = 2n;
 
 /** A peer's process, from its parent. */
-export class BenchPeer implements AsyncDisposable {
-  readonly #child: Bun.Subprocess;
-  readonly #answers: ((answer: { readonly value?: unknown; readonly error?: string }) => void)[] = [];
-
+export class BenchPeer extends FarProcess<PeerCall> {
   constructor(environment: Readonly<Record<string, string>> = {}) {
-    this.#child = Bun.spawn([process.execPath, import.meta.path], {
-      env: { ...process.env, ...environment },
-      stdin: "ignore",
-      stdout: 2,
-      stderr: "inherit",
-      serialization: "advanced",
-      ipc: (message: { readonly value?: unknown; readonly error?: string }) =>
-        this.#answers.shift()?.(message),
-      onExit: () => {
-        for (const answer of this.#answers.splice(0)) answer({ error: "the peer's process ended" });
-      },
-    });
-  }
-
-  async call<Value>(request: PeerCall): Promise<Value> {
-    const { promise, resolve } = Promise.withResolvers<{
-      readonly value?: unknown;
-      readonly error?: string;
-    }>();
-    this.#answers.push(resolve);
-    this.#child.send(request);
-    const answer = await promise;
-    if (answer.error !== undefined) throw new Error(`${request.do} at the peer: ${answer.error}`);
-    return answer.value as Value;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#child.disconnect();
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 5_000);
-    await this.#child.exited;
-    clearTimeout(timer);
+    super(import.meta.path, environment);
   }
 }
 
@@ -79,7 +47,7 @@ export async function registerAll(
   return layouts;
 }
 
-function serve(): void {
+function answerCalls(): void {
   let transport: Transport | undefined;
   let layouts = new Map<string, LocalLayout>();
   const named = (name: string): LocalLayout => {
@@ -103,15 +71,7 @@ function serve(): void {
         return await named(call.layout).checksums(call.blocks);
     }
   };
-  process.on("message", (call: PeerCall) => {
-    answer(call).then(
-      (value) => process.send?.({ value }),
-      (error: unknown) => process.send?.({ error: error instanceof Error ? error.message : String(error) }),
-    );
-  });
-  process.once("disconnect", () => {
-    void (transport?.close() ?? Promise.resolve()).finally(() => process.exit(0));
-  });
+  serve(answer, () => transport?.close() ?? Promise.resolve());
 }
 
-if (import.meta.main) serve();
+if (import.meta.main) answerCalls();

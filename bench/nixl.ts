@@ -14,7 +14,7 @@ import { alternate, inProcesses } from "./processes.ts";
 import type { Contender } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult, Goal, RowSpec } from "./result.ts";
-import { seededRandom } from "./statistics.ts";
+import { shuffled } from "./statistics.ts";
 
 const MIB = 2 ** 20;
 const CHUNK = 16_384;
@@ -253,18 +253,6 @@ function listsOf(one: Case): readonly Lists[] {
     const blocks = Uint32Array.from({ length: one.blocks }, (_, index) => turn * one.blocks + index);
     return [blocks, blocks];
   });
-}
-
-function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }
 
 /** One transfer of fresh bytes: the blocks at both ends must hash alike, pair for pair. */

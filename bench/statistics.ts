@@ -67,6 +67,19 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
+/** The numbers below `count` in an order that depends on the seed only. */
+export function shuffled(count: number, seed: number): Uint32Array {
+  const random = seededRandom(seed);
+  const order = Uint32Array.from({ length: count }, (_, index) => index);
+  for (let index = count - 1; index > 0; index -= 1) {
+    const other = Math.floor(random() * (index + 1));
+    const kept = order[index] as number; // in bounds
+    order[index] = order[other] as number; // in bounds
+    order[other] = kept;
+  }
+  return order;
+}
+
 function ratiosOf(pairs: PairedSamples): number[] {
   if (pairs.ours.length !== pairs.other.length)
     throw new RangeError(`${pairs.ours.length} samples of ours, but ${pairs.other.length} of the other`);

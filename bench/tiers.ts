@@ -12,7 +12,7 @@ import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult } from "./result.ts";
-import { seededRandom } from "./statistics.ts";
+import { shuffled } from "./statistics.ts";
 
 const MIB = 2 ** 20;
 /** Bytes of the file and of the memory, and bytes that one sample moves. */
@@ -190,18 +190,6 @@ function turnsOf(block: number): Turn[] {
     memory: memory.slice(turn * each, (turn + 1) * each),
     file: file.slice(turn * each, (turn + 1) * each),
   }));
-}
-
-function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_unused, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }
 
 function spec(name: string, block: number, memory: MemorySpec): LayoutSpec {

@@ -1,36 +1,21 @@
 import { beforeAll, expect, test } from "bun:test";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { buildShim, hasCommand, type BuildOptions } from "../../cshim/build.ts";
 import { buildCudaStandin } from "../standin/build.ts";
+import { buildDriver, canSanitize, DRIVER_FOLDER, runProgram, SANITIZERS } from "./c-driver.ts";
+import type { DriverEnded, Sanitizer } from "./c-driver.ts";
 
 // The CUDA part in C, without JavaScript and without a GPU. One driver proves what is pure: how programs are cut,
 // brought to slabs and expanded by the kernels' own body, against plain loops. The other runs the jobs on a stand-in
 // for the driver library; the same program runs on real GPUs.
 
-const FOLDER = join(import.meta.dir, "..", "..", "cshim", "build");
-
-/** Whether the system's compiler links programs with this sanitizer: its library is a package of its own. */
-function canSanitize(kind: "address" | "thread"): boolean {
-  if (!hasCommand("cc")) return false;
-  const library = kind === "thread" ? "libtsan.so" : "libasan.so";
-  const found = Bun.spawnSync(["cc", `-print-file-name=${library}`])
-    .stdout.toString()
-    .trim();
-  return found.includes("/") && existsSync(found);
-}
-
-function build(name: string, options: BuildOptions): Promise<string> {
-  const program = join(import.meta.dir, `${name}.c`);
-  const out = join(FOLDER, `${name}-${options.sanitize ?? "plain"}`);
-  return buildShim({ ...options, program, without: ["nixl"], out });
-}
-
-interface Ended {
-  readonly code: number;
-  readonly said: string;
+/** What a driver ended with; its last line is an object of counts. */
+interface Ended extends DriverEnded {
   readonly last: Record<string, number>;
-  readonly lines: readonly string[];
+}
+
+function build(name: string, sanitizer?: Sanitizer): Promise<string> {
+  const options = sanitizer === undefined ? {} : { sanitize: SANITIZERS[sanitizer] };
+  return buildDriver(`${name}.c`, sanitizer ?? "plain", { ...options, without: ["nixl"] });
 }
 
 async function run(
@@ -38,37 +23,13 @@ async function run(
   args: readonly string[],
   environment: Record<string, string> = {},
 ): Promise<Ended> {
-  const child = Bun.spawn([program, ...args], {
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-    env: {
-      ...process.env,
-      // The driver brings its own sanitizer: one that the tests themselves run under would not bear another.
-      LD_PRELOAD: "",
-      ASAN_OPTIONS: "detect_leaks=0",
-      UBSAN_OPTIONS: "print_stacktrace=1",
-      TSAN_OPTIONS: "halt_on_error=1",
-      ...environment,
-    },
-  });
-  const [held, said, code] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  const lines = held.trim().split("\n");
-  const last = lines.at(-1) ?? "";
-  return {
-    code,
-    said,
-    lines,
-    last: last.startsWith("{") ? (JSON.parse(last) as Record<string, number>) : {},
-  };
+  const ended = await runProgram([program, ...args], { ASAN_OPTIONS: "detect_leaks=0", ...environment });
+  const last = ended.lines.at(-1) ?? "";
+  return { ...ended, last: last.startsWith("{") ? (JSON.parse(last) as Record<string, number>) : {} };
 }
 
 test("programs cut, brought to slabs and expanded by the kernels' body move the right bytes", async () => {
-  const ended = await run(await build("cuda_driver", {}), ["300", "11"]);
+  const ended = await run(await build("cuda_driver"), ["300", "11"]);
   expect(ended).toMatchObject({ code: 0, said: "", last: { cases: 300, failures: 0, over: 0 } });
   // Whole blocks on the far side really become fewer and longer copies than the program has rows.
   expect(ended.last["spans"] ?? 0).toBeLessThan((ended.last["rows"] ?? 0) * 0.8);
@@ -76,7 +37,7 @@ test("programs cut, brought to slabs and expanded by the kernels' body move the 
 
 if (canSanitize("address")) {
   test("the same with every access checked", async () => {
-    const ended = await run(await build("cuda_driver", { sanitize: "address,undefined" }), ["60", "12"]);
+    const ended = await run(await build("cuda_driver", "address"), ["60", "12"]);
     expect(ended).toMatchObject({ code: 0, said: "", last: { failures: 0 } });
   }, 120_000);
 }
@@ -87,7 +48,7 @@ test("the compiled kernels were made from the sources beside them", () => {
   expect(said).toStartWith("kernels: up to date");
 });
 
-const standin = join(FOLDER, "standin-plain", "libcuda.so.1");
+const standin = join(DRIVER_FOLDER, "standin-plain", "libcuda.so.1");
 beforeAll(async () => {
   await buildCudaStandin(standin);
 }, 120_000);
@@ -101,7 +62,7 @@ const drivers = [
 
 for (const [name, environment, batch] of drivers) {
   test(`jobs with a driver ${name}: bytes, order, events, refusals`, async () => {
-    const ended = await run(await build("cuda_jobs", {}), [standin, "30", "3"], environment);
+    const ended = await run(await build("cuda_jobs"), [standin, "30", "3"], environment);
     expect(ended.said).toBe("");
     expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
     expect(ended.last["copies"] ?? 0).toBeGreaterThan(60);
@@ -110,7 +71,7 @@ for (const [name, environment, batch] of drivers) {
 }
 
 test("a driver older than 12.0 is refused with what is needed", async () => {
-  const ended = await run(await build("cuda_jobs", {}), [standin, "1", "1"], {
+  const ended = await run(await build("cuda_jobs"), [standin, "1", "1"], {
     KVF_STANDIN_VERSION: "11080",
   });
   expect(ended.code).toBe(2);
@@ -118,13 +79,13 @@ test("a driver older than 12.0 is refused with what is needed", async () => {
 }, 120_000);
 
 test("calls that fail end their job once, never-started jobs moved nothing, stuck ones hold only themselves", async () => {
-  const ended = await run(await build("cuda_jobs", {}), [standin, "2", "5", "inject"]);
+  const ended = await run(await build("cuda_jobs"), [standin, "2", "5", "inject"]);
   expect(ended.said).toBe("");
   expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
 }, 120_000);
 
 test("a fault of a kernel ends every running job in doubt, later ones are refused with the cause", async () => {
-  const ended = await run(await build("cuda_jobs", {}), [standin, "2", "5", "fault"]);
+  const ended = await run(await build("cuda_jobs"), [standin, "2", "5", "fault"]);
   expect(ended.said).toBe("");
   expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });
   expect(ended.lines.some((line) => line.startsWith("refused: CUDA device 0 is lost"))).toBe(true);
@@ -132,11 +93,10 @@ test("a fault of a kernel ends every running job in doubt, later ones are refuse
 
 for (const kind of ["address", "thread"] as const) {
   if (!canSanitize(kind)) continue;
-  const sanitize = kind === "address" ? "address,undefined" : "thread";
   test(`jobs under the ${kind} sanitizer`, async () => {
-    const library = join(FOLDER, `standin-${kind}`, "libcuda.so.1");
-    await buildCudaStandin(library, { sanitize });
-    const program = await build("cuda_jobs", { sanitize });
+    const library = join(DRIVER_FOLDER, `standin-${kind}`, "libcuda.so.1");
+    await buildCudaStandin(library, { sanitize: SANITIZERS[kind] });
+    const program = await build("cuda_jobs", kind);
     const ended = await run(program, [library, "6", "7", "inject"]);
     expect(ended.said).toBe("");
     expect(ended).toMatchObject({ code: 0, last: { failures: 0 } });

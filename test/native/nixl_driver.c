@@ -516,5 +516,7 @@ int main(int argc, char **argv) {
         }
     }
     printf("%s\n", failures ? "failed" : "passed");
-    return failures != 0;
+    fflush(stdout);
+    /* As Bun leaves: where a system has RDMA libraries of its own, the end functions of those that NIXL brings may crash. */
+    _exit(failures != 0);
 }
