@@ -37,7 +37,7 @@ export const sanitizedSuite = (name: string, files: readonly string[], minutes: 
     const runtime = sanitizerRuntime();
     if (runtime === null) return skipped("there is no gcc with libasan on this machine");
     await buildSanitized();
-    const words = [process.execPath, "test", "--timeout", "120000", "--retry", "2", ...files];
+    const words = [process.execPath, "test", "--timeout", "120000", "--retry", "1", ...files];
     const { answer, reports } = await underSanitizers(runtime, async (environment) =>
       countTests(words, await execute(words, { minutes, environment })),
     );

@@ -15,8 +15,8 @@ export function suite(name: string, flags: readonly string[], options: CommandOp
   return {
     name,
     run: async () => {
-      // A test that waits for other processes may lose its turn on a busy machine; one that is wrong fails every time.
-      const words = [process.execPath, "test", "--timeout", "60000", "--retry", "2", ...flags];
+      // A test that waits for other processes may lose its turn on a busy machine: it gets one more, and is named.
+      const words = [process.execPath, "test", "--timeout", "60000", "--retry", "1", ...flags];
       // A report of an earlier run must not vouch for one that breaks off.
       if (flags.includes("--coverage")) {
         rmSync(COVERAGE, { recursive: true, force: true });
@@ -59,9 +59,16 @@ export function countTests(words: readonly string[], ended: Ended): Outcome {
   const broken = !closed || counts.passed === 0 || (ended.code !== 0 && counts.failed === 0);
   if (broken || counts.failed > 0)
     return { ...counts, failed: counts.failed + (broken ? 1 : 0), text: failures(words, ended) };
-  const skips = ended.output.split("\n").filter((line) => /^\s*\(?(skip|todo)\)?\s/.test(line));
-  const loud = ended.output.split("\n").filter((line) => /WITHOUT (NIXL|THE NATIVE)/.test(line));
-  return { ...counts, text: [`${counts.passed} tests`, ...new Set([...loud, ...skips])].join("\n") };
+  const lines = ended.output.split("\n");
+  const skips = lines.filter((line) => /^\s*\(?(skip|todo)\)?\s/.test(line));
+  const loud = lines.filter((line) => /WITHOUT (NIXL|THE NATIVE)/.test(line));
+  const again = lines
+    .filter((line) => /^\(pass\) .* \(attempt \d+\)/.test(line))
+    .map((line) => `AGAIN: needed more than one try: ${line}`);
+  return {
+    ...counts,
+    text: [`${counts.passed} tests`, ...new Set([...loud, ...again, ...skips])].join("\n"),
+  };
 }
 
 /** Holds where at least `least` of the lines in the folders were run by the tests, files that no test imports included. */

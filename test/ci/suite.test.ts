@@ -14,6 +14,12 @@ test("skipped tests are named", () => {
   expect(end(`(skip) needs a GPU\n${CLOSING}`).text).toContain("needs a GPU");
 });
 
+test("tests that needed another try are named", () => {
+  const { text } = end(`(pass) waits for a peer (attempt 2) [3.00ms]\n(pass) does not\n${CLOSING}`);
+  expect(text).toContain("more than one try: (pass) waits for a peer (attempt 2)");
+  expect(text).not.toContain("does not");
+});
+
 test.each([
   ["a run that died before its closing lines", "(pass) one\nSegmentation fault\n", 139],
   ["a run without tests", "No tests found!\n", 1],
