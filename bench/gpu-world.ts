@@ -21,6 +21,8 @@ export interface Row extends RowSpec {
   readonly measure: (world: World, samples: number, slow: boolean) => Promise<Record<string, number[]>>;
   /** CUDA devices that it needs. */
   readonly devices?: number;
+  /** Needs python3 with PyTorch. */
+  readonly torch?: boolean;
 }
 
 /** Blocks of one layout, and where each of their chunks lies. */
@@ -135,7 +137,7 @@ export function tablesOf(
 }
 
 /** Moves once and compares some of the blocks. */
-export async function verify(world: World, request: TransferRequest): Promise<void> {
+export async function verify(world: Pick<World, "transport">, request: TransferRequest): Promise<void> {
   const { source, destination } = request;
   if (typeof source === "bigint" || typeof destination === "bigint")
     throw new TypeError("layouts, not handles");

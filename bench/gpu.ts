@@ -1,4 +1,6 @@
-// Rows F1 to F7, F12 and F19: blocks between GPU and pinned memory, within a GPU, and between two; submission and waking.
+// Rows F1 to F7, F12 and F19: blocks between GPU and pinned memory, within a GPU, and between two; submission and waking;
+// and what it costs others (G1), and how it grows (G2).
+import { BESIDE_ROWS } from "./gpu-beside.ts";
 import { DEVICE_ROWS } from "./gpu-device.ts";
 import { LINK_ROWS } from "./gpu-link.ts";
 import { MOMENT_ROWS } from "./gpu-moments.ts";
@@ -11,7 +13,7 @@ import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult } from "./result.ts";
 
-const ROWS: readonly Row[] = [...LINK_ROWS, ...DEVICE_ROWS, ...MOMENT_ROWS];
+const ROWS: readonly Row[] = [...LINK_ROWS, ...DEVICE_ROWS, ...MOMENT_ROWS, ...BESIDE_ROWS];
 
 /** Measures the rows on this machine's GPU; says so and gives none where there is no GPU. */
 export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
@@ -23,9 +25,13 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
     return [];
   }
   const library = await buildNative("gpu_anchor.c", "library", options.progress);
-  const rows = ROWS.filter((row) => row.id.includes(options.only) && (row.devices ?? 1) <= devices);
-  for (const row of ROWS)
+  const asked = ROWS.filter((row) => row.id.includes(options.only));
+  const torch = asked.some((row) => row.torch === true) && hasTorch();
+  const rows = asked.filter((row) => (row.devices ?? 1) <= devices && (row.torch !== true || torch));
+  for (const row of asked) {
     if ((row.devices ?? 1) > devices) options.progress(`NOT RUN: ${row.id} needs ${row.devices} GPUs`);
+    if (row.torch === true && !torch) options.progress(`NOT RUN: ${row.id} needs python3 with PyTorch`);
+  }
   const sets: Record<string, SampleSets[number]>[] = [];
   for (let count = 0; count < options.processes; count += 1) {
     options.progress(`GPU: process ${count + 1} of ${options.processes}, ${rows.length} rows`);
@@ -37,7 +43,7 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
     );
     if (taken !== undefined) sets.push(taken);
   }
-  return rows.map(({ measure: _measure, devices: _devices, ...spec }) =>
+  return rows.map(({ measure: _measure, devices: _devices, torch: _torch, ...spec }) =>
     summarize(
       spec,
       sets.map((set) => set[spec.id] ?? {}),
@@ -58,6 +64,11 @@ export async function measure(parameters: {
     taken[row.id] = await row.measure(world, parameters.samples, parameters.slow);
   await world.transport.close();
   return taken;
+}
+
+function hasTorch(): boolean {
+  if (Bun.which("python3") === null) return false;
+  return Bun.spawnSync(["python3", "-c", "import torch"], { stdout: "ignore", stderr: "ignore" }).success;
 }
 
 function deviceCount(): number {
