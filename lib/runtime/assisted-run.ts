@@ -38,6 +38,8 @@ export class AssistedRun implements RunningHop {
   readonly #requests: Map<StagingRequest, boolean> = new Map();
   readonly #waiting: Set<(error: KvferryError) => void> = new Set();
   #chunks: Set<Chunk> = new Set();
+  /** Chunks that something may still touch. */
+  readonly #doubtful: Chunk[] = [];
   #complete = 0;
   #bytes = 0;
   #touched = false;
@@ -88,12 +90,8 @@ export class AssistedRun implements RunningHop {
 
   abandon(): void {
     for (const running of this.#running) running.abandon();
+    // What the peer was told to move it still reports, or it is lost.
     for (const chunk of this.#chunks) this.#source.giveUp(chunk);
-    // What the peer was told to move and did not report: nobody here can tell whether it still does.
-    for (const request of this.#requests.keys()) {
-      this.#inDoubt = true;
-      request.forget(this.#error ?? stopped());
-    }
   }
 
   programsDone(): number {
@@ -102,6 +100,10 @@ export class AssistedRun implements RunningHop {
 
   bytesDone(): number {
     return this.#bytes;
+  }
+
+  quiet(): void {
+    for (const chunk of this.#doubtful.splice(0)) this.#source.release(chunk);
   }
 
   async #lane(): Promise<void> {
@@ -140,6 +142,7 @@ export class AssistedRun implements RunningHop {
     this.#requests.set(request, true);
     let chunk: Chunk | undefined;
     let doubtful = false;
+    let scattering = false;
     try {
       const far = await request.credit;
       chunk = await this.#chunk();
@@ -159,19 +162,30 @@ export class AssistedRun implements RunningHop {
         this.#touched = true;
         await this.#step(near, "copy", scatter);
       }
+      scattering = write;
+      this.#return(chunk, false);
+      chunk = undefined;
       await request.ended;
     } catch (error) {
+      // The peer may be putting the bytes in place, and says no more whether it is done.
+      if (scattering && !request.answered) this.#inDoubt = true;
       // A chunk over there that is in doubt is not given back: its owner waits out its deadline.
       if (!doubtful) request.cancel(asStop(error));
       throw error;
     } finally {
       this.#requests.delete(request);
-      if (chunk !== undefined) {
-        this.#chunks.delete(chunk);
-        if (doubtful) this.#source.giveUp(chunk);
-        else this.#source.release(chunk);
-      }
+      if (chunk !== undefined) this.#return(chunk, doubtful);
     }
+  }
+
+  #return(chunk: Chunk, doubtful: boolean): void {
+    this.#chunks.delete(chunk);
+    if (!doubtful) {
+      this.#source.release(chunk);
+      return;
+    }
+    this.#doubtful.push(chunk);
+    this.#source.giveUp(chunk);
   }
 
   #chunk(): Promise<Chunk> {

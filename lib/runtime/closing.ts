@@ -20,6 +20,8 @@ export interface CloseReport {
   readonly stuck: number;
   /** Transfers that were settled in doubt because they did not end in time. */
   readonly inDoubt: number;
+  /** Bytes of staging memory that may still be touched: they stay allocated. Left out where there are none. */
+  readonly stagingBytes?: number;
 }
 
 /** Everything that closes, in the order in which it must. */
@@ -88,11 +90,12 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   const inDoubt = engine.doubtfulCount;
   const layouts = await registrar.releaseAll();
   await within(clock, NATIVE_MILLIS, session.stages.close());
-  await within(
+  const staged = await within(
     clock,
     NATIVE_MILLIS,
     Promise.all([session.staging.send.close(), session.staging.receive.close()]),
   );
+  const stagingBytes = (staged ?? []).reduce((sum, bytes) => sum + bytes, 0);
   await within(clock, NATIVE_MILLIS, session.cuda.close());
   registrar.endWaits();
   engine.settleClosed();
@@ -101,5 +104,5 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   engine.stop();
   session.neighbours?.close();
   stuck += session.context.close(NATIVE_MILLIS);
-  return { layouts, stuck, inDoubt };
+  return { layouts, stuck, inDoubt, ...(stagingBytes > 0 ? { stagingBytes } : undefined) };
 }

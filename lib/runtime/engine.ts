@@ -258,6 +258,8 @@ class Run implements TransferControl, Expiring {
   readonly #layerNeeds: readonly LayerNeed[];
   #hopIndex = 0;
   #hop: RunningHop | undefined;
+  /** Ended in doubt: it keeps what it borrowed until there is proof. */
+  #doubtfulHop: RunningHop | undefined;
   #bytesBefore = 0;
   #touched = false;
   #bucket = -1;
@@ -330,7 +332,10 @@ class Run implements TransferControl, Expiring {
   giveUp(error: KvferryError, reason: unknown): void {
     if (this.#concluded) return;
     this.#hop?.cancel();
+    // Some hops end at once when they are told to stop.
+    if (this.#concluded) return;
     this.#hop?.abandon();
+    if (this.#concluded) return;
     this.#fail(error, reason, this.#hop !== undefined || this.#touched, this.#hop !== undefined);
   }
 
@@ -339,6 +344,7 @@ class Run implements TransferControl, Expiring {
     if (this.#quiet) return;
     this.#quiet = true;
     this.engine.quiet(this);
+    this.#doubtfulHop?.quiet?.();
     if (this.#quarantinedBlocks !== undefined) {
       this.engine.leases.lift(this.task.plan.destination, this.#quarantinedBlocks);
       this.engine.effects.quarantine("end", this.task.plan.destination, this.#quarantinedBlocks, proof);
@@ -413,6 +419,7 @@ class Run implements TransferControl, Expiring {
           this.#hop = running;
           return;
         }
+        if ((ended as HopOutcome).inDoubt) this.#doubtfulHop = running; // set inside the call
       } catch (error) {
         const failure = asError(error);
         this.#fail(failure, failure, this.#touched, false);
@@ -430,6 +437,7 @@ class Run implements TransferControl, Expiring {
   }
 
   #ended(hop: Hop, outcome: HopOutcome): void {
+    if (outcome.inDoubt) this.#doubtfulHop = this.#hop;
     this.#hop = undefined;
     if (this.#concluded) {
       // The owner was told already; this late end may be the proof that the quarantine waits for.

@@ -40,6 +40,8 @@ export interface RunningHop {
   abandon(): void;
   programsDone(): number;
   bytesDone(): number;
+  /** It ended in doubt, and now it is proven that nothing touches the memory any more that it had borrowed. */
+  quiet?(): void;
 }
 
 /**

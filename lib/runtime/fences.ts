@@ -19,6 +19,7 @@ import { Importers, type Importer } from "./importers.ts";
 import type { Messenger } from "./messenger.ts";
 import type { PeerBook, PeerWatcher } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
+import type { StagingServer } from "./staging-server.ts";
 import { ProcessWatch, type ProcessFacts, type ProcessIdentity } from "./process-watch.ts";
 
 /** How long a peer that is let go is given to end what runs, and to answer. Milliseconds. */
@@ -39,6 +40,8 @@ export interface FenceParts {
   readonly arrivals: Arrivals;
   readonly messenger: Messenger;
   readonly liveness: { forget(wireName: string): void };
+  /** What moves bytes here for peers; null where nothing does. */
+  readonly staging: Pick<StagingServer, "leave" | "release" | "onOverdue"> | null;
 }
 
 /**
@@ -73,6 +76,11 @@ export class Fences implements PeerWatcher {
     this.#importers = new Importers(parts.clock);
     parts.peers.watcher = this;
     parts.arrivals.onDoubt = (arrival) => this.#ask(arrival);
+    if (parts.staging !== null)
+      parts.staging.onOverdue = (wireName) => {
+        const process = this.#processes.get(wireName) ?? this.#importers.importer(wireName)?.process;
+        if (process !== undefined && process !== null) this.#watchEnd(wireName, process);
+      };
     this.#listen(parts.messenger);
   }
 
@@ -104,13 +112,15 @@ export class Fences implements PeerWatcher {
   }
 
   async leaving(peer: Peer): Promise<void> {
-    const { arrivals, clock, engine, messenger } = this.#parts;
+    const { arrivals, clock, engine, messenger, staging } = this.#parts;
     if (!peer.understandsControl) return;
     const { wireName } = peer;
     this.#leaving.set(wireName, peer);
     arrivals.lose(wireName, "forgotten");
     const busy = engine.anyOpen(({ agent }) => agent === wireName);
-    const waited = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
+    const waited: Promise<unknown>[] = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
+    const moving = staging?.leave(wireName) ?? null;
+    if (moving !== null) waited.push(moving);
     if (busy || waited.length > 0)
       await within(
         clock,
@@ -131,7 +141,8 @@ export class Fences implements PeerWatcher {
       if (asked.wireName === wireName) this.#questions.delete(question);
     const importer = this.#importers.importer(wireName);
     // It may still touch this process's memory: it is told when that is taken back.
-    if (importer !== undefined && peer.loss?.reason === "forgotten") void this.#connect(importer);
+    if (importer !== undefined && peer.loss?.reason === "forgotten")
+      void this.#connect(importer).then(() => this.#releaseLate(peer));
     const process = this.#processes.get(wireName) ?? importer?.process ?? null;
     this.#processes.delete(wireName);
     const matters =
@@ -224,7 +235,7 @@ export class Fences implements PeerWatcher {
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);
       this.#disconnect(from);
-      this.#parts.arrivals.proveQuiet(({ wireName }) => wireName === from, "acknowledged");
+      this.#provePeerQuiet(from, "acknowledged");
     });
     messenger.onControl(CONTROL.layoutQuiet, (from, body) => {
       const handle = readHandle(body);
@@ -294,6 +305,15 @@ export class Fences implements PeerWatcher {
     return this.#connection;
   }
 
+  /** Says that nothing of a forgotten peer is touched any more, where that took longer than forgetting it. */
+  async #releaseLate({ wireName, understandsControl }: Peer): Promise<void> {
+    const { engine, peers } = this.#parts;
+    if (!understandsControl || !engine.anyOpen(({ agent }) => agent === wireName)) return;
+    await engine.whenQuiet(({ agent }) => agent === wireName);
+    // Imported again meanwhile, it may be touched again.
+    if (peers.byWireName(wireName) === undefined) this.#tell(wireName, CONTROL.released, NOTHING);
+  }
+
   /** Makes NIXL know a worker that imported this one and that is not imported here, so that it can be told things. */
   async #connect({ wireName, connection }: Importer): Promise<void> {
     const { agent, peers } = this.#parts;
@@ -327,10 +347,20 @@ export class Fences implements PeerWatcher {
     this.#watch.whenGone(process, () => {
       this.#watching.delete(wireName);
       this.#parts.engine.agentGone(wireName);
-      this.#parts.arrivals.proveQuiet((arrival) => arrival.wireName === wireName, "peer-gone");
+      this.#provePeerQuiet(wireName, "peer-gone");
       this.#importers.drop(wireName);
       this.#disconnect(wireName);
     });
+  }
+
+  /** A peer writes here no more: arrivals from it are over once what this process moves for it is over too. */
+  #provePeerQuiet(wireName: string, proof: "acknowledged" | "peer-gone"): void {
+    const { arrivals, staging } = this.#parts;
+    const doubtful = new Set(arrivals.doubtful(wireName));
+    const prove = (): void => arrivals.proveQuiet((arrival) => doubtful.has(arrival), proof);
+    const moving = staging?.release(wireName) ?? null;
+    if (moving === null) prove();
+    else void moving.then(prove);
   }
 
   async #whenFree(handle: LayoutHandle, grace: number): Promise<void> {

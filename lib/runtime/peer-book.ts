@@ -44,6 +44,8 @@ export class PeerBook implements PeerHost {
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
   readonly #arriving: Set<bigint | string> = new Set();
   readonly #inNixl: PeersInNixl;
+  /** Peers that are being forgotten, by their names on NIXL's wire: only then can they be imported again. */
+  readonly #leaving: Map<string, Promise<void>> = new Map();
 
   watcher: PeerWatcher | undefined;
 
@@ -127,8 +129,10 @@ export class PeerBook implements PeerHost {
       { workerId: peer.workerId.toString() },
     );
     this.#engine.failAgent(peer.wireName, gone);
-    await this.watcher?.leaving(peer);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#leaving.set(peer.wireName, promise);
     try {
+      await this.watcher?.leaving(peer);
       await this.#session.neighbours?.detach(peer.wireName);
       await this.#session.agent?.forgetPeer(peer.wireName);
     } catch (error) {
@@ -137,6 +141,8 @@ export class PeerBook implements PeerHost {
     } finally {
       peer.markLost("forgotten");
       this.watcher?.left(peer);
+      this.#leaving.delete(peer.wireName);
+      resolve();
     }
     this.#events.emit("peer", {
       change: "forgotten",
@@ -213,6 +219,7 @@ export class PeerBook implements PeerHost {
     const attach = this.#attach(metadata);
     // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
     const trial = importPackage(this.#state.snapshot, metadata, attach);
+    await this.#leaving.get(metadata.wireName);
     const before = this.#peers.get(metadata.workerId);
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
     let record: PeerRecord;

@@ -28,7 +28,7 @@ import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import { stagedExecutor, type StagedParts } from "./staged-executor.ts";
-import { StagingPool } from "./staging-pool.ts";
+import { nativeStaging, StagingPool } from "./staging-pool.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
@@ -99,8 +99,8 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     const { sendBytes, receiveBytes, chunkBytes } = options.staging;
     const gpus = options.cuda === null ? null : cuda;
     const staging = {
-      send: new StagingPool(context, gpus, sendBytes, chunkBytes),
-      receive: new StagingPool(context, gpus, receiveBytes, chunkBytes),
+      send: new StagingPool(nativeStaging(context), gpus, sendBytes, chunkBytes),
+      receive: new StagingPool(nativeStaging(context), gpus, receiveBytes, chunkBytes),
     };
     const staged: StagedParts = {
       agent,

@@ -69,6 +69,8 @@ class StagedRun implements RunningHop, ChunkWaiter {
   #inDoubt = false;
   #error: KvferryError | null = null;
   #ended = false;
+  /** Chunks that something may still touch. */
+  readonly #doubtful: Chunk[] = [];
 
   constructor(
     parts: StagedParts,
@@ -150,6 +152,10 @@ class StagedRun implements RunningHop, ChunkWaiter {
     return this.#bytes;
   }
 
+  quiet(): void {
+    for (const chunk of this.#doubtful.splice(0)) this.#source.release(chunk);
+  }
+
   #advance(): void {
     const { value, done } = this.#pieces.next();
     this.#next = done === true ? undefined : value;
@@ -195,8 +201,12 @@ class StagedRun implements RunningHop, ChunkWaiter {
   /** A chunk that somebody may still write to is not lent again. */
   #release(chunk: Chunk, doubtful = false): void {
     this.#held.delete(chunk);
-    if (doubtful) this.#source.giveUp(chunk);
-    else this.#source.release(chunk);
+    if (!doubtful) {
+      this.#source.release(chunk);
+      return;
+    }
+    this.#doubtful.push(chunk);
+    this.#source.giveUp(chunk);
   }
 
   #account(index: number, bytes: number): void {

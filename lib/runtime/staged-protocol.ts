@@ -42,6 +42,9 @@ export interface StagedProgram {
   readonly bytes: number;
 }
 
+/** Code of a refusal after which the far side's own copy may still be writing. */
+export const IN_DOUBT = "IN_DOUBT";
+
 const VERSION = 1;
 const KINDS: readonly StagingWord["word"][] = ["ask", "credit", "moved", "ended", "cancel", "refused"];
 const HEAD_BYTES = 8;

@@ -1,6 +1,6 @@
 import { KvferryError, type ErrorWord } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
-import { writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import { IN_DOUBT, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
 
 /** A request to a peer that is under way. */
 export interface StagingRequest {
@@ -9,12 +9,12 @@ export interface StagingRequest {
   readonly credit: Promise<number>;
   /** Resolves when the peer is done with the bytes. */
   readonly ended: Promise<void>;
+  /** Whether the peer itself has said how it ended. */
+  readonly answered: boolean;
   /** The chunk was written, or read. */
   moved(): void;
   /** Gives up; only while nothing of this process touches the peer's chunk. */
   cancel(error: KvferryError): void;
-  /** Awaits nothing any more, without a word to the peer. */
-  forget(error: KvferryError): void;
 }
 
 /** Sends a word to a peer, by its wire name; throws or rejects when there is no such peer that understands it. */
@@ -24,6 +24,8 @@ interface Pending {
   readonly agent: string;
   readonly credit: PromiseWithResolvers<number>;
   readonly ended: PromiseWithResolvers<void>;
+  answered: boolean;
+  cancelled: boolean;
 }
 
 /** The near side's requests to peers for their staging memory. */
@@ -53,6 +55,8 @@ export class StagingClient {
       agent,
       credit: Promise.withResolvers<number>(),
       ended: Promise.withResolvers<void>(),
+      answered: false,
+      cancelled: false,
     };
     // Whoever gave up awaits neither.
     pending.credit.promise.catch(() => undefined);
@@ -66,10 +70,14 @@ export class StagingClient {
       id,
       credit: pending.credit.promise,
       ended: pending.ended.promise,
+      get answered() {
+        return pending.answered;
+      },
       moved: () => say({ word: "moved", id }),
-      forget: (error) => this.#fail(id, error),
       cancel: (error) => {
-        if (!this.#pending.has(id)) return;
+        // Also to a peer that was lost and came back: it may keep a chunk for this.
+        if (pending.answered || pending.cancelled) return;
+        pending.cancelled = true;
         say({ word: "cancel", id });
         this.#fail(id, error);
       },
@@ -86,6 +94,7 @@ export class StagingClient {
       return;
     }
     if (word.word === "credit") pending.credit.resolve(word.address);
+    else pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
     if (word.word === "ended") {
       this.#pending.delete(word.id);
       pending.ended.resolve();

@@ -5,6 +5,20 @@ import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
 
+/** Where a pool's memory comes from; a simulation gives its own. */
+export interface StagingMemory {
+  map(bytes: number): MappedMemory;
+  release(mapping: MappedMemory): Promise<void>;
+}
+
+/** Memory of this process. */
+export function nativeStaging(context: NativeContext): StagingMemory {
+  return {
+    map: (bytes) => mapMemory(context, bytes, false),
+    release: (mapping) => releaseMemory(context, mapping),
+  };
+}
+
 /** A piece of staging memory, lent to one user at a time. */
 export interface Chunk {
   readonly address: number;
@@ -44,7 +58,7 @@ const SPARES = 1;
  * Pinned once a GPU takes part. It owns its memory until `close`.
  */
 export class StagingPool {
-  readonly #context: NativeContext;
+  readonly #memory: StagingMemory;
   readonly #cuda: CudaSession | null;
   readonly #bytes: number;
   readonly chunkBytes: number;
@@ -61,8 +75,8 @@ export class StagingPool {
   #lent = 0;
   #closed = false;
 
-  constructor(context: NativeContext, cuda: CudaSession | null, bytes: number, chunkBytes: number) {
-    this.#context = context;
+  constructor(memory: StagingMemory, cuda: CudaSession | null, bytes: number, chunkBytes: number) {
+    this.#memory = memory;
     this.#cuda = cuda;
     this.chunkBytes = Math.max(1, Math.min(bytes, chunkBytes));
     this.count = Math.max(1, Math.floor(bytes / this.chunkBytes));
@@ -82,7 +96,7 @@ export class StagingPool {
   /** Start of the memory and its size, which is made when there is none yet. */
   memory(): { readonly address: number; readonly bytes: number } {
     if (this.#mapping === undefined) {
-      const mapping = mapMemory(this.#context, this.#bytes * (1 + SPARES), false);
+      const mapping = this.#memory.map(this.#bytes * (1 + SPARES));
       this.#mapping = mapping;
       for (let index = this.count * (1 + SPARES) - 1; index >= 0; index--) {
         const chunk = { address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes };
@@ -110,16 +124,22 @@ export class StagingPool {
     };
   }
 
-  /** Gives the memory back; what is still lent keeps it mapped. */
-  async close(): Promise<void> {
+  /**
+   * Gives the memory back; what is still lent keeps it mapped.
+   *
+   * @returns Bytes that stay mapped.
+   */
+  async close(): Promise<number> {
     this.#closed = true;
     for (const waiter of this.#waiters) waiter.refuse(closedPool());
     this.#waiters.clear();
-    if (this.#lent > 0 || this.#mapping === undefined) return;
+    if (this.#mapping === undefined) return 0;
+    if (this.#lent > 0) return this.#mapping.bytes;
     await this.#pinning?.catch(() => undefined);
     await this.#unpin?.();
-    await releaseMemory(this.#context, this.#mapping);
+    await this.#memory.release(this.#mapping);
     this.#mapping = undefined;
+    return 0;
   }
 
   /** What NIXL has registered; null when it does not know the pool. */

@@ -8,7 +8,7 @@ import type { RunProgram } from "./assisted-run.ts";
 import type { Clock } from "./deadlines.ts";
 import type { HopOutcome } from "./executor.ts";
 import type { Leases } from "./leases.ts";
-import { everyRow, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import { everyRow, IN_DOUBT, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
 import type { SendStaging } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
 
@@ -33,6 +33,15 @@ export interface StagingServerParts {
 /** Requests of one peer that wait or run at most; a peer that asks for more is refused. */
 const MOST_REQUESTS = 1_024;
 
+/** Who may still touch a chunk: nobody, the peer that it was lent to, or a copy of this process. */
+type Toucher = "peer" | "here" | null;
+
+interface Orphan {
+  readonly agent: string;
+  readonly source: ChunkSource;
+  readonly chunk: Chunk;
+}
+
 interface Request {
   readonly agent: string;
   readonly id: number;
@@ -41,7 +50,7 @@ interface Request {
   readonly program: CopyProgram;
   readonly source: ChunkSource;
   chunk: Chunk | undefined;
-  /** The peer wants it no more. */
+  /** The peer wants it no more, or is gone. */
   cancelled: boolean;
   /** Gets a chunk, has one and waits for the peer, or moves bytes. */
   state: "waiting" | "lent" | "moving";
@@ -60,6 +69,12 @@ export class StagingServer {
   readonly #parts: StagingServerParts;
   readonly #requests: Map<string, Request> = new Map();
   readonly #counts: Map<string, number> = new Map();
+  /** Chunks that a peer which was lost may still touch, by the request that had them. */
+  readonly #orphans: Map<string, Orphan> = new Map();
+  /** Who waits until nothing is moved for a peer any more. */
+  readonly #waiters: Map<string, PromiseWithResolvers<void>> = new Map();
+  /** Told of peers that keep a chunk for too long: somebody may be able to prove that they are gone. */
+  onOverdue: ((agent: string) => void) | undefined;
 
   constructor(parts: StagingServerParts) {
     this.#parts = parts;
@@ -76,16 +91,59 @@ export class StagingServer {
       this.#ask(agent, word);
       return;
     }
-    const request = this.#requests.get(keyOf(agent, word.id));
-    if (request === undefined) return;
+    const key = keyOf(agent, word.id);
+    const request = this.#requests.get(key);
+    if (request === undefined) {
+      // Said only when nothing over there touches the chunk.
+      this.#reclaim(key);
+      if (word.word === "moved")
+        this.#say(agent, {
+          word: "refused",
+          id: word.id,
+          ...told(refusal("NO_ROUTE", "the request was given up meanwhile")),
+        });
+      return;
+    }
     if (word.word === "moved") this.#moved(request);
     if (word.word === "cancel") this.#cancel(request);
   }
 
-  /** The peer is gone: what it may still touch is not lent again. */
+  /** The peer is not heard of any more: what it may still touch is not lent again before that is proven. */
   lost(agent: string): void {
-    for (const request of this.#requests.values())
-      if (request.agent === agent && request.state !== "moving") this.#end(request, request.state === "lent");
+    for (const request of this.#requests.values()) {
+      if (request.agent !== agent) continue;
+      // What moves ends by itself.
+      if (request.state === "moving") request.cancelled = true;
+      else if (request.state === "lent") this.#end(request, "peer");
+      else this.#refuse(request, refusal("NO_ROUTE", "it has forgotten this worker"));
+    }
+  }
+
+  /**
+   * It is proven that a peer touches nothing here any more: its chunks are lent again.
+   *
+   * @returns Resolves when what is moved for it here has ended too; null when nothing is.
+   */
+  release(agent: string): Promise<void> | null {
+    const moving = this.leave(agent);
+    for (const [key, orphan] of this.#orphans) if (orphan.agent === agent) this.#reclaim(key);
+    return moving;
+  }
+
+  /** Begins nothing more for a peer. @returns Resolves when what is moved for it has ended; null when nothing is. */
+  leave(agent: string): Promise<void> | null {
+    this.lost(agent);
+    if (!this.#counts.has(agent)) return null;
+    const waiter = this.#waiters.get(agent) ?? Promise.withResolvers<void>();
+    this.#waiters.set(agent, waiter);
+    return waiter.promise;
+  }
+
+  #reclaim(key: string): void {
+    const orphan = this.#orphans.get(key);
+    if (orphan === undefined) return;
+    this.#orphans.delete(key);
+    orphan.source.release(orphan.chunk);
   }
 
   #ask(agent: string, word: Extract<StagingWord, { word: "ask" }>): void {
@@ -135,6 +193,9 @@ export class StagingServer {
         refuse: (error: KvferryError): void => this.#refuse(request, error),
       };
       request.unwish = () => source.cancel(waiter);
+      request.stopTimer = this.#parts.clock.after(this.#parts.deadlineMillis, () =>
+        this.#refuse(request, refusal("TIMEOUT", "no staging memory became free in time")),
+      );
       source.request(waiter);
     } catch (error) {
       this.#say(agent, { word: "refused", id: word.id, ...told(error) });
@@ -144,6 +205,7 @@ export class StagingServer {
   #granted(request: Request, chunk: Chunk): void {
     request.chunk = chunk;
     request.unwish = undefined;
+    request.stopTimer?.();
     if (request.operation === "write") {
       this.#lend(request, chunk);
       return;
@@ -154,13 +216,17 @@ export class StagingServer {
 
   #lend(request: Request, chunk: Chunk): void {
     if (request.cancelled) {
-      this.#end(request);
+      this.#refuse(
+        request,
+        refusal("NO_ROUTE", "the request is wanted no more, or this worker was forgotten"),
+      );
       return;
     }
     request.state = "lent";
     request.stopTimer = this.#parts.clock.after(this.#parts.deadlineMillis, () => {
       // The peer may still touch it: another chunk takes its place, and it comes back if the peer is heard of.
       request.source.giveUp(chunk);
+      this.onOverdue?.(request.agent);
     });
     this.#say(request.agent, { word: "credit", id: request.id, address: chunk.address });
   }
@@ -199,7 +265,12 @@ export class StagingServer {
     const done = (outcome: HopOutcome): void => {
       this.#parts.leases.release(handle);
       if (outcome.ok) then();
-      else this.#refuse(request, outcome.error ?? refusal("IO", "the copy failed"), outcome.inDoubt);
+      else
+        this.#refuse(
+          request,
+          outcome.error ?? refusal("IO", "the copy failed"),
+          outcome.inDoubt ? "here" : null,
+        );
     };
     try {
       // It may have been taken back since the peer asked.
@@ -217,21 +288,35 @@ export class StagingServer {
     }
   }
 
-  #refuse(request: Request, error: unknown, doubtful = false): void {
-    this.#say(request.agent, { word: "refused", id: request.id, ...told(error) });
-    this.#end(request, doubtful);
+  #refuse(request: Request, error: unknown, toucher: Toucher = null): void {
+    const words = told(error);
+    this.#say(request.agent, {
+      word: "refused",
+      id: request.id,
+      ...words,
+      ...(toucher === "here" ? { code: IN_DOUBT } : undefined),
+    });
+    this.#end(request, toucher);
   }
 
-  #end(request: Request, doubtful = false): void {
-    if (!this.#requests.delete(keyOf(request.agent, request.id))) return;
-    const left = (this.#counts.get(request.agent) ?? 1) - 1;
-    if (left === 0) this.#counts.delete(request.agent);
-    else this.#counts.set(request.agent, left);
+  /** @param toucher - Who may still touch the chunk. */
+  #end(request: Request, toucher: Toucher = null): void {
+    const { agent, chunk, source } = request;
+    const key = keyOf(agent, request.id);
+    if (!this.#requests.delete(key)) return;
     request.stopTimer?.();
     request.unwish?.();
-    if (request.chunk !== undefined) {
-      if (doubtful) request.source.giveUp(request.chunk);
-      else request.source.release(request.chunk);
+    if (chunk !== undefined) {
+      if (toucher === null) source.release(chunk);
+      else source.giveUp(chunk);
+      if (toucher === "peer") this.#orphans.set(key, { agent, source, chunk });
+    }
+    const left = (this.#counts.get(agent) ?? 1) - 1;
+    if (left > 0) this.#counts.set(agent, left);
+    else {
+      this.#counts.delete(agent);
+      this.#waiters.get(agent)?.resolve();
+      this.#waiters.delete(agent);
     }
     if (this.#requests.size === 0) this.#parts.waiting(false);
   }

@@ -4,41 +4,50 @@ import { CONTROL } from "./control-message.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
 import type { PeerBook } from "./peer-book.ts";
+import type { Peer } from "./peer.ts";
 import type { Session } from "./session.ts";
 import { startProgram } from "./staged-executor.ts";
-import { readStaging } from "./staged-protocol.ts";
+import { readStaging, writeStaging } from "./staged-protocol.ts";
 import { StagingClient, type SendStaging } from "./staging-client.ts";
 import { StagingServer } from "./staging-server.ts";
 import type { TransportState } from "./state.ts";
 
-/** Connects both sides of staged transfers with peers to the control messages that they travel in. */
+/**
+ * Connects both sides of staged transfers with peers to the control messages that they travel in.
+ *
+ * @returns The far side; null where there is none.
+ */
 export function openStaging(
   session: Session,
   state: TransportState,
   messenger: Messenger,
   peers: PeerBook,
   leases: Leases,
-): void {
+): StagingServer | null {
   const { staged, agent } = session;
-  if (staged === null || agent === null) return;
+  if (staged === null || agent === null) return null;
   const watched = new WeakSet<object>();
+  const watch = (peer: Peer): void => {
+    if (watched.has(peer)) return;
+    watched.add(peer);
+    void peer.lost.then(() => {
+      client.lost(peer.wireName);
+      server.lost(peer.wireName);
+    });
+  };
   const send: SendStaging = async (wireName, body) => {
     const peer = peers.byWireName(wireName);
     if (peer === undefined || !peer.understandsControl) throw unknownPeer(wireName);
-    if (!watched.has(peer)) {
-      watched.add(peer);
-      void peer.lost.then(() => {
-        client.lost(wireName);
-        server.lost(wireName);
-      });
-    }
+    watch(peer);
     await messenger.control(peer, CONTROL.staging, body);
   };
+  // Who asked can perhaps be answered even if it is not imported here any more.
+  const answer: SendStaging = (wireName, body) => messenger.controlTo(wireName, CONTROL.staging, body);
   const client = new StagingClient(send);
   const server = new StagingServer({
     clock: session.clock,
     leases,
-    send,
+    send: answer,
     waiting: (on) => messenger.wait(on),
     layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
     chunks: (device) => session.staging.receive.source(device, agent),
@@ -63,10 +72,22 @@ export function openStaging(
   messenger.onControl(CONTROL.staging, (from, body) => {
     const word = readStaging(body);
     if (word === null) return;
-    if (word.word === "credit" || word.word === "ended" || word.word === "refused") client.answer(from, word);
-    // Only who was imported here can be answered.
-    else if (peers.byWireName(from) !== undefined) server.take(from, word);
+    if (word.word === "credit" || word.word === "ended" || word.word === "refused") {
+      client.answer(from, word);
+      return;
+    }
+    const peer = peers.byWireName(from);
+    if (peer !== undefined) watch(peer);
+    // Only whose end is noticed is lent anything; what was lent can be given back later.
+    if (peer !== undefined || word.word !== "ask") server.take(from, word);
+    else {
+      const message = "it has not imported this worker, or has forgotten it";
+      answer(from, writeStaging({ word: "refused", id: word.id, code: "NO_ROUTE", message })).catch(
+        () => undefined,
+      );
+    }
   });
+  return server;
 }
 
 function unknownPeer(wireName: string): KvferryError {

@@ -123,7 +123,7 @@ export class Transport implements AsyncDisposable {
     listenForControl(this.#messenger, this.#peers, this.#liveness, (wireName) =>
       this.#fences.reaches(wireName),
     );
-    openStaging(session, this.#state, this.#messenger, this.#peers, this.#leases);
+    const staging = openStaging(session, this.#state, this.#messenger, this.#peers, this.#leases);
     this.#planning = new Planning(session, this.#state, this.#leases);
     this.#submitter = new Submitter(
       session,
@@ -194,6 +194,7 @@ export class Transport implements AsyncDisposable {
       arrivals: this.#arrivals,
       messenger: this.#messenger,
       liveness: this.#liveness,
+      staging,
     });
     this.#registrar.fences = this.#fences;
   }

@@ -6,12 +6,13 @@ import type { CloseReport } from "../../lib/runtime/closing.ts";
 import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/engine.ts";
 import type { LocalLayout } from "../../lib/runtime/local-layout.ts";
 import type { Peer } from "../../lib/runtime/peer.ts";
+import type { LayoutHandle } from "../../lib/core/handle.ts";
 import type { RemoteLayout } from "../../lib/runtime/remote-layout.ts";
 import type { SettledTransfer, Transfer } from "../../lib/runtime/transfer.ts";
 import { randomOf, type Random } from "../random.ts";
 import type { SimFaults, SimNetwork } from "./sim-nixl.ts";
 import { startWorker, type SimWorker } from "./sim-worker.ts";
-import { SimWorld, type SimLanding, type SimProcess } from "./sim-world.ts";
+import { SimWorld, type SimLanding, type SimProcess, type SimRow } from "./sim-world.ts";
 
 /** What became of a case. */
 export interface SimOutcome {
@@ -39,6 +40,7 @@ interface Claim {
   readonly ranges: readonly Range[];
   readonly since: number;
   settled: SettledTransfer | null;
+  settledAt: number;
 }
 
 /** A worker of the case with what its user knows. */
@@ -47,6 +49,14 @@ interface Member extends SimWorker {
   readonly peers: Map<bigint, Peer>;
   closed: Promise<CloseReport> | null;
   closedAt: number;
+}
+
+/** What is asked for. */
+interface SimRequest {
+  readonly source: LocalLayout | RemoteLayout;
+  readonly destination: LocalLayout | RemoteLayout;
+  readonly blocks: readonly number[];
+  readonly notify?: string;
 }
 
 /** Blocks that their owner was told to be quiet. */
@@ -84,12 +94,22 @@ class Play {
   readonly #released: Released[] = [];
   readonly #arrivals: { readonly arrival: Arrival; settled: boolean }[] = [];
   readonly #transfers: Transfer[] = [];
+  readonly #claimOf: Map<Transfer, Claim> = new Map();
   readonly #ended: Map<Member, Map<number, number>> = new Map();
+  /** Those who forgot somebody, and those who were forgotten. */
+  readonly #forgetful: Set<SimProcess> = new Set();
   readonly #unheard: Set<SimProcess> = new Set();
   readonly #waits: { readonly what: string; readonly member: Member; done: boolean }[] = [];
   readonly #faulty: boolean;
   readonly #heartbeatMs: number;
   readonly #deadlineMs: number;
+  /** Where layouts lie in the world; peers know some of them by offsets only. */
+  readonly #bases: Map<LayoutHandle, number> = new Map();
+  readonly #staging: {
+    readonly sendBytes: number;
+    readonly receiveBytes: number;
+    readonly chunkBytes: number;
+  };
   #named = 0;
 
   constructor(world: SimWorld, random: Random) {
@@ -98,6 +118,12 @@ class Play {
     this.#faulty = random.chance(0.8);
     this.#heartbeatMs = random.pick([0, 200, 500]);
     this.#deadlineMs = random.pick([150, 600, 3_000]);
+    const chunkBytes = random.pick([32, 64, 160]);
+    this.#staging = {
+      sendBytes: chunkBytes * random.between(1, 3),
+      receiveBytes: chunkBytes * random.between(1, 3),
+      chunkBytes,
+    };
     this.#network = {
       world,
       route: random.pick(["cma", "tcp"]),
@@ -107,7 +133,7 @@ class Play {
     };
     world.mayBeFreed = (landing, region) =>
       this.#unheard.has(landing.by) && this.#unheard.has(region.process);
-    world.onLanding = (landing) => this.#checkLanding(landing);
+    world.onLanding = (landing, row, origin) => this.#checkLanding(landing, row, origin);
   }
 
   run(): void {
@@ -131,7 +157,12 @@ class Play {
   #start(workerId: bigint, first: boolean): Member {
     const worker = startWorker(
       this.#network,
-      { workerId, heartbeatMs: this.#heartbeatMs, deadlineMs: this.#deadlineMs },
+      {
+        workerId,
+        heartbeatMs: this.#heartbeatMs,
+        deadlineMs: this.#deadlineMs,
+        staging: this.#staging,
+      },
       first,
     );
     const member: Member = {
@@ -164,9 +195,13 @@ class Play {
 
   #register(member: Member): void {
     const name = `l${++this.#named}`;
+    const kind = this.#random.chance(0.3) ? "disk" : "system";
     member.transport
-      .register({ name, config: CONFIG, arrangement: "fully-contiguous", memory: { kind: "system" } })
-      .then((layout) => member.layouts.push(layout))
+      .register({ name, config: CONFIG, arrangement: "fully-contiguous", memory: { kind } })
+      .then((layout) => {
+        member.layouts.push(layout);
+        this.#bases.set(layout.handle, layout.record.components[0]?.regionAddresses[0] ?? 0);
+      })
       .catch((error: unknown) => this.#expected(error, ["NIXL", "CLOSED"]));
   }
 
@@ -237,20 +272,7 @@ class Play {
       owner.process.alive
     )
       this.#expect(owner, local, blocks, mirror, member, tag);
-    this.#track(
-      member,
-      rangesOf(layout, blocks),
-      () =>
-        member.transport.transfer({
-          source,
-          sourceBlocks: this.#anyBlocks(blocks.length),
-          destination: layout,
-          destinationBlocks: blocks,
-          notify: tag,
-          ...this.#options(),
-        }),
-      `push to ${peer.agentName}`,
-    );
+    this.#track(member, { source, destination: layout, blocks, notify: tag }, `push to ${peer.agentName}`);
   }
 
   #pull(member: Member): void {
@@ -259,19 +281,7 @@ class Play {
     if (destination === undefined || target === undefined) return;
     const blocks = this.#freeBlocks(member, destination);
     if (blocks.length === 0) return;
-    this.#track(
-      member,
-      rangesOf(destination, blocks),
-      () =>
-        member.transport.transfer({
-          source: target.layout,
-          sourceBlocks: this.#anyBlocks(blocks.length),
-          destination,
-          destinationBlocks: blocks,
-          ...this.#options(),
-        }),
-      `pull from ${target.peer.agentName}`,
-    );
+    this.#track(member, { source: target.layout, destination, blocks }, `pull from ${target.peer.agentName}`);
   }
 
   #copy(member: Member): void {
@@ -280,19 +290,7 @@ class Play {
     if (source === undefined || destination === undefined || source === destination) return;
     const blocks = this.#freeBlocks(member, destination);
     if (blocks.length === 0) return;
-    this.#track(
-      member,
-      rangesOf(destination, blocks),
-      () =>
-        member.transport.transfer({
-          source,
-          sourceBlocks: this.#anyBlocks(blocks.length),
-          destination,
-          destinationBlocks: blocks,
-          ...this.#options(),
-        }),
-      "copy",
-    );
+    this.#track(member, { source, destination, blocks }, "copy");
   }
 
   #options(): {
@@ -335,7 +333,7 @@ class Play {
     this.#count("expected");
     const entry = { arrival, settled: false };
     this.#arrivals.push(entry);
-    const ranges = rangesOf(layout, blocks);
+    const ranges = this.#rangesOf(layout, blocks);
     const late = (): void => {
       const took = this.#world.now - since - this.#world.stoppedSince(owner.process, stopped);
       if (took > deadlineMs + TIMER_MILLIS)
@@ -411,6 +409,9 @@ class Play {
     const peer = pickOf(this.#random, [...member.peers.values()]);
     if (peer === undefined) return;
     member.peers.delete(peer.workerId);
+    this.#forgetful.add(member.process);
+    const owner = this.#ownerOf(peer);
+    if (owner !== undefined) this.#forgetful.add(owner.process);
     this.#world.say(() => `P${member.process.id} forgets ${peer.agentName}`);
     peer.forget().catch((error: unknown) => this.#expected(error, ["NIXL", "CLOSED"]));
   }
@@ -483,11 +484,11 @@ class Play {
     const world = this.#world;
     for (const { process } of this.#members) world.resume(process);
     world.runUntil(world.now + 30_000);
-    for (const [index, transfer] of this.#transfers.entries())
+    for (const transfer of this.#transfers)
       if (
         transfer.state !== "done" &&
         transfer.state !== "failed" &&
-        this.#claims[index]?.worker.process.alive
+        this.#claimOf.get(transfer)?.worker.process.alive === true
       )
         world.find(`transfer ${transfer.id} has no outcome`);
     if (!this.#faulty)
@@ -509,8 +510,27 @@ class Play {
         this.#world.find(
           `${layout.name} has ${layout.uses} uses and ${layout.quarantined} blocks in quarantine at peace`,
         );
+    const { send, receive } = member.staging;
+    if (send.waiting > 0 || receive.waiting > 0)
+      this.#world.find(`P${member.process.id} has somebody who waits for a chunk at peace`);
+    if (dump.metrics["kvferry.transfers.in_doubt"] === 0 && send.lent > 0)
+      this.#world.find(`P${member.process.id} has lost ${send.lent} chunks of its own`);
+    // Who was forgotten while something hung cannot always be told that it is over: only its end is a proof then.
+    const unsaid = this.#faulty && this.#forgetful.has(member.process);
+    if (
+      receive.lent > 0 &&
+      !unsaid &&
+      this.#members.every((other) => other === member || this.#doubtless(other))
+    )
+      this.#world.find(`P${member.process.id} has lost ${receive.lent} chunks that it lent`);
     if (dump.metrics["kvferry.transfers.in_flight"] > 0)
       this.#world.find(`P${member.process.id} has transfers in flight at peace`);
+  }
+
+  /** Whether a worker has nothing open that could touch others' memory, and has ended for good where it has ended. */
+  #doubtless({ process, transport, closed }: Member): boolean {
+    if (!process.alive) return process.reaped;
+    return closed === null && transport.dump().metrics["kvferry.transfers.in_doubt"] === 0;
   }
 
   #closeAll(): void {
@@ -537,36 +557,74 @@ class Play {
 
   // ---- what must hold ----
 
-  #track(member: Member, ranges: readonly Range[], start: () => Transfer, what: string): void {
+  #track(member: Member, { source, destination, blocks, notify }: SimRequest, what: string): void {
     const world = this.#world;
     const since = world.now;
     const stopped = world.stoppedSince(member.process, 0);
-    const claim: Claim = { worker: member, ranges, since, settled: null };
+    const sourceBlocks = this.#anyBlocks(blocks.length);
+    const ranges = this.#rangesOf(destination, blocks);
+    const from = this.#rangesOf(source, sourceBlocks);
+    const before = from.map(({ base, bytes }) => world.bytesAt(base, bytes));
+    const options = this.#options();
+    const deadlineMs = options.deadlineMs ?? this.#deadlineMs;
+    const claim: Claim = {
+      worker: member,
+      ranges,
+      since,
+      settled: null,
+      settledAt: Number.POSITIVE_INFINITY,
+    };
     // A small copy is done before the call returns.
     this.#claims.push(claim);
-    const transfer = start();
+    const transfer = member.transport.transfer({
+      source,
+      sourceBlocks,
+      destination,
+      destinationBlocks: [...blocks],
+      ...(notify === undefined ? undefined : { notify }),
+      ...options,
+    });
     this.#transfers.push(transfer);
-    world.say(() => `P${member.process.id} transfer ${transfer.id}: ${what}`);
+    this.#claimOf.set(transfer, claim);
+    world.say(() => `P${member.process.id} transfer ${transfer.id}: ${what}, blocks ${blocks.join(" ")}`);
     let outcomes = 0;
     const ended = (settlement: string): void => {
       this.#count(settlement);
       world.say(() => `P${member.process.id} transfer ${transfer.id} ${settlement}`);
       if (++outcomes > 1) world.find(`transfer ${transfer.id} had two outcomes`);
       const took = world.now - since - world.stoppedSince(member.process, stopped);
-      const bound = this.#longestDeadline() + SETTLE_BOUND_MILLIS + TIMER_MILLIS;
-      if (took > bound) world.find(`transfer ${transfer.id} (${what}) took ${took.toFixed(1)} ms`);
+      if (took > deadlineMs + SETTLE_BOUND_MILLIS + TIMER_MILLIS)
+        world.find(`transfer ${transfer.id} (${what}) with ${deadlineMs} ms took ${took.toFixed(1)} ms`);
     };
     transfer.then(
-      () => ended("done"),
+      () => {
+        ended("done");
+        const alone = !this.#claims.some(
+          (other) =>
+            other !== claim &&
+            (other.settledAt >= since || !PROVEN.has(other.settled?.proof ?? "")) &&
+            [...ranges, ...from].some((range) => other.ranges.some((theirs) => overlap(theirs, range))),
+        );
+        if (!alone) return;
+        this.#count("verified");
+        for (const [index, { base, bytes }] of ranges.entries())
+          if (!Buffer.from(before[index] ?? []).equals(world.bytesAt(base, bytes)))
+            world.find(
+              `transfer ${transfer.id} (${what}) is done, but block ${blocks[index]} has other bytes`,
+            );
+      },
       (error: unknown) => {
         ended(isKvferryError(error) ? `${error.settlement ?? "aborted"}` : "aborted");
-        if (!this.#faulty && isKvferryError(error) && !BENIGN.has(error.code))
+        if (this.#faulty || !isKvferryError(error)) return;
+        const starved = error.code === "ERR_KVF_TIMEOUT" && deadlineMs >= 3_000 && !options.after;
+        if (starved || !BENIGN.has(error.code))
           world.find(`${what} failed without a fault: ${error.code} ${error.message}`);
       },
     );
     void transfer.settled.then((settled) => {
       if (claim.settled !== null) world.find(`transfer ${transfer.id} settled twice`);
       claim.settled = settled;
+      claim.settledAt = world.now;
       this.#count(`proof ${settled.proof}`);
       world.say(
         () =>
@@ -575,18 +633,21 @@ class Play {
     });
   }
 
-  #longestDeadline(): number {
-    return Math.max(this.#deadlineMs, 1_000);
-  }
-
   /** Bytes move: somebody must still have an open transfer for them, and nobody may have been told that they rest. */
-  #checkLanding({ destination, bytes, by, since, what }: SimLanding): string | null {
-    const range = { base: destination, bytes };
+  #checkLanding(
+    { by, since, what }: SimLanding,
+    { destination, bytes }: SimRow,
+    origin: SimProcess,
+  ): string | null {
+    const into = this.#world.regionOf(destination);
     this.#world.say(() => `${what} lands at ${destination}`);
+    // Whether a chunk is touched by one transfer alone was looked at when this began.
+    if (into?.staging === true) return null;
+    const range = { base: destination, bytes };
     for (const { ranges, from, at, pushedAt, failedAt, proof } of this.#released)
       if (
-        from === by &&
-        (proof === "completed"
+        from === origin &&
+        (proof === "completed" && origin === by
           ? since === pushedAt
           : proof === "acknowledged"
             ? since <= failedAt
@@ -594,18 +655,18 @@ class Play {
         ranges.some((released) => overlap(released, range))
       )
         return `its receiver was told at ${at.toFixed(1)} that nobody writes there (${proof})`;
-    if (!by.alive) return null;
-    const owner = this.#world.regionOf(destination)?.process;
+    if (!origin.alive) return null;
+    const owner = into?.process;
     const open = this.#claims.some(
       (claim) =>
-        claim.worker.process === by &&
+        claim.worker.process === origin &&
         claim.ranges.some((claimed) => overlap(claimed, range)) &&
         // What a closed agent has written into a socket is the receiver's to guard against.
         (claim.settled === null ||
           claim.settled.proof === "closed" ||
-          (owner !== by && claim.settled.proof === "agent-closed")),
+          (owner !== origin && claim.settled.proof === "agent-closed")),
     );
-    return open ? null : "no transfer is open for it";
+    return open ? null : `no transfer of P${origin.id} is open for it`;
   }
 
   #remote(
@@ -629,12 +690,17 @@ class Play {
   #freeBlocks(member: Member, layout: LocalLayout | RemoteLayout): number[] {
     const taken = this.#claims.filter(({ worker, settled }) => worker === member && settled === null);
     const free = Array.from({ length: BLOCKS }, (_, block) => block).filter((block) => {
-      const [range] = rangesOf(layout, [block]);
+      const [range] = this.#rangesOf(layout, [block]);
       return (
         range !== undefined && !taken.some(({ ranges }) => ranges.some((claimed) => overlap(claimed, range)))
       );
     });
     return this.#random.shuffled(free).slice(0, this.#random.between(1, 3));
+  }
+
+  #rangesOf(layout: LocalLayout | RemoteLayout, blocks: readonly number[]): Range[] {
+    const base = this.#bases.get(layout.handle) ?? layout.record.components[0]?.regionAddresses[0] ?? 0;
+    return blocks.map((block) => ({ base: base + block * BLOCK_BYTES, bytes: BLOCK_BYTES }));
   }
 
   #anyBlocks(count: number): number[] {
@@ -654,7 +720,11 @@ class Play {
   }
 }
 
+/** Proofs after which nothing of a transfer is on its way, wherever it goes. */
+const PROVEN: ReadonlySet<string> = new Set(["completed", "never-started", "backend-ended"]);
+
 const BENIGN: ReadonlySet<string> = new Set([
+  "ERR_KVF_NO_ROUTE",
   "ERR_KVF_TIMEOUT",
   "ERR_KVF_CLOSED",
   "ERR_KVF_STALE_HANDLE",
@@ -690,11 +760,6 @@ function someFaults(random: Random): SimFaults {
 
 function generationOf(member: Member): number {
   return member.transport.registry.incarnation;
-}
-
-function rangesOf(layout: LocalLayout | RemoteLayout, blocks: readonly number[]): Range[] {
-  const base = layout.record.components[0]?.regionAddresses[0] ?? 0;
-  return blocks.map((block) => ({ base: base + block * BLOCK_BYTES, bytes: BLOCK_BYTES }));
 }
 
 function overlap(left: Range, right: Range): boolean {

@@ -5,7 +5,7 @@ import type { Hop } from "../../lib/core/plan.ts";
 import type { NixlNotification, NixlRegion } from "../../lib/native/agent.ts";
 import type { Executor, HopContext, HopOutcome, RunningHop } from "../../lib/runtime/executor.ts";
 import { visitRows } from "../interpreter.ts";
-import type { SimLanding, SimProcess, SimRoute, SimWorld } from "./sim-world.ts";
+import type { SimLanding, SimProcess, SimRoute, SimRow, SimWorld } from "./sim-world.ts";
 
 /** What may go wrong in a case; everything off is a world without faults. */
 export interface SimFaults {
@@ -32,6 +32,7 @@ export interface SimNetwork {
 
 interface Piece {
   readonly landing: SimLanding;
+  /** The first program that it has rows of. */
   readonly program: number;
   readonly bytes: number;
 }
@@ -240,24 +241,31 @@ export function simNixlExecutor(agent: SimAgent): Executor {
   };
 }
 
-/** The executor of copies inside a process: at once when they are small, else on a thread. */
-export function simHostExecutor(world: SimWorld, process: SimProcess): Executor {
+/**
+ * The executor of copies inside a process, and of its files: at once when they are small, else on a thread.
+ *
+ * @param failing - Chance that a copy breaks off with an error.
+ */
+export function simHostExecutor(world: SimWorld, process: SimProcess, failing = 0): Executor {
   return {
     start(hop, _context, done): RunningHop {
-      const pieces = piecesOf(world, hop, process, `host copy in P${process.id}`);
+      const pieces = piecesOf(world, hop, process, `${hop.executor} copy in P${process.id}`);
+      const failsAt = failing > 0 && world.random.chance(failing) ? world.random.between(0, 2) : -1;
       let landed = 0;
       let cancelled = false;
       let programs = 0;
       const inline = world.random.chance(0.5);
-      const finish = (ok: boolean): void =>
+      const finish = (ok: boolean): void => {
+        for (const { landing } of pieces) world.drop(landing);
         done({
           ok,
           cancelled,
           touched: landed > 0,
           inDoubt: false,
           bytes: ok ? hop.bytes : 0,
-          error: ok ? null : failure("IO", "cancelled"),
+          error: ok ? null : failure("IO", cancelled ? "cancelled" : "the device reports an error"),
         });
+      };
       const next = (): void => {
         const piece = pieces[landed];
         if (piece === undefined) {
@@ -265,7 +273,7 @@ export function simHostExecutor(world: SimWorld, process: SimProcess): Executor 
           finish(true);
           return;
         }
-        if (cancelled) {
+        if (cancelled || landed === failsAt) {
           finish(false);
           return;
         }
@@ -275,6 +283,8 @@ export function simHostExecutor(world: SimWorld, process: SimProcess): Executor 
         if (inline) next();
         else world.schedule(process, world.random.between(0, 5), next);
       };
+      // A thread may be at any of them.
+      for (const { landing } of pieces) world.begin(landing, process);
       if (inline) next();
       else world.schedule(process, world.random.between(0, 5), next);
       return {
@@ -392,10 +402,12 @@ class SimTransfer implements RunningHop {
   #throughKernel(piece: Piece): void {
     const { process } = this.#agent;
     process.inKernel.add(piece.landing);
+    this.#agent.network.world.begin(piece.landing, process);
     const stuck = this.#fate === "hang" && this.#posted - 1 === this.#faultAt;
     this.#later(stuck ? 20_000 : this.#duration(), () => {
       process.inKernel.delete(piece.landing);
       if (this.peer?.process.alive === false) {
+        this.#agent.network.world.drop(piece.landing);
         this.#end({ inDoubt: true, error: failure("PEER_LOST", "the peer is gone") });
         return;
       }
@@ -418,18 +430,27 @@ class SimTransfer implements RunningHop {
       this.#later(50, () => this.#end({ inDoubt: true, error: failure("PEER_LOST", "connection reset") }));
       return;
     }
+    world.begin(piece.landing, write ? to.process : peer.process);
     const arrive = (): void => {
+      // An answer takes the bytes along.
+      if (!write) {
+        world.leave(piece.landing);
+        piece.landing.carrier = to.process;
+      }
       inSockets.set(way, (inSockets.get(way) ?? 0) + 1);
       world.schedule(to.process, millis, () => {
         inSockets.set(way, (inSockets.get(way) ?? 1) - 1);
         // An agent that was destroyed has closed its sockets: what is in them is lost.
-        if (to.destroyed) return;
+        if (to.destroyed) {
+          world.drop(piece.landing);
+          return;
+        }
         world.land(piece.landing);
         if (write) this.#later(0.1, () => this.#arrived());
         else this.#arrived();
       });
     };
-    world.leave(piece.landing);
+    if (write) world.leave(piece.landing);
     // A read is a question first: a peer that dies before it answers never does.
     if (write) arrive();
     else world.schedule(peer.process, 0.1, arrive);
@@ -493,17 +514,22 @@ class SimTransfer implements RunningHop {
   }
 }
 
-/** A hop in pieces of one to three rows. */
+/** A hop in pieces of some rows each. */
 function piecesOf(world: SimWorld, hop: Hop, by: SimProcess, what: string): Piece[] {
-  const pieces: Piece[] = [];
+  const rows: { readonly program: number; readonly row: SimRow }[] = [];
   for (const [program, value] of hop.programs.entries())
-    visitRows(value, (source, destination, bytes) => {
-      pieces.push({ landing: { what, source, destination, bytes, by, since: world.now }, program, bytes });
-    });
-  // Rows of a small transfer often go together: the first one stands for those that follow it.
-  return pieces.length > 6
-    ? pieces.filter((_, index) => index % 2 === 0 || world.random.chance(0.5))
-    : pieces;
+    visitRows(value, (source, destination, bytes) =>
+      rows.push({ program, row: { source, destination, bytes } }),
+    );
+  const most = Math.max(1, Math.ceil(rows.length / world.random.between(1, 4)));
+  const pieces: Piece[] = [];
+  for (let at = 0; at < rows.length; at += most) {
+    const part = rows.slice(at, at + most);
+    const landing = { what, rows: part.map(({ row }) => row), by, since: world.now };
+    const bytes = landing.rows.reduce((sum, row) => sum + row.bytes, 0);
+    pieces.push({ landing, program: part[0]?.program ?? 0, bytes });
+  }
+  return pieces;
 }
 
 function failure(word: ConstructorParameters<typeof KvferryError>[0], message: string): KvferryError {

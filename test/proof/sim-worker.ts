@@ -1,5 +1,5 @@
 // A whole transport on simulated ground: the code that ships, over a session whose effects are the world's.
-import { ownAddresses } from "../../lib/core/attachment.ts";
+import { openFile, ownAddresses } from "../../lib/core/attachment.ts";
 import type { ExecutorName } from "../../lib/core/plan.ts";
 import { defaultProfile } from "../../lib/core/profile.ts";
 import type { NixlAgent } from "../../lib/native/agent.ts";
@@ -14,9 +14,11 @@ import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
 import type { ProcessFacts, ProcessIdentity } from "../../lib/runtime/process-watch.ts";
 import type { Session } from "../../lib/runtime/session.ts";
+import { stagedExecutor, type StagedParts } from "../../lib/runtime/staged-executor.ts";
+import { StagingPool, type StagingMemory } from "../../lib/runtime/staging-pool.ts";
 import { Transport } from "../../lib/runtime/transport.ts";
 import { SimAgent, simHostExecutor, simNixlExecutor, type SimNetwork } from "./sim-nixl.ts";
-import type { SimProcess } from "./sim-world.ts";
+import type { SimProcess, SimRegion } from "./sim-world.ts";
 
 /** A process with its transport. */
 export interface SimWorker {
@@ -24,6 +26,7 @@ export interface SimWorker {
   readonly agent: SimAgent;
   readonly transport: Transport;
   readonly workerId: bigint;
+  readonly staging: Session["staging"];
 }
 
 // Loading takes real time, of which the world knows nothing.
@@ -46,6 +49,29 @@ export function startWorker(
   const context = simContext();
   agent.onNotifications = () => context.onNotifications?.();
   agent.onProgress = () => context.onProgress?.();
+  const executors = new Map<ExecutorName, Executor>([
+    ["host", simHostExecutor(network.world, process)],
+    ["file", simHostExecutor(network.world, process, network.faults.fail / 4)],
+    ["nixl", simNixlExecutor(agent)],
+  ]);
+  const { sendBytes, receiveBytes, chunkBytes } = resolved.staging;
+  const memory = simStaging(network, process);
+  const staging = {
+    send: new StagingPool(memory, null, sendBytes, chunkBytes),
+    receive: new StagingPool(memory, null, receiveBytes, chunkBytes),
+  };
+  const staged: StagedParts = {
+    agent: agent as unknown as NixlAgent, // only what the runtime calls on these routes
+    client: null,
+    waiting: () => undefined,
+    assists: () => false,
+    pool: staging.send,
+    executor: (name) => executors.get(name),
+    profile: () => defaultProfile,
+    environment: { executors: [...executors.keys()], processors: 1 },
+    progressed: () => context.onProgress?.(),
+  };
+  executors.set("staged", stagedExecutor(staged));
   const session: Session = {
     options: resolved,
     clock: process.clock,
@@ -56,8 +82,8 @@ export function startWorker(
     noNixl: null,
     cuda: NO_CUDA as unknown as CudaSession, // likewise
     stages: { close: async () => undefined } as unknown as CudaStages, // likewise
-    staging: NO_STAGING,
-    staged: null,
+    staging,
+    staged,
     sums: new Map(),
     neighbours: null,
     place: {
@@ -69,13 +95,10 @@ export function startWorker(
     },
     processes: simProcesses(network, process),
     profile: defaultProfile,
-    executors: new Map<ExecutorName, Executor>([
-      ["host", simHostExecutor(network.world, process)],
-      ["nixl", simNixlExecutor(agent)],
-    ]),
-    providers: { system: simMemory(network, process) },
+    executors,
+    providers: { system: simMemory(network, process), disk: simFile(network, process) },
   };
-  return { process, agent, transport: Transport.over(session), workerId: resolved.workerId };
+  return { process, agent, transport: Transport.over(session), workerId: resolved.workerId, staging };
 }
 
 interface SimContext {
@@ -101,18 +124,44 @@ function simContext(): SimContext {
   };
 }
 
-/** No route of the simulation needs two hops. */
-const NO_STAGING = {
-  send: { close: async () => undefined },
-  receive: { close: async () => undefined },
-} as unknown as Session["staging"];
-
 const NO_CUDA = { driver: null, defaultDevice: 0, facts: () => null, close: async () => undefined };
+
+function simStaging({ world }: SimNetwork, process: SimProcess): StagingMemory {
+  const regions = new Map<number, SimRegion>();
+  return {
+    map: (bytes) => {
+      const region = world.allocate(process, bytes, `staging of P${process.id}`, true);
+      regions.set(region.base, region);
+      return { address: region.base, bytes, descriptor: -1 };
+    },
+    release: async ({ address }) => {
+      const region = regions.get(address);
+      if (region === undefined || region.freed) world.find(`staging of P${process.id} was freed twice`);
+      else region.freed = true;
+    },
+  };
+}
+
+/** A file is memory that only its owner touches; offsets in it are addresses of the world. */
+function simFile(network: SimNetwork, process: SimProcess): MemoryProvider {
+  const memory = simMemory(network, process);
+  return (request, provided, layout) => {
+    const made = memory(request, provided, layout);
+    if (made instanceof Promise) throw new Error("simulated memory is there at once");
+    return {
+      ...made,
+      storage: { kind: "disk" },
+      attachment: openFile(made.addresses[0] ?? 0, made.addresses),
+      nixl: [],
+    };
+  };
+}
 
 function simMemory(network: SimNetwork, process: SimProcess): MemoryProvider {
   return ({ shape, regionBytes }, _provided, { name }) => {
     const { offsets, bytes } = carve(shape, regionBytes);
     const region = network.world.allocate(process, bytes, `${name ?? "?"} of P${process.id}`);
+    network.world.fill(region);
     const addresses = offsets.map((offset) => region.base + offset);
     return {
       storage: { kind: "system" },

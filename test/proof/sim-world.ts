@@ -44,17 +44,24 @@ export class SimProcess {
   }
 }
 
-/** Bytes that are about to be copied. */
-export interface SimLanding {
-  readonly what: string;
+/** A run of bytes from one address to another. */
+export interface SimRow {
   readonly source: number;
   readonly destination: number;
   readonly bytes: number;
+}
+
+/** Bytes that are about to be copied together. */
+export interface SimLanding {
+  readonly what: string;
+  readonly rows: readonly SimRow[];
   /** Whose work it is, and since when. */
   readonly by: SimProcess;
   readonly since: number;
-  /** It is in a message already. */
-  sent?: boolean;
+  /** Who carries it now: what is in the hands of a dead process lands no more. */
+  carrier?: SimProcess;
+  /** It is in a message already: the bytes of each row. */
+  sent?: readonly Uint8Array[];
 }
 
 /** A run of memory that somebody allocated. */
@@ -63,6 +70,11 @@ export interface SimRegion {
   readonly bytes: number;
   readonly process: SimProcess;
   readonly name: string;
+  readonly data: Uint8Array;
+  /** Chunks of it serve one transfer after the other. */
+  readonly staging: boolean;
+  /** Who wrote to staging memory last, by {@link GRAIN_BYTES} of addresses. */
+  readonly writers: Map<number, SimProcess>;
   freed: boolean;
 }
 
@@ -78,11 +90,13 @@ export class SimWorld {
   readonly #heap: Scheduled[] = [];
   #order = 0;
   #nextBase = 0x10000;
+  /** What was begun and has not landed. */
+  readonly #open: Set<SimLanding> = new Set();
   /** Events that ran. */
   steps = 0;
   /** Asked just before bytes move; answers with what is wrong with it, or null. */
   mayBeFreed: (landing: SimLanding, region: SimRegion) => boolean = () => false;
-  onLanding: (landing: SimLanding) => string | null = () => null;
+  onLanding: (landing: SimLanding, row: SimRow, origin: SimProcess) => string | null = () => null;
 
   constructor(random: Random, traced: boolean) {
     this.random = random;
@@ -149,37 +163,110 @@ export class SimWorld {
     drainMicrotasks();
   }
 
-  allocate(process: SimProcess, bytes: number, name: string): SimRegion {
-    const region: SimRegion = { base: this.#nextBase, bytes, process, name, freed: false };
+  allocate(process: SimProcess, bytes: number, name: string, staging = false): SimRegion {
+    const region: SimRegion = {
+      base: this.#nextBase,
+      bytes,
+      process,
+      name,
+      data: new Uint8Array(bytes),
+      staging,
+      writers: new Map(),
+      freed: false,
+    };
     this.#nextBase += Math.ceil((bytes + 4096) / 4096) * 4096;
     this.regions.push(region);
     return region;
   }
 
+  /** Bytes that tell where they come from. */
+  fill({ data, base }: SimRegion): void {
+    for (let index = 0; index < data.length; index++) data[index] = ((base + index) * 0x9e3779b1) >>> 24;
+  }
+
+  /** The bytes at an address, as they are now. */
+  bytesAt(address: number, bytes: number): Uint8Array {
+    return bytesOf(this.regionOf(address), { source: address, destination: 0, bytes }).slice();
+  }
+
+  /** Regions lie one after the other. */
   regionOf(address: number): SimRegion | undefined {
-    return this.regions.find(({ base, bytes }) => address >= base && address < base + bytes);
+    const { regions } = this;
+    let low = 0;
+    let high = regions.length;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((regions[middle]?.base ?? 0) <= address) low = middle;
+      else high = middle;
+    }
+    const found = regions[low];
+    return found !== undefined && address >= found.base && address < found.base + found.bytes
+      ? found
+      : undefined;
+  }
+
+  /** From now on the bytes may move: a chunk that they touch must not be touched by anything else. */
+  begin(landing: SimLanding, carrier: SimProcess): void {
+    landing.carrier = carrier;
+    for (const row of landing.rows) {
+      const [into, from] = [this.regionOf(row.destination), this.regionOf(row.source)];
+      if (into?.staging === true) this.#demandOwn(landing, row.destination, row.bytes, true);
+      if (from?.staging === true) this.#demandOwn(landing, row.source, row.bytes, false);
+    }
+    this.#open.add(landing);
+  }
+
+  #demandOwn(landing: SimLanding, at: number, bytes: number, writes: boolean): void {
+    for (const other of this.#open) {
+      if (other.carrier?.alive !== true) continue;
+      for (const row of other.rows)
+        if (
+          meets(row.destination, row.bytes, at, bytes) ||
+          (writes && other.sent === undefined && meets(row.source, row.bytes, at, bytes))
+        ) {
+          this.find(`${landing.what}: its chunk at ${at} may still be touched by ${other.what}`);
+          return;
+        }
+    }
+  }
+
+  /** Nothing of it will move any more. */
+  drop(landing: SimLanding): void {
+    this.#open.delete(landing);
   }
 
   /** Copies bytes: both ends must be memory that nobody has given back. */
   land(landing: SimLanding): void {
-    const problem = this.onLanding(landing);
-    if (problem !== null) this.find(`${landing.what}: ${problem}`);
-    if (landing.sent !== true) this.#touch(landing, "source");
-    this.#touch(landing, "destination");
+    this.#open.delete(landing);
+    for (const [index, row] of landing.rows.entries()) {
+      const from = this.regionOf(row.source);
+      const into = this.regionOf(row.destination);
+      // A chunk's bytes are scattered for whoever put them there.
+      const origin =
+        (from?.staging === true ? from.writers.get(grainOf(row.source)) : undefined) ?? landing.by;
+      const problem = this.onLanding(landing, row, origin);
+      if (problem !== null) this.find(`${landing.what}: ${problem}`);
+      if (landing.sent === undefined) this.#touch(landing, row.source, from);
+      this.#touch(landing, row.destination, into);
+      if (into?.staging === true)
+        for (let grain = grainOf(row.destination); grain < grainOf(row.destination + row.bytes); grain++)
+          into.writers.set(grain, landing.by);
+      const bytes = landing.sent?.[index] ?? bytesOf(from, row);
+      into?.data.set(bytes, row.destination - into.base);
+    }
   }
 
   /** Bytes go into a message: their source is not needed any more. */
   leave(landing: SimLanding): void {
-    this.#touch(landing, "source");
-    landing.sent = true;
+    for (const row of landing.rows) this.#touch(landing, row.source, this.regionOf(row.source));
+    landing.sent = landing.rows.map((row) => bytesOf(this.regionOf(row.source), row).slice());
   }
 
-  #touch(landing: SimLanding, side: "source" | "destination"): void {
-    const region = this.regionOf(landing[side]);
-    if (region === undefined) this.find(`${landing.what}: ${side} ${landing[side]} is nobody's memory`);
+  #touch(landing: SimLanding, address: number, region: SimRegion | undefined): void {
+    if (region === undefined) this.find(`${landing.what}: ${address} is nobody's memory`);
     // What a dead process had is gone with it: touching it fails, and hurts nobody.
     else if (region.freed && region.process.alive && !this.mayBeFreed(landing, region))
-      this.find(`${landing.what}: ${side} ${region.name} was freed already`);
+      this.find(`${landing.what}: ${region.name} was freed already`);
   }
 
   stop(process: SimProcess): void {
@@ -203,7 +290,9 @@ export class SimWorld {
     if (!process.alive) return;
     process.alive = false;
     this.say(() => `P${process.id} is killed`);
-    for (const landing of process.inKernel) if (this.random.chance(0.5)) this.land(landing);
+    for (const landing of process.inKernel)
+      if (this.random.chance(0.5)) this.land(landing);
+      else this.drop(landing);
     process.inKernel.clear();
     this.schedule(null, this.random.between(0, 50), () => {
       process.reaped = true;
@@ -245,6 +334,21 @@ export class SimWorld {
       index = least;
     }
   }
+}
+
+/** Rows of the simulation are multiples of it. */
+const GRAIN_BYTES = 32;
+
+function grainOf(address: number): number {
+  return Math.floor(address / GRAIN_BYTES);
+}
+
+function bytesOf(region: SimRegion | undefined, { source, bytes }: SimRow): Uint8Array {
+  return region?.data.subarray(source - region.base, source - region.base + bytes) ?? new Uint8Array(bytes);
+}
+
+function meets(left: number, leftBytes: number, right: number, rightBytes: number): boolean {
+  return left < right + rightBytes && right < left + leftBytes;
 }
 
 function before(left: Scheduled | undefined, right: Scheduled | undefined): boolean {

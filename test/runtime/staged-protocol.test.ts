@@ -184,10 +184,15 @@ test("a write is scattered when the peer says that it arrived, and its chunk ser
   await using _closing = transport;
   server.take("peer", ask(1));
   server.take("peer", ask(2));
+  // Another peer has no request of that number: nothing is moved for it.
   server.take("other", { word: "moved", id: 1 });
-  expect(said).toEqual([{ word: "credit", id: 1, address: 4096 }]);
+  expect(said).toMatchObject([
+    { word: "credit", id: 1, address: 4096 },
+    { word: "refused", id: 1, code: "NO_ROUTE" },
+  ]);
+  expect(ran).toEqual([]);
   server.take("peer", { word: "moved", id: 1 });
-  expect(said.slice(1)).toEqual([
+  expect(said.slice(2)).toEqual([
     { word: "ended", id: 1 },
     { word: "credit", id: 2, address: 4096 },
   ]);
