@@ -60,6 +60,7 @@ function long(): Step[][] {
     [command("proof at length: planner", proof("planner", 1_000_000), { minutes: 60 })],
     [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
     [command("proof at length: simulate", proof("simulate", 100_000), { minutes: 40 })],
+    [command("proof at length: neighbours", proof("neighbours", 400), { minutes: 15 })],
     [suite("package: installed, compiled in, emulated, looked at", PACKAGE, { minutes: 15 })],
     [sanitizedSuite("all tests under ASan and UBSan", [], 20)],
     [suite("tests in parallel processes", ["--parallel=2"], { minutes: 15 })],

@@ -1,5 +1,6 @@
 // A neighbour ends in mid-transfer: killed, or by a clean exit. Whoever is left must settle every transfer, unmap what was
 // the other's, get its own memory back, and neither fault nor leak.
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { Transport, type LayoutConfig, type LayoutSpec, type Transfer } from "../../index.ts";
 import { randomOf } from "../random.ts";
 import {
@@ -48,6 +49,7 @@ export async function run(options: NeighboursProofOptions): Promise<NeighboursPr
   let failures = 0;
   const here = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
   const own = await here.register(specOf("own"));
+  await own.fill(1); // resident from the beginning
   // The first case warms up threads and sockets; what it leaves is what every later one must leave.
   await tryCase(here, own, options.seed, -1, {});
   const before = await footprint();
@@ -61,7 +63,7 @@ export async function run(options: NeighboursProofOptions): Promise<NeighboursPr
     if (findings.length < 20) findings.push(`seed ${options.seed} case ${index}: ${problem}`);
   }
   const after = await footprint();
-  for (const what of ["mappings", "descriptors", "threads"] as const)
+  for (const what of ["mappings", "descriptors", "threads", "sharedKilobytes"] as const)
     if (after[what] > before[what]) {
       failures++;
       findings.push(`${what}: ${before[what]} after the first case, ${after[what]} after the last`);
@@ -128,6 +130,8 @@ async function tryCase(
     if (performance.now() > end) return "memory of the dead process is still mapped";
     await Bun.sleep(1);
   }
+  // The dead process neither maps it nor has it open: without a descriptor here either, the kernel has it back.
+  if (openInodes().some((inode) => inodes.has(inode))) return "memory of the dead process is still open";
   if (own.quarantinedBlocks().length > 0) return "blocks are in quarantine that nobody touches";
   return null;
 }
@@ -136,22 +140,37 @@ interface Footprint {
   readonly mappings: number;
   readonly descriptors: number;
   readonly threads: number;
+  /** Shared memory that is resident in this process. */
+  readonly sharedKilobytes: number;
 }
 
 /** What of this process could leak, once everything that ends has ended. */
 async function footprint(): Promise<Footprint> {
-  let last = { mappings: 0, descriptors: 0, threads: 0 };
+  let last: Footprint = { mappings: 0, descriptors: 0, threads: 0, sharedKilobytes: 0 };
   for (let same = 0, tries = 0; same < 20 && tries < 1_000; tries++) {
     const now = {
       mappings: listedMappings("self").length,
       descriptors: openDescriptors("self"),
       threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
+      sharedKilobytes: Number(/^RssShmem:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]),
     };
     same = Bun.deepEquals(now, last) ? same + 1 : 0;
     last = now;
     await Bun.sleep(5);
   }
   return last;
+}
+
+/** Inodes of the files in memory that this process has open. */
+function openInodes(): string[] {
+  return readdirSync("/proc/self/fd").flatMap((descriptor) => {
+    const path = `/proc/self/fd/${descriptor}`;
+    try {
+      return readlinkSync(path).startsWith("/memfd:kvferry") ? [String(statSync(path).ino)] : [];
+    } catch {
+      return []; // what listed the descriptors was one of them
+    }
+  });
 }
 
 function count(tally: Record<string, number>, what: string): void {
