@@ -39,6 +39,7 @@ enum {
     CU_ATTR_MINOR = 76,
     CU_ATTR_HOST_POINTERS = 91, /* registered host memory is used by its host address */
     CU_ATTR_SHARED_OPTIN = 97,
+    CU_ATTR_VIRTUAL_RDMA = 110, /* exportable memory can be registered with a network adapter */
     CU_ATTR_NUMA_NODE = 134
 };
 
@@ -89,6 +90,28 @@ typedef struct cu_copy_attributes {
     cu_location src, dst;
     unsigned flags; /* 1: prefer to overlap with compute */
 } cu_copy_attributes;
+
+/* A physical allocation of the virtual memory API (CUmemAllocationProp, CUmemAccessDesc). */
+typedef uint64_t cu_allocation;
+typedef struct cu_allocation_properties {
+    int type;    /* 1: pinned to its device */
+    int handles; /* 1: POSIX file descriptor */
+    cu_location location;
+    void *windows;
+    struct {
+        unsigned char compression, rdma;
+        unsigned short usage;
+        unsigned char reserved[4];
+    } flags;
+} cu_allocation_properties;
+typedef struct cu_access {
+    cu_location location;
+    int flags; /* 3: read and write */
+} cu_access;
+#define CU_LOCATION_DEVICE 1
+#define CU_ALLOCATION_PINNED 1
+#define CU_HANDLE_DESCRIPTOR 1
+#define CU_ACCESS_READ_WRITE 3
 
 typedef struct cu_ipc { char bytes[64]; } cu_ipc;
 typedef struct cu_uuid { unsigned char bytes[16]; } cu_uuid;
@@ -152,6 +175,16 @@ typedef cu_result (*cu_batch8)(cu_pointer *dst, cu_pointer *src, size_t *bytes, 
     X(ipc_close, "cuIpcCloseMemHandle", (cu_pointer address))                                                                    \
     X(ipc_event_export, "cuIpcGetEventHandle", (cu_ipc * handle, cu_event event))                                                \
     X(ipc_event_open, "cuIpcOpenEventHandle", (cu_event * event, cu_ipc handle))                                                 \
+    X(virtual_granularity, "cuMemGetAllocationGranularity", (size_t * out, const cu_allocation_properties *what, int option))    \
+    X(virtual_create, "cuMemCreate", (cu_allocation * out, size_t bytes, const cu_allocation_properties *what, uint64_t flags))  \
+    X(virtual_release, "cuMemRelease", (cu_allocation allocation))                                                               \
+    X(virtual_reserve, "cuMemAddressReserve", (cu_pointer * out, size_t bytes, size_t alignment, cu_pointer wanted, uint64_t flags))\
+    X(virtual_free, "cuMemAddressFree", (cu_pointer at, size_t bytes))                                                           \
+    X(virtual_map, "cuMemMap", (cu_pointer at, size_t bytes, size_t offset, cu_allocation allocation, uint64_t flags))           \
+    X(virtual_unmap, "cuMemUnmap", (cu_pointer at, size_t bytes))                                                                \
+    X(virtual_access, "cuMemSetAccess", (cu_pointer at, size_t bytes, const cu_access *access, size_t count))                    \
+    X(virtual_export, "cuMemExportToShareableHandle", (void *out, cu_allocation allocation, int kind, uint64_t flags))           \
+    X(virtual_import, "cuMemImportFromShareableHandle", (cu_allocation * out, void *handle, int kind))                           \
     X(error_name, "cuGetErrorName", (cu_result result, const char **out))                                                        \
     X(error_text, "cuGetErrorString", (cu_result result, const char **out))
 

@@ -137,6 +137,15 @@ static int32_t run_ipc_open(operation *op) {
 static int32_t run_ipc_close(operation *op) {
     return kvf_cuda_ipc_close(op->device, op->address);
 }
+static int32_t run_exportable_alloc(operation *op) {
+    return kvf_cuda_exportable_alloc(op->device, op->bytes, &op->value);
+}
+static int32_t run_exportable_export(operation *op) {
+    return kvf_cuda_exportable_export(op->address, &op->value);
+}
+static int32_t run_exportable_import(operation *op) {
+    return kvf_cuda_exportable_import(op->device, op->other, op->bytes, &op->value);
+}
 static int32_t run_event_open(operation *op) {
     kvf_cuda_device *device = kvf_cuda_device_get(op->device);
     if (!device) return KVF_E_CUDA;
@@ -228,6 +237,21 @@ int32_t kvf_cuda_ipc_open_job(kvf_word context, uint32_t slot, int32_t device, c
 
 int32_t kvf_cuda_ipc_close_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address) {
     return start(context, slot, &(operation){.run = run_ipc_close, .device = device, .address = address});
+}
+
+int32_t kvf_cuda_exportable_alloc_job(kvf_word context, uint32_t slot, int32_t device, kvf_word bytes) {
+    int32_t status = sized(bytes);
+    return status == KVF_OK ? start(context, slot, &(operation){.run = run_exportable_alloc, .device = device, .bytes = bytes}) : status;
+}
+
+int32_t kvf_cuda_exportable_export_job(kvf_word context, uint32_t slot, kvf_word address) {
+    return start(context, slot, &(operation){.run = run_exportable_export, .address = address});
+}
+
+int32_t kvf_cuda_exportable_import_job(kvf_word context, uint32_t slot, int32_t device, int32_t descriptor, kvf_word bytes) {
+    int32_t status = sized(bytes);
+    if (status != KVF_OK) return status;
+    return start(context, slot, &(operation){.run = run_exportable_import, .device = device, .other = descriptor, .bytes = bytes});
 }
 
 int32_t kvf_cuda_event_open_job(kvf_word context, uint32_t slot, int32_t device, const uint8_t *handle) {

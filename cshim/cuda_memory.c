@@ -8,20 +8,9 @@
 /* Registering 512 GiB at once fails in the driver; pieces of this size work. */
 #define PIECE (UINT64_C(64) << 30)
 
-typedef enum origin { ALLOCATED, PINNED, REGISTERED, ADOPTED, OPENED } origin;
-
-typedef struct region {
-    uint64_t start, end;
-    uint32_t kind; /* KVF_CUDA_POINTER_* */
-    int device;
-    origin from;
-    uint32_t count; /* openings of an IPC handle */
-    cu_ipc ipc;
-} region;
-
 /* Sorted by start; regions do not overlap, but an adopted one may repeat a part of another, and is then not kept. */
 static pthread_rwlock_t regions_lock = PTHREAD_RWLOCK_INITIALIZER;
-static region *regions;
+static kvf_cuda_region *regions;
 static uint32_t region_count, region_room;
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
@@ -37,12 +26,12 @@ static uint32_t find(uint64_t at) {
     return low;
 }
 
-static int32_t insert(const region *entry) {
+int32_t kvf_cuda_region_insert(const kvf_cuda_region *entry) {
     pthread_rwlock_wrlock(&regions_lock);
     int32_t status = KVF_OK;
     if (region_count == region_room) {
         uint32_t room = region_room ? 2 * region_room : 64;
-        region *more = realloc(regions, room * sizeof *more);
+        kvf_cuda_region *more = realloc(regions, room * sizeof *more);
         if (more) {
             regions = more;
             region_room = room;
@@ -58,8 +47,7 @@ static int32_t insert(const region *entry) {
     return status == KVF_OK ? KVF_OK : kvf_refuse(status, "CUDA: no memory for the table of regions");
 }
 
-/* Takes the region that starts at `address` and came about that way out of the table. */
-static int32_t take(uint64_t address, origin from, region *out) {
+int32_t kvf_cuda_region_take(uint64_t address, kvf_cuda_origin from, kvf_cuda_region *out) {
     pthread_rwlock_wrlock(&regions_lock);
     uint32_t at = find(address);
     bool found = false;
@@ -73,10 +61,20 @@ static int32_t take(uint64_t address, origin from, region *out) {
     return found ? KVF_OK : kvf_refuse(KVF_E_INVALID, "CUDA: 0x%llx was not given by this library", (unsigned long long)address);
 }
 
+bool kvf_cuda_region_find(uint64_t address, kvf_cuda_origin from, kvf_cuda_region *out) {
+    pthread_rwlock_rdlock(&regions_lock);
+    uint32_t at = find(address);
+    bool found = false;
+    for (; at > 0 && regions[at - 1].start == address && !found; at--) found = regions[at - 1].from == from;
+    if (found) *out = regions[at];
+    pthread_rwlock_unlock(&regions_lock);
+    return found;
+}
+
 /* Whether a kernel of the device may touch this region as memory of that kind. */
-static bool serves(const region *r, const kvf_cuda_device *device, uint32_t kind) {
+static bool serves(const kvf_cuda_region *r, const kvf_cuda_device *device, uint32_t kind) {
     if ((r->kind == KVF_CUDA_POINTER_PINNED) != (kind == 0)) return false;
-    if (r->from == REGISTERED && !device->host_pointers) return false;
+    if (r->from == KVF_CUDA_REGISTERED && !device->host_pointers) return false;
     return r->kind == KVF_CUDA_POINTER_PINNED || r->device == device->ordinal ||
            (r->device >= 0 && r->device < 64 && (device->peers >> r->device & 1));
 }
@@ -139,7 +137,7 @@ bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_program *program, in
     int64_t from, to;
     uint64_t r = 0;
     kvf_program_extent(program, side, &from, &to);
-    const region *last = NULL;
+    const kvf_cuda_region *last = NULL;
     pthread_rwlock_rdlock(&regions_lock); /* once for all bases, which mostly lie in the same region */
     for (; r < program->bases; r++) {
         *low = (uint64_t)((int64_t)base[r] + from);
@@ -189,21 +187,20 @@ int32_t kvf_cuda_memory_info(int32_t ordinal, double *out) {
 
 /* ---- getting and giving back ---------------------------------------------------------------------------------------- */
 
-/* The device with its context entered, or NULL. */
-static kvf_cuda_device *entered(int ordinal) {
+kvf_cuda_device *kvf_cuda_entered(int ordinal) {
     kvf_cuda_device *device = kvf_cuda_device_get(ordinal);
     return device && kvf_cuda_enter(device) == KVF_OK ? device : NULL;
 }
 
 int32_t kvf_cuda_memory_alloc(int ordinal, uint64_t bytes, double *address) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     cu_pointer got = 0;
     cu_result result = cu->alloc(&got, bytes);
     int32_t status = result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: device memory");
     if (status == KVF_OK) {
-        status = insert(&(region){.start = got, .end = got + bytes, .kind = KVF_CUDA_POINTER_DEVICE, .device = ordinal, .from = ALLOCATED});
+        status = kvf_cuda_region_insert(&(kvf_cuda_region){.start = got, .end = got + bytes, .kind = KVF_CUDA_POINTER_DEVICE, .device = ordinal, .from = KVF_CUDA_ALLOCATED});
         if (status != KVF_OK) cu->free(got);
     }
     kvf_cuda_leave();
@@ -212,10 +209,12 @@ int32_t kvf_cuda_memory_alloc(int ordinal, uint64_t bytes, double *address) {
 }
 
 int32_t kvf_cuda_memory_free(int ordinal, uint64_t address) {
-    region entry;
-    int32_t status = take(address, ALLOCATED, &entry);
+    kvf_cuda_region entry;
+    int32_t status = kvf_cuda_exportable_free(address);
+    if (status != KVF_AGAIN) return status;
+    status = kvf_cuda_region_take(address, KVF_CUDA_ALLOCATED, &entry);
     if (status != KVF_OK) return status;
-    kvf_cuda_device *device = entered(entry.device);
+    kvf_cuda_device *device = kvf_cuda_entered(entry.device);
     (void)ordinal;
     if (!device) return KVF_E_CUDA;
     cu_result result = kvf_cuda_driver_get()->free(address);
@@ -225,7 +224,7 @@ int32_t kvf_cuda_memory_free(int ordinal, uint64_t address) {
 }
 
 int32_t kvf_cuda_pinned_alloc(int ordinal, uint64_t bytes, double *address) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     void *got = NULL;
@@ -233,7 +232,7 @@ int32_t kvf_cuda_pinned_alloc(int ordinal, uint64_t bytes, double *address) {
     int32_t status = result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: pinned memory");
     if (status == KVF_OK) {
         uint64_t start = (uint64_t)(uintptr_t)got;
-        status = insert(&(region){.start = start, .end = start + bytes, .kind = KVF_CUDA_POINTER_PINNED, .device = ordinal, .from = PINNED});
+        status = kvf_cuda_region_insert(&(kvf_cuda_region){.start = start, .end = start + bytes, .kind = KVF_CUDA_POINTER_PINNED, .device = ordinal, .from = KVF_CUDA_PINNED});
         if (status != KVF_OK) cu->host_free(got);
     }
     kvf_cuda_leave();
@@ -242,11 +241,11 @@ int32_t kvf_cuda_pinned_alloc(int ordinal, uint64_t bytes, double *address) {
 }
 
 int32_t kvf_cuda_pinned_free(int ordinal, uint64_t address) {
-    region entry;
-    int32_t status = take(address, PINNED, &entry);
+    kvf_cuda_region entry;
+    int32_t status = kvf_cuda_region_take(address, KVF_CUDA_PINNED, &entry);
     if (status != KVF_OK) return status;
     (void)ordinal;
-    kvf_cuda_device *device = entered(entry.device);
+    kvf_cuda_device *device = kvf_cuda_entered(entry.device);
     if (!device) return KVF_E_CUDA;
     cu_result result = kvf_cuda_driver_get()->host_free((void *)(uintptr_t)address);
     status = result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: pinned memory could not be freed");
@@ -255,7 +254,7 @@ int32_t kvf_cuda_pinned_free(int ordinal, uint64_t address) {
 }
 
 int32_t kvf_cuda_memory_register(int ordinal, uint64_t address, uint64_t bytes) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     uint64_t done = 0;
@@ -267,7 +266,7 @@ int32_t kvf_cuda_memory_register(int ordinal, uint64_t address, uint64_t bytes) 
     }
     int32_t status = result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: memory could not be registered");
     if (status == KVF_OK)
-        status = insert(&(region){.start = address, .end = address + bytes, .kind = KVF_CUDA_POINTER_PINNED, .device = ordinal, .from = REGISTERED});
+        status = kvf_cuda_region_insert(&(kvf_cuda_region){.start = address, .end = address + bytes, .kind = KVF_CUDA_POINTER_PINNED, .device = ordinal, .from = KVF_CUDA_REGISTERED});
     if (status != KVF_OK) {
         for (uint64_t at = 0; at < done; at += PIECE) cu->host_unregister((void *)(uintptr_t)(address + at));
     }
@@ -276,11 +275,11 @@ int32_t kvf_cuda_memory_register(int ordinal, uint64_t address, uint64_t bytes) 
 }
 
 int32_t kvf_cuda_memory_unregister(int ordinal, uint64_t address) {
-    region entry;
-    int32_t status = take(address, REGISTERED, &entry);
+    kvf_cuda_region entry;
+    int32_t status = kvf_cuda_region_take(address, KVF_CUDA_REGISTERED, &entry);
     if (status != KVF_OK) return status;
     (void)ordinal;
-    kvf_cuda_device *device = entered(entry.device);
+    kvf_cuda_device *device = kvf_cuda_entered(entry.device);
     if (!device) return KVF_E_CUDA;
     cu_result first = CU_OK;
     for (uint64_t at = entry.start; at < entry.end; at += PIECE) {
@@ -293,7 +292,7 @@ int32_t kvf_cuda_memory_unregister(int ordinal, uint64_t address) {
 }
 
 int32_t kvf_cuda_memory_adopt(int ordinal, uint64_t address, uint64_t bytes, uint32_t kind) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     const bool pinned = kind == KVF_CUDA_POINTER_PINNED;
     uint32_t found = 0;
@@ -310,16 +309,16 @@ int32_t kvf_cuda_memory_adopt(int ordinal, uint64_t address, uint64_t bytes, uin
     }
     kvf_cuda_leave();
     if (status != KVF_OK) return status;
-    return insert(&(region){.start = address, .end = address + bytes, .kind = kind, .device = ordinal, .from = ADOPTED});
+    return kvf_cuda_region_insert(&(kvf_cuda_region){.start = address, .end = address + bytes, .kind = kind, .device = ordinal, .from = KVF_CUDA_ADOPTED});
 }
 
 int32_t kvf_cuda_disown(kvf_word address) {
-    region entry;
-    return take(address, ADOPTED, &entry);
+    kvf_cuda_region entry;
+    return kvf_cuda_region_take(address, KVF_CUDA_ADOPTED, &entry);
 }
 
 int32_t kvf_cuda_memory_set(int ordinal, uint64_t address, uint64_t bytes, uint32_t value) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     int32_t status = KVF_OK;
@@ -339,7 +338,7 @@ int32_t kvf_cuda_memory_set(int ordinal, uint64_t address, uint64_t bytes, uint3
 /* ---- other processes' memory ------------------------------------------------------------------------------------------ */
 
 int32_t kvf_cuda_ipc_export(int ordinal, uint64_t address, cu_ipc *handle, double *offset) {
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     uint32_t kind;
     int owner;
@@ -358,15 +357,15 @@ int32_t kvf_cuda_ipc_export(int ordinal, uint64_t address, cu_ipc *handle, doubl
 int32_t kvf_cuda_ipc_open(int ordinal, const cu_ipc *handle, double *address) {
     /* One mapping for each handle and device: the driver refuses a second one. */
     static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
-    kvf_cuda_device *device = entered(ordinal);
+    kvf_cuda_device *device = kvf_cuda_entered(ordinal);
     if (!device) return KVF_E_CUDA;
     int32_t status = KVF_OK;
     uint64_t start = 0;
     pthread_mutex_lock(&opening);
     pthread_rwlock_wrlock(&regions_lock);
     for (uint32_t i = 0; i < region_count && !start; i++) {
-        region *r = &regions[i];
-        if (r->from != OPENED || r->device != ordinal || memcmp(&r->ipc, handle, sizeof *handle) != 0) continue;
+        kvf_cuda_region *r = &regions[i];
+        if (r->from != KVF_CUDA_OPENED || r->device != ordinal || memcmp(&r->ipc, handle, sizeof *handle) != 0) continue;
         r->count++;
         start = r->start;
     }
@@ -382,8 +381,8 @@ int32_t kvf_cuda_ipc_open(int ordinal, const cu_ipc *handle, double *address) {
             status = ask(got, &kind, &owner, &from, &bytes);
             if (status == KVF_OK && bytes == 0) status = kvf_refuse(KVF_E_CUDA, "CUDA: the size of another process's memory is not known");
             if (status == KVF_OK) {
-                region entry = {.start = got, .end = from + bytes, .kind = KVF_CUDA_POINTER_DEVICE, .device = ordinal, .from = OPENED, .count = 1, .ipc = *handle};
-                status = insert(&entry);
+                kvf_cuda_region entry = {.start = got, .end = from + bytes, .kind = KVF_CUDA_POINTER_DEVICE, .device = ordinal, .from = KVF_CUDA_OPENED, .count = 1, .ipc = *handle};
+                status = kvf_cuda_region_insert(&entry);
             }
             if (status != KVF_OK) kvf_cuda_driver_get()->ipc_close(got);
             start = got;
@@ -399,7 +398,7 @@ int32_t kvf_cuda_ipc_close(int ordinal, uint64_t address) {
     pthread_rwlock_wrlock(&regions_lock);
     bool last = true;
     for (uint32_t i = 0; i < region_count; i++) {
-        if (regions[i].start == address && regions[i].from == OPENED && regions[i].device == ordinal && regions[i].count > 1) {
+        if (regions[i].start == address && regions[i].from == KVF_CUDA_OPENED && regions[i].device == ordinal && regions[i].count > 1) {
             regions[i].count--;
             last = false;
             break;
@@ -407,10 +406,10 @@ int32_t kvf_cuda_ipc_close(int ordinal, uint64_t address) {
     }
     pthread_rwlock_unlock(&regions_lock);
     if (!last) return KVF_OK;
-    region entry;
-    int32_t status = take(address, OPENED, &entry);
+    kvf_cuda_region entry;
+    int32_t status = kvf_cuda_region_take(address, KVF_CUDA_OPENED, &entry);
     if (status != KVF_OK) return status;
-    kvf_cuda_device *device = entered(entry.device);
+    kvf_cuda_device *device = kvf_cuda_entered(entry.device);
     if (!device) return KVF_E_CUDA;
     cu_result result = kvf_cuda_driver_get()->ipc_close(address);
     status = result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: another process's memory could not be closed");

@@ -263,6 +263,14 @@ KVF_API int32_t kvf_cuda_ipc_export_job(kvf_word context, uint32_t slot, int32_t
 /* Maps another process's allocation. value = its address here. Opening one again counts. */
 KVF_API int32_t kvf_cuda_ipc_open_job(kvf_word context, uint32_t slot, int32_t device, const uint8_t *handle);
 KVF_API int32_t kvf_cuda_ipc_close_job(kvf_word context, uint32_t slot, int32_t device, kvf_word address);
+/* Device memory of which other processes can be given a descriptor (virtual memory API), for where IPC handles do not work.
+ * Completes with its address; given back by kvf_cuda_free_job. */
+KVF_API int32_t kvf_cuda_exportable_alloc_job(kvf_word context, uint32_t slot, int32_t device, kvf_word bytes);
+/* Completes with a descriptor of the allocation that begins at the address, which the caller closes. */
+KVF_API int32_t kvf_cuda_exportable_export_job(kvf_word context, uint32_t slot, kvf_word address);
+/* Maps such an allocation of another process; the descriptor stays the caller's and open until the job ended. Completes with
+ * its address; given back by kvf_cuda_free_job. */
+KVF_API int32_t kvf_cuda_exportable_import_job(kvf_word context, uint32_t slot, int32_t device, int32_t descriptor, kvf_word bytes);
 /* Opens another process's event. value = an event for `waits`. */
 KVF_API int32_t kvf_cuda_event_open_job(kvf_word context, uint32_t slot, int32_t device, const uint8_t *handle);
 KVF_API int32_t kvf_cuda_event_close_job(kvf_word context, uint32_t slot, int32_t device, kvf_word event);

@@ -207,6 +207,36 @@ export class CudaDriver {
     );
   }
 
+  /**
+   * Device memory of which other processes can be given a descriptor; given back by `free`.
+   *
+   * @returns Its address; its content is undefined.
+   */
+  allocateExportable(device: number, bytes: number): Promise<number> {
+    return this.#value("register", { device, bytes }, (slot) =>
+      this.#native.kvf_cuda_exportable_alloc_job(this.#context.address, slot, device, bytes),
+    );
+  }
+
+  /** A descriptor of an exportable allocation, by its address; the caller closes it. */
+  exportDescriptor(address: number): Promise<number> {
+    return this.#value("exportMetadata", { address }, (slot) =>
+      this.#native.kvf_cuda_exportable_export_job(this.#context.address, slot, address),
+    );
+  }
+
+  /**
+   * Maps another process's exportable allocation; given back by `free`.
+   *
+   * @param descriptor - Stays the caller's.
+   * @returns Its address here.
+   */
+  importDescriptor(device: number, descriptor: number, bytes: number): Promise<number> {
+    return this.#value("importMetadata", { device, bytes }, (slot) =>
+      this.#native.kvf_cuda_exportable_import_job(this.#context.address, slot, device, descriptor, bytes),
+    );
+  }
+
   /** Lets one open device reach another one's memory. @throws KvferryError where the hardware cannot. */
   reach(device: number, other: number): Promise<void> {
     return this.#call("open", device, (slot) =>

@@ -8,7 +8,7 @@ import { mapMemory, releaseMemory, touchMemory, type MappedMemory } from "../nat
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import { adoptRegions, carve } from "./host-memory.ts";
-import type { ComponentMemory, MemoryProvider, NixlPart } from "./layout-memory.ts";
+import type { ComponentMemory, MemoryProvider, NixlPart, SharedDeviceRegion } from "./layout-memory.ts";
 
 /**
  * Device memory: one allocation for all regions. Its content is undefined.
@@ -21,10 +21,9 @@ export function deviceMemory(cuda: CudaSession, shareable: boolean): MemoryProvi
     const device = memory.device ?? cuda.defaultDevice;
     const driver = await cuda.demand(device);
     const { offsets, bytes } = carve(shape, regionBytes);
-    const address = await driver.allocate(
-      device,
-      shareable ? Math.ceil(bytes / DRIVER_BLOCK) * DRIVER_BLOCK : bytes,
-    );
+    const { address, exportable } = shareable
+      ? await allocateShareable(cuda, driver, device, Math.ceil(bytes / DRIVER_BLOCK) * DRIVER_BLOCK)
+      : { address: await driver.allocate(device, bytes), exportable: undefined };
     const addresses = offsets.map((offset) => address + offset);
     return {
       ...onDevice(device, addresses, [{ address, size: bytes }]),
@@ -32,12 +31,49 @@ export function deviceMemory(cuda: CudaSession, shareable: boolean): MemoryProvi
       share: {
         kind: "device",
         device,
-        regions: Array.from(addresses, (at) => ({ address: at, size: regionBytes })),
+        regions: Array.from(addresses, (at) => ({
+          address: at,
+          size: regionBytes,
+          ...(exportable === undefined ? undefined : { exportable }),
+        })),
       },
       // Memory of a device that is lost cannot be freed; the driver takes it back with the process.
       release: () => driver.free(device, address).catch(ignoreLoss),
     };
   };
+}
+
+/**
+ * Device memory that other processes can open: by the driver's handles, or, where it gives none, by descriptors. Which of
+ * them works is found out with the first allocation of a device.
+ */
+async function allocateShareable(
+  cuda: CudaSession,
+  driver: CudaDriver,
+  device: number,
+  bytes: number,
+): Promise<{ readonly address: number; readonly exportable: SharedDeviceRegion["exportable"] }> {
+  const handles = cuda.ipcHandles.get(device);
+  if (handles !== false) {
+    const address = await driver.allocate(device, bytes);
+    const works =
+      handles ??
+      (await driver.exportIpc(device, address).then(
+        () => true,
+        () => false,
+      ));
+    cuda.ipcHandles.set(device, works);
+    if (works) return { address, exportable: undefined };
+    await driver.free(device, address);
+  }
+  try {
+    const address = await driver.allocateExportable(device, bytes);
+    return { address, exportable: { start: address, bytes } };
+  } catch (error) {
+    // Without either it is memory of this process, and whoever wants to open it is told why that cannot be.
+    if (error instanceof KvferryError && error.code === "ERR_KVF_OUT_OF_MEMORY") throw error;
+    return { address: await driver.allocate(device, bytes), exportable: undefined };
+  }
 }
 
 /**

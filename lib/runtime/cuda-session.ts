@@ -19,6 +19,8 @@ export class CudaSession {
   #problem: KvferryError | null = null;
   readonly #opening: Map<number, Promise<CudaDriver>> = new Map();
   readonly #devices: Map<number, CudaDeviceInfo> = new Map();
+  /** Whether the driver gives handles by which other processes open a device's memory; unknown before it was tried. */
+  readonly ipcHandles: Map<number, boolean> = new Map();
   #profile: MachineProfile;
 
   constructor(context: NativeContext, options: ResolvedOptions) {

@@ -203,9 +203,10 @@ function partOf(share: SharedMemory, offset: number): SharedMemory {
   if (share.kind === "device")
     return {
       ...share,
-      regions: share.regions.map(({ address, size, given }) => ({
+      regions: share.regions.map(({ address, size, given, exportable }) => ({
         address: address + offset,
         size: size - offset,
+        ...(exportable === undefined ? undefined : { exportable }),
         ...(given === undefined ? undefined : { given: { ...given, offset: given.offset + offset } }),
       })),
     };

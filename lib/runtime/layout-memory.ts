@@ -41,6 +41,8 @@ export interface SharedRegion {
 export interface SharedDeviceRegion extends Region {
   /** The driver's handle that a third process gave for it, and the region's byte offset in what that opens. */
   readonly given?: { readonly handle: Uint8Array; readonly offset: number };
+  /** The exportable allocation that it lies in: its driver gives descriptors of it, and no handles. */
+  readonly exportable?: { readonly start: number; readonly bytes: number };
 }
 
 /** Runs of one memory type that NIXL registers together. */

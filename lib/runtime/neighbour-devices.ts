@@ -1,26 +1,70 @@
 import type { CudaDriver } from "../native/cuda.ts";
 import type { MappedMemory } from "../native/memory.ts";
 import type { CudaSession } from "./cuda-session.ts";
-import type { OpenedDevice, PinnedHere } from "./neighbour-import.ts";
-import type { NeighbourDevices } from "./neighbours.ts";
+import type { SharedDeviceRegion } from "./layout-memory.ts";
+import type { DeviceWord, ExportableWord } from "./neighbour-words.ts";
+import type { Storage } from "../core/layout.ts";
+
+/** Mapped memory that is pinned for this process's driver. */
+export interface PinnedHere {
+  readonly storage: Storage;
+  readonly unpin: () => Promise<void>;
+}
+
+/** An allocation of a GPU, mapped here. */
+export interface OpenedDevice {
+  readonly device: number;
+  readonly address: number;
+  readonly bytes: number;
+  readonly close: () => Promise<void>;
+}
+
+/** How a region of a GPU's memory is handed to another process. */
+export interface ExportedDevice {
+  readonly segment: DeviceWord | ExportableWord;
+  /** Where the region begins in what is opened. */
+  readonly offset: number;
+  /** Of an exportable allocation; whoever takes it closes it. */
+  readonly descriptor: number | null;
+}
+
+/** How allocations of GPUs go to other processes and come from them. */
+export interface NeighbourDevices {
+  readonly export: (device: number, region: SharedDeviceRegion) => Promise<ExportedDevice>;
+  /** @param own - Whether its owner is another transport of this very process. */
+  readonly open: (segment: DeviceWord, own: boolean) => Promise<OpenedDevice>;
+  /** @param descriptor - Of the allocation; stays the caller's. */
+  readonly import: (segment: ExportableWord, descriptor: number) => Promise<OpenedDevice>;
+  /** Pins mapped memory for this process's driver; null without one. */
+  readonly pin: (memory: MappedMemory) => Promise<PinnedHere> | null;
+  /** Calls back whenever a GPU came into use. */
+  readonly onOpened: (callback: () => void) => void;
+}
 
 /** How allocations of this process's GPUs are opened by others, and theirs here. GPUs are known by their UUIDs. */
 export function neighbourDevices(cuda: CudaSession): NeighbourDevices {
   return {
-    async export(device, { address, given }) {
+    async export(device, { address, given, exportable }) {
       const driver = await cuda.demand(device);
       const uuid = cuda.device(device)?.uuid ?? "";
-      if (given !== undefined)
-        return { segment: { uuid, handle: given.handle.toHex(), start: 0 }, offset: given.offset };
+      if (exportable !== undefined) {
+        const { start, bytes } = exportable;
+        const descriptor = await driver.exportDescriptor(start);
+        return { segment: { uuid, bytes }, offset: address - start, descriptor };
+      }
+      if (given !== undefined) {
+        const segment = { uuid, handle: given.handle.toHex(), start: 0 };
+        return { segment, offset: given.offset, descriptor: null };
+      }
       const { handle, offset } = await driver.exportIpc(device, address);
-      return { segment: { uuid, handle: handle.toHex(), start: address - offset }, offset };
+      return {
+        segment: { uuid, handle: handle.toHex(), start: address - offset },
+        offset,
+        descriptor: null,
+      };
     },
-    async open({ uuid, handle, start }, own): Promise<OpenedDevice> {
-      const { devices } = await (await cuda.demand()).describe();
-      const device = devices.find((candidate) => candidate.uuid === uuid)?.ordinal;
-      if (device === undefined) throw new Error(`this process does not see the GPU ${uuid}`);
-      const driver = await cuda.demand(device);
-      await connect(driver, cuda.devices, device);
+    async open({ uuid, handle, start }, own) {
+      const { device, driver } = await demand(cuda, uuid);
       // The driver opens nothing to the process that it belongs to: there it has its own address.
       if (own && start > 0) return { ...boundsOf(driver, start), device, close: async () => undefined };
       const address = await driver.openIpc(device, Uint8Array.fromHex(handle));
@@ -30,7 +74,12 @@ export function neighbourDevices(cuda: CudaSession): NeighbourDevices {
         close: () => driver.closeIpc(device, address).catch(() => undefined),
       };
     },
-    pin(memory: MappedMemory): Promise<PinnedHere> | null {
+    async import({ uuid, bytes }, descriptor) {
+      const { device, driver } = await demand(cuda, uuid);
+      const address = await driver.importDescriptor(device, descriptor, bytes);
+      return { address, bytes, device, close: () => driver.free(device, address).catch(() => undefined) };
+    },
+    pin(memory) {
       const { driver, defaultDevice, devices } = cuda;
       const device = devices.includes(defaultDevice) ? defaultDevice : devices[0];
       if (driver === null || device === undefined) return null;
@@ -45,13 +94,21 @@ export function neighbourDevices(cuda: CudaSession): NeighbourDevices {
   };
 }
 
-/** Lets the GPUs in use and this one reach each other's memory, where the hardware can. */
-async function connect(driver: CudaDriver, devices: readonly number[], device: number): Promise<void> {
-  for (const other of devices) {
+/** The GPU of that UUID, in use, with peer access to the others in use where the hardware can. */
+async function demand(
+  cuda: CudaSession,
+  uuid: string,
+): Promise<{ readonly device: number; readonly driver: CudaDriver }> {
+  const { devices } = await (await cuda.demand()).describe();
+  const device = devices.find((candidate) => candidate.uuid === uuid)?.ordinal;
+  if (device === undefined) throw new Error(`this process does not see the GPU ${uuid}`);
+  const driver = await cuda.demand(device);
+  for (const other of cuda.devices) {
     if (other === device) continue;
     await driver.reach(other, device).catch(() => undefined);
     await driver.reach(device, other).catch(() => undefined);
   }
+  return { device, driver };
 }
 
 function boundsOf(driver: CudaDriver, address: number): Pick<OpenedDevice, "address" | "bytes"> {

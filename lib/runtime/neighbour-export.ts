@@ -1,8 +1,8 @@
-import { KVF_NEIGHBOUR_DESCRIPTORS } from "../native/symbols.ts";
 import type { LayoutHandle } from "../core/handle.ts";
-import type { LayoutRecord } from "../core/layout.ts";
 import type { HandedDescriptor, NeighbourProcess, NeighbourSockets } from "../native/neighbour.ts";
-import type { ComponentMemory, SharedDeviceRegion } from "./layout-memory.ts";
+import { describeLayout, type ServedLayout } from "./neighbour-describe.ts";
+import type { NeighbourDevices } from "./neighbour-devices.ts";
+import { MESSAGE_WINDOW } from "./neighbour-outbox.ts";
 import {
   freshNonce,
   NEIGHBOUR_VERSION,
@@ -12,28 +12,15 @@ import {
   readTag,
   sameName,
   wordBytes,
-  type ComponentWord,
-  type DeviceWord,
   type ExporterWord,
   type ImporterWord,
-  type LayoutWord,
   type Meeting,
   type NeighbourName,
-  type SegmentWord,
 } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
 
-/** Bytes of messages that a neighbour may have under way before it waits for word that they were dealt with. */
-export const MESSAGE_WINDOW: number = 2 ** 20;
-
 /** Word of dealt-with messages goes out once they are a quarter of the window. */
 const CREDIT_STEP: number = MESSAGE_WINDOW / 4;
-
-/** A layout of this process with its memory. */
-export interface ServedLayout {
-  readonly record: LayoutRecord;
-  readonly components: readonly ComponentMemory[];
-}
 
 /** What serving neighbours needs from the transport. */
 export interface ExporterEffects {
@@ -41,11 +28,8 @@ export interface ExporterEffects {
   readonly secrets: readonly SecretKey[];
   /** A registered layout. */
   readonly find: (handle: LayoutHandle) => ServedLayout | undefined;
-  /** What opens an allocation of a GPU in another process: the driver's handle, and which GPU. */
-  readonly openDevice: (
-    device: number,
-    region: SharedDeviceRegion,
-  ) => Promise<{ readonly segment: DeviceWord; readonly offset: number }>;
+  /** What opens an allocation of a GPU in another process. */
+  readonly exportDevice: NeighbourDevices["export"];
   /** Takes a user's message. @returns Whether more may come. */
   readonly deliver: (from: NeighbourName, payload: Uint8Array<ArrayBuffer>) => boolean;
   /** The process of a worker that had these layouts mapped is gone: it writes no more. */
@@ -265,15 +249,19 @@ export class NeighbourExporter {
         return "The peer's layout is gone, or was not exported to this worker.";
       const served = this.#effects.find(handle);
       if (served === undefined) return "The peer's layout is gone.";
-      const { word, descriptors, why } = await this.#describe(layout, served);
-      if (word === null) return why;
-      // What took its time may be too late.
-      if (this.#refusedTo(guest, handle) || this.#effects.find(handle)?.record !== served.record)
-        return "The peer's layout is gone.";
-      if (!guest.connected || guest.phase !== "ready") return null;
-      guest.held.add(handle);
-      if (!this.#say(guest, word, descriptors)) guest.held.delete(handle);
-      return null;
+      const handed = await describeLayout(layout, served, this.#effects.exportDevice);
+      if (typeof handed === "string") return handed;
+      try {
+        // What took its time may be too late.
+        if (this.#refusedTo(guest, handle) || this.#effects.find(handle)?.record !== served.record)
+          return "The peer's layout is gone.";
+        if (!guest.connected || guest.phase !== "ready") return null;
+        guest.held.add(handle);
+        if (!this.#say(guest, handed.word, handed.descriptors)) guest.held.delete(handle);
+        return null;
+      } finally {
+        handed.close();
+      }
     } catch (error) {
       guest.held.delete(handle);
       return `The peer cannot hand it out: ${error instanceof Error ? error.message : String(error)}`;
@@ -285,72 +273,6 @@ export class NeighbourExporter {
     const audience = this.#audiences.get(handle);
     if (audience === undefined) return true;
     return audience !== "everybody" && !audience.has(BigInt(guest.name?.worker ?? "0"));
-  }
-
-  async #describe(
-    layout: string,
-    { record, components }: ServedLayout,
-  ): Promise<{
-    readonly word: LayoutWord | null;
-    readonly descriptors: readonly HandedDescriptor[];
-    readonly why: string;
-  }> {
-    const readOnly = record.access === "read";
-    const files = new Map<number, number>();
-    const segments: SegmentWord[] = [];
-    const described: ComponentWord[] = [];
-    let last = "";
-    // Descriptors travel in the order of the segments that are files: those come first.
-    for (const { share } of components)
-      if (share?.kind === "files")
-        for (const { descriptor, fileBytes } of share.regions)
-          if (!files.has(descriptor)) {
-            files.set(descriptor, segments.length);
-            segments.push(fileBytes);
-          }
-    if (files.size > KVF_NEIGHBOUR_DESCRIPTORS)
-      return {
-        word: null,
-        descriptors: [],
-        why: `It lies in ${files.size} files, more than are handed over.`,
-      };
-    for (const [index, memory] of components.entries()) {
-      const name = record.components[index]?.shape.name ?? "";
-      const { share } = memory;
-      if (share?.kind === "files")
-        described.push({
-          name,
-          regions: share.regions.map(({ descriptor, offset, size }) => [
-            files.get(descriptor) ?? 0,
-            offset,
-            size,
-          ]),
-          why: null,
-        });
-      else if (share?.kind === "device" && !readOnly) {
-        const regions: [number, number, number][] = [];
-        const opened = new Map<string, number>();
-        for (const region of share.regions) {
-          const { segment, offset } = await this.#effects.openDevice(share.device, region);
-          const at = opened.get(segment.handle) ?? segments.push(segment) - 1;
-          opened.set(segment.handle, at);
-          regions.push([at, offset, region.size]);
-        }
-        described.push({ name, regions, why: null });
-      } else {
-        last =
-          share?.kind === "device"
-            ? "Memory of a GPU cannot be handed over for reading only."
-            : (share?.why ?? "The peer does not own this memory, so that it cannot hand it over.");
-        described.push({ name, regions: null, why: last });
-      }
-    }
-    if (described.every(({ regions }) => regions === null)) return { word: null, descriptors: [], why: last };
-    return {
-      word: { say: "layout", layout, readOnly, segments, components: described },
-      descriptors: [...files.keys()].map((descriptor) => ({ descriptor, readOnly })),
-      why: "",
-    };
   }
 
   #releasedBy(guest: Guest, handles: readonly LayoutHandle[]): void {

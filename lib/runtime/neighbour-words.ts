@@ -46,7 +46,7 @@ export type ExporterWord =
     }
   | { readonly say: "ready" }
   | { readonly say: "refused"; readonly why: string }
-  /** A layout's memory; the descriptors of its segments that are files come with the message, in order. */
+  /** A layout's memory; the descriptors of its segments come with the message, in order. */
   | {
       readonly say: "layout";
       readonly layout: string;
@@ -62,8 +62,11 @@ export type ExporterWord =
   /** The exporter has dealt with that many bytes of messages. */
   | { readonly say: "credit"; readonly bytes: number };
 
-/** A segment: the bytes of a file, or what opens memory of a GPU. */
-export type SegmentWord = number | DeviceWord;
+/**
+ * A segment: the bytes of a file, or what opens memory of a GPU. With a file and an exportable allocation comes a
+ * descriptor.
+ */
+export type SegmentWord = number | DeviceWord | ExportableWord;
 
 /** An allocation of a GPU, for another process. */
 export interface DeviceWord {
@@ -73,6 +76,12 @@ export interface DeviceWord {
   readonly handle: string;
   /** Where the allocation begins in its owner's process; 0 when that is a third one. */
   readonly start: number;
+}
+
+/** An exportable allocation of a GPU; its descriptor comes with the message. */
+export interface ExportableWord {
+  readonly uuid: string;
+  readonly bytes: number;
 }
 
 /** Where the regions of a component lie, or why it cannot be mapped. */
@@ -94,7 +103,11 @@ const component = v.strictObject({
   regions: v.nullable(v.pipe(v.array(v.strictTuple([count, count, count])), v.maxLength(65_536))),
   why: v.nullable(text),
 });
-const segment = v.union([count, v.strictObject({ uuid: text, handle: hex, start: count })]);
+const segment = v.union([
+  count,
+  v.strictObject({ uuid: text, handle: hex, start: count }),
+  v.strictObject({ uuid: text, bytes: count }),
+]);
 
 const importerWord: v.GenericSchema<unknown, ImporterWord> = v.variant("say", [
   v.strictObject({

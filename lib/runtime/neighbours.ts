@@ -2,19 +2,14 @@ import { closeSync } from "node:fs";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { HostIdentity, MetadataPackage } from "../core/package.ts";
 import type { NativeContext } from "../native/context.ts";
-import type { MappedMemory } from "../native/memory.ts";
 import { NeighbourSockets } from "../native/neighbour.ts";
-import { NeighbourExporter, type ServedLayout } from "./neighbour-export.ts";
+import type { ServedLayout } from "./neighbour-describe.ts";
+import type { NeighbourDevices } from "./neighbour-devices.ts";
+import { NeighbourExporter } from "./neighbour-export.ts";
 import { hostPlace } from "./neighbour-host.ts";
-import type { SharedDeviceRegion } from "./layout-memory.ts";
-import {
-  type MappedComponent,
-  type NeighbourAttachment,
-  NeighbourImporter,
-  type OpenedDevice,
-  type PinnedHere,
-} from "./neighbour-import.ts";
-import { type DeviceWord, freshNonce, type NeighbourName } from "./neighbour-words.ts";
+import { type NeighbourAttachment, NeighbourImporter } from "./neighbour-import.ts";
+import type { MappedComponent } from "./neighbour-mapping.ts";
+import { freshNonce, type NeighbourName } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
 
 /** What neighbours need from the transport; given once it is there. */
@@ -36,20 +31,6 @@ export interface NeighbourHost {
     mapped: MappedComponent,
   ) => void;
   readonly warn: (message: string) => void;
-}
-
-/** How allocations of GPUs go to other processes and come from them. */
-export interface NeighbourDevices {
-  readonly export: (
-    device: number,
-    region: SharedDeviceRegion,
-  ) => Promise<{ readonly segment: DeviceWord; readonly offset: number }>;
-  /** @param own - Whether its owner is another transport of this very process. */
-  readonly open: (segment: DeviceWord, own: boolean) => Promise<OpenedDevice>;
-  /** Pins mapped memory for this process's driver; null without one. */
-  readonly pin: (memory: MappedMemory) => Promise<PinnedHere> | null;
-  /** Calls back whenever a GPU came into use. */
-  readonly onOpened: (callback: () => void) => void;
 }
 
 /** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
@@ -85,7 +66,7 @@ export class Neighbours {
       self,
       secrets,
       find: (handle) => host().find(handle),
-      openDevice: devices.export,
+      exportDevice: devices.export,
       deliver: (from, payload) => host().deliver(from, payload),
       gone: (from, layouts) => host().gone(from, layouts),
       warn: (message) => host().warn(message),
@@ -100,8 +81,7 @@ export class Neighbours {
       lost: (wireName, reason) => host().lost(wireName, reason),
       withdrawn: (wireName, handle) => host().withdrawn(wireName, handle),
       warn: (message) => host().warn(message),
-      openDevice: devices.open,
-      pin: devices.pin,
+      devices,
       repinned: (wireName, handle, component, mapped) => host().repinned(wireName, handle, component, mapped),
     });
   }

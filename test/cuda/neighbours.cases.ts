@@ -1,10 +1,13 @@
 // Two processes that share a GPU, as neighbours: each maps the other's GPU memory and pinned pool. Every pair of memory
 // kinds with a GPU in it, both ways; order after a stream; memory given back when a layout, a neighbour or a process goes.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { closeSync, openSync } from "node:fs";
 import { Transport, type LocalLayout, type Peer } from "../../index.ts";
+import { NativeContext } from "../../lib/native/context.ts";
+import { CudaDriver } from "../../lib/native/cuda.ts";
 import { listedMappings, NeighbourProcess } from "../runtime/helpers/neighbour-process.ts";
 import { until } from "../runtime/helpers/transports.ts";
-import { answer, native, specOf, STANDIN } from "./harness.ts";
+import { answer, fetchBytes, native, putBytes, specOf, STANDIN } from "./harness.ts";
 
 const BLOCKS = 16;
 const KINDS = ["device", "pinned", "system"] as const;
@@ -202,6 +205,33 @@ test("two transports of one process reach each other's GPU memory as well", asyn
   expect(await theirs.checksums([3, 1, 0])).toEqual(await near.checksums([0, 1, 2]));
   await theirs.unregister();
 });
+
+test("exportable memory is the same bytes wherever its descriptor is mapped, and is freed with the last mapping", async () => {
+  const context = NativeContext.open(native());
+  const driver = await CudaDriver.load(context, STANDIN);
+  await driver.openDevice(0);
+  const bytes = 3 * 2 ** 20;
+  const before = freeMemory();
+  const own = await driver.allocateExportable(0, bytes);
+  const descriptor = await driver.exportDescriptor(own);
+  const mapped = await driver.importDescriptor(0, descriptor, bytes);
+  closeSync(descriptor);
+  const wanted = crypto.getRandomValues(new Uint8Array(new ArrayBuffer(65_536)));
+  putBytes(own + bytes - wanted.byteLength, wanted, "device");
+  const found = (): Uint8Array => fetchBytes(mapped + bytes - wanted.byteLength, wanted.byteLength, "device");
+  expect(found()).toEqual(wanted);
+  await driver.free(0, own);
+  expect(found()).toEqual(wanted);
+  await driver.free(0, mapped);
+  await expect(driver.free(0, mapped)).rejects.toThrow("not given by this library");
+  await expect(driver.exportDescriptor(own)).rejects.toThrow("no exportable memory");
+  const pipe = openSync("/dev/zero", "r");
+  await expect(driver.importDescriptor(0, pipe, bytes)).rejects.toThrow("could not be imported");
+  closeSync(pipe);
+  expect(freeMemory()).toBeGreaterThan(before - bytes);
+  await driver.closeDevice(0);
+  expect(context.close(1_000)).toBe(0);
+}, 60_000);
 
 describe("leaving", () => {
   const LARGE = { numBlocks: 1024 } as const;

@@ -31,7 +31,7 @@ if (gpus === 0) {
     );
     test(
       "two processes that share a GPU, as neighbours",
-      () => expectCases("test/cuda/neighbours.cases.ts", 37, environment),
+      () => expectCases("test/cuda/neighbours.cases.ts", 38, environment),
       240_000,
     );
     if (findNixl() === null)

@@ -23,7 +23,12 @@ if (usable) {
   );
   test(
     "two processes that share a GPU, as neighbours",
-    () => expectCases("test/cuda/neighbours.cases.ts", 37, { ...environment, KVF_STANDIN_IPC: "1" }),
+    () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_STANDIN_IPC: "1" }),
+    180_000,
+  );
+  test(
+    "two processes that share a GPU whose driver gives no IPC handles, by descriptors",
+    () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_STANDIN_IPC: "2" }),
     180_000,
   );
   test(

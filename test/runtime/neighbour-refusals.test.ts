@@ -9,7 +9,7 @@ import { mapMemory, type MappedMemory, unmapMemory } from "../../lib/native/memo
 import { mapNeighbourMemory } from "../../lib/native/neighbour.ts";
 import { macOf } from "../../lib/runtime/authentication.ts";
 import { strangerReason } from "../../lib/runtime/neighbour-host.ts";
-import { MEETING_MILLIS } from "../../lib/runtime/neighbour-import.ts";
+import { MEETING_MILLIS } from "../../lib/runtime/neighbour-link.ts";
 import { freshNonce, NEIGHBOUR_VERSION, type NeighbourName } from "../../lib/runtime/neighbour-words.ts";
 import { decodePackage, encodePackage } from "../../lib/wire/index.ts";
 import { forged, hostAt, Impostor } from "./helpers/impostor.ts";

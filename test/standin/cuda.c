@@ -10,6 +10,7 @@
  *   KVF_STANDIN_HANG=n                 the n-th stream operation from now on does not end until standin_tell("RELEASE", "")
  *
  *   KVF_STANDIN_IPC=1                  other processes can open device memory, as files in memory
+ *   KVF_STANDIN_IPC=2                  the driver has no IPC handles; only memory of the virtual memory API can be exported
  *
  * It checks what a driver would not forgive: descriptors of zero bytes, addresses outside of known memory, misaligned
  * accesses of kernels, driver calls from inside callbacks, calls without a current context.
@@ -24,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,7 +49,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int device_count = 1, version = 13000, arch = 90;
 static uint64_t memory_bytes = UINT64_C(64) << 30, delay_micros, hang_at, operations;
 static bool hanging;
-static bool ipc;
+static int ipc;
 static char fail_name[64];
 static uint64_t fail_at, fail_code;
 
@@ -69,7 +71,7 @@ static void tell_locked(const char *what, const char *value) {
     else if (!strcmp(what, "ARCH")) arch = atoi(value);
     else if (!strcmp(what, "MEMORY")) memory_bytes = strtoull(value, NULL, 10);
     else if (!strcmp(what, "DELAY")) delay_micros = strtoull(value, NULL, 10);
-    else if (!strcmp(what, "IPC")) ipc = atoi(value) != 0;
+    else if (!strcmp(what, "IPC")) ipc = atoi(value);
     else if (!strcmp(what, "HANG")) hang_at = operations + strtoull(value, NULL, 10);
     else if (!strcmp(what, "RELEASE")) hanging = false, hang_at = 0;
     else if (!strcmp(what, "FAIL")) {
@@ -98,7 +100,7 @@ __attribute__((constructor)) static void read_environment(void) {
 }
 
 /* Counted calls by name, and the failure that was asked for. Called with the lock held. */
-#define MOST_NAMES 96
+#define MOST_NAMES 128
 static struct {
     const char *name;
     uint64_t calls;
@@ -163,6 +165,7 @@ typedef struct range {
     int file;        /* memory file of device memory that others can open, or -1 */
     cu_ipc opened;   /* of another process's memory: the handle */
     bool foreign;
+    struct physical *mapped; /* of the virtual memory API: what is mapped there */
     struct range *next;
 } range;
 static range *ranges;
@@ -211,7 +214,7 @@ static cu_result mem_alloc(cu_pointer *out, size_t bytes) {
     BEGIN_IN_CONTEXT("cuMemAlloc")
     if (bytes == 0) END(CU_INVALID_VALUE);
     if (own->used + bytes > memory_bytes) END(CU_OUT_OF_MEMORY);
-    int file = ipc ? memfd_create("standin", MFD_CLOEXEC) : -1;
+    int file = ipc == 1 ? memfd_create("standin", MFD_CLOEXEC) : -1;
     cu_result result = CU_OK;
     if (file < 0) result = get_pages(bytes, out);
     else if (ftruncate(file, (off_t)((bytes + 4095) & ~(size_t)4095)) != 0) result = CU_OUT_OF_MEMORY;
@@ -717,6 +720,7 @@ static cu_result function_set(cu_function function, int attribute, int value) {
 }
 static cu_result ipc_export(cu_ipc *out, cu_pointer at) {
     BEGIN_IN_CONTEXT("cuIpcGetMemHandle")
+    if (ipc == 2) END(CU_NOT_SUPPORTED);
     range *r = range_of(at);
     if (!r || r->kind != CU_MEMORY_DEVICE || r->foreign) END(CU_INVALID_VALUE);
     const uint64_t words[4] = {r->start, r->bytes, (uint64_t)getpid(), (uint64_t)(int64_t)r->file};
@@ -750,10 +754,125 @@ static cu_result ipc_open(cu_pointer *at, cu_ipc handle, unsigned flags) {
 static cu_result ipc_close(cu_pointer at) {
     BEGIN_IN_CONTEXT("cuIpcCloseMemHandle")
     range *r = range_of(at);
-    if (!r || r->start != at || !r->foreign) END(CU_INVALID_VALUE);
+    if (!r || r->start != at || !r->foreign || r->mapped) END(CU_INVALID_VALUE);
     range gone = remove_range(at);
     give_pages(gone.start, gone.bytes);
     END(CU_OK);
+}
+/* ---- virtual memory: allocations are memory files, mapped where addresses were reserved ----------------------------------- */
+
+typedef struct physical {
+    int file;
+    uint64_t bytes;
+    int device;
+    int uses; /* the handle, and mappings */
+} physical;
+
+#define GRANULE ((uint64_t)2 << 20)
+
+static void drop_physical(physical *p) {
+    if (--p->uses > 0) return;
+    contexts[p->device].used -= p->bytes;
+    close(p->file);
+    free(p);
+}
+
+static cu_result make_physical(int file, uint64_t bytes, int device, cu_allocation *out) {
+    physical *p = malloc(sizeof *p);
+    if (!p) return CU_OUT_OF_MEMORY;
+    *p = (physical){.file = file, .bytes = bytes, .device = device, .uses = 1};
+    contexts[device].used += bytes;
+    *out = (uint64_t)(uintptr_t)p;
+    return CU_OK;
+}
+
+static cu_result virtual_granularity(size_t *out, const cu_allocation_properties *what, int option) {
+    (void)option;
+    BEGIN("cuMemGetAllocationGranularity")
+    *out = GRANULE;
+    END(what->location.id < device_count ? CU_OK : CU_INVALID_VALUE);
+}
+static cu_result virtual_create(cu_allocation *out, size_t bytes, const cu_allocation_properties *what, uint64_t flags) {
+    BEGIN("cuMemCreate")
+    if (flags || bytes == 0 || bytes % GRANULE || what->type != CU_ALLOCATION_PINNED || what->handles != CU_HANDLE_DESCRIPTOR ||
+        what->location.type != CU_LOCATION_DEVICE || what->location.id < 0 || what->location.id >= device_count)
+        END(CU_INVALID_VALUE);
+    if (contexts[what->location.id].used + bytes > memory_bytes) END(CU_OUT_OF_MEMORY);
+    int file = memfd_create("standin", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, (off_t)bytes) != 0) {
+        if (file >= 0) close(file);
+        END(CU_OUT_OF_MEMORY);
+    }
+    END(make_physical(file, bytes, what->location.id, out));
+}
+static cu_result virtual_release(cu_allocation allocation) {
+    BEGIN("cuMemRelease")
+    drop_physical((physical *)(uintptr_t)allocation);
+    END(CU_OK);
+}
+static cu_result virtual_reserve(cu_pointer *out, size_t bytes, size_t alignment, cu_pointer wanted, uint64_t flags) {
+    BEGIN("cuMemAddressReserve")
+    if (bytes == 0 || bytes % GRANULE || alignment || wanted || flags) END(CU_INVALID_VALUE);
+    void *got = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) END(CU_OUT_OF_MEMORY);
+    *out = (uint64_t)(uintptr_t)got;
+    END(CU_OK);
+}
+static cu_result virtual_free(cu_pointer at, size_t bytes) {
+    BEGIN("cuMemAddressFree")
+    if (range_of(at)) END(CU_INVALID_VALUE); /* still mapped */
+    munmap((void *)(uintptr_t)at, bytes);
+    END(CU_OK);
+}
+/* Without access yet, as on a GPU. */
+static cu_result virtual_map(cu_pointer at, size_t bytes, size_t offset, cu_allocation allocation, uint64_t flags) {
+    BEGIN("cuMemMap")
+    physical *p = (physical *)(uintptr_t)allocation;
+    if (offset || flags || bytes != p->bytes || range_of(at)) END(CU_INVALID_VALUE);
+    if (mmap((void *)(uintptr_t)at, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, p->file, 0) == MAP_FAILED) END(CU_OUT_OF_MEMORY);
+    if (!add_range(at, bytes, CU_MEMORY_DEVICE, p->device, false)) END(CU_OUT_OF_MEMORY);
+    ranges->foreign = true;
+    ranges->mapped = p;
+    p->uses++;
+    END(CU_OK);
+}
+static cu_result virtual_unmap(cu_pointer at, size_t bytes) {
+    BEGIN("cuMemUnmap")
+    range *r = range_of(at);
+    if (!r || r->start != at || r->bytes != bytes || !r->mapped) END(CU_INVALID_VALUE);
+    physical *p = r->mapped;
+    remove_range(at);
+    mmap((void *)(uintptr_t)at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    drop_physical(p);
+    END(CU_OK);
+}
+static cu_result virtual_access(cu_pointer at, size_t bytes, const cu_access *access, size_t count) {
+    BEGIN("cuMemSetAccess")
+    range *r = range_of(at);
+    if (!r || !r->mapped || r->start != at || r->bytes != bytes) END(CU_INVALID_VALUE);
+    for (size_t i = 0; i < count; i++) {
+        if (access[i].location.type != CU_LOCATION_DEVICE || access[i].location.id >= device_count || access[i].flags != CU_ACCESS_READ_WRITE)
+            END(CU_INVALID_VALUE);
+    }
+    END(mprotect((void *)(uintptr_t)at, bytes, PROT_READ | PROT_WRITE) == 0 ? CU_OK : CU_INVALID_VALUE);
+}
+static cu_result virtual_export(void *out, cu_allocation allocation, int kind, uint64_t flags) {
+    BEGIN("cuMemExportToShareableHandle")
+    if (kind != CU_HANDLE_DESCRIPTOR || flags) END(CU_INVALID_VALUE);
+    int own = fcntl(((physical *)(uintptr_t)allocation)->file, F_DUPFD_CLOEXEC, 3);
+    memcpy(out, &own, sizeof own);
+    END(own < 0 ? CU_OUT_OF_MEMORY : CU_OK);
+}
+static cu_result virtual_import(cu_allocation *out, void *handle, int kind) {
+    BEGIN_IN_CONTEXT("cuMemImportFromShareableHandle")
+    if (kind != CU_HANDLE_DESCRIPTOR) END(CU_INVALID_VALUE);
+    struct stat found;
+    int file = fcntl((int)(intptr_t)handle, F_DUPFD_CLOEXEC, 3);
+    if (file < 0 || fstat(file, &found) != 0 || !S_ISREG(found.st_mode)) {
+        if (file >= 0) close(file);
+        END(CU_INVALID_VALUE);
+    }
+    END(make_physical(file, (uint64_t)found.st_size, own->device, out));
 }
 static cu_result ipc_event_export(cu_ipc *out, cu_event event) {
     (void)out, (void)event;
@@ -812,6 +931,10 @@ API cu_result cuGetProcAddress_v2(const char *name, void **out, int wanted, uint
         {"cuIpcGetMemHandle", (void *)ipc_export}, {"cuIpcOpenMemHandle", (void *)ipc_open}, {"cuIpcCloseMemHandle", (void *)ipc_close},
         {"cuIpcGetEventHandle", (void *)ipc_event_export}, {"cuIpcOpenEventHandle", (void *)ipc_event_open}, {"cuGetErrorName", (void *)error_name},
         {"cuGetErrorString", (void *)error_text},
+        {"cuMemGetAllocationGranularity", (void *)virtual_granularity}, {"cuMemCreate", (void *)virtual_create},
+        {"cuMemRelease", (void *)virtual_release}, {"cuMemAddressReserve", (void *)virtual_reserve}, {"cuMemAddressFree", (void *)virtual_free},
+        {"cuMemMap", (void *)virtual_map}, {"cuMemUnmap", (void *)virtual_unmap}, {"cuMemSetAccess", (void *)virtual_access},
+        {"cuMemExportToShareableHandle", (void *)virtual_export}, {"cuMemImportFromShareableHandle", (void *)virtual_import},
     };
     *found = 0;
     *out = NULL;
