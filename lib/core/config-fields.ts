@@ -125,7 +125,8 @@ export function resolveLayers(
     if (given.layers !== undefined)
       throw invalid(operation, "layers", "layers stands beside layerWindow", given.layers);
     const window = resolveWindow(given.layerWindow, "layerWindow", numLayers, MAX_LAYERS, operation);
-    const modelLayers = Object.freeze(Array.from({ length: numLayers }, (_, index) => window.start + index));
+    // Lists are read-only by type: a frozen one becomes a hash table in JavaScriptCore.
+    const modelLayers = Array.from({ length: numLayers }, (_, index) => window.start + index);
     return { modelLayers, modelLayerTotal: window.total };
   }
   if (given.layers === undefined) return { modelLayers: null, modelLayerTotal: null };
@@ -139,17 +140,29 @@ export function resolveLayers(
       `layers lists ${layers.length} layers, numLayers is ${numLayers}`,
       layers.length,
     );
-  for (const [index, layer] of layers.entries())
-    checkedInteger(layer, `layers[${index}]`, 0, MAX_LAYERS - 1, operation);
-  if (new Set(layers).size !== layers.length)
-    throw invalid(
-      operation,
-      "layers",
-      "layers lists a layer twice",
-      layers.find((layer, index) => layers.indexOf(layer) !== index),
-    );
-  return { modelLayers: Object.freeze([...layers]), modelLayerTotal: null };
+  checkLayers(layers, operation);
+  return { modelLayers: [...layers], modelLayerTotal: null };
 }
+
+/** Lists come from peers too: one pass, and no object for each layer. */
+function checkLayers(layers: readonly number[], operation: string): void {
+  const seen = layers.length < FEW_LAYERS ? new Set<number>() : null;
+  const bits = new Uint32Array(seen === null ? MAX_LAYERS / 32 : 0);
+  for (let index = 0; index < layers.length; index++) {
+    const layer = layers[index] as number; // or a hole, which is refused
+    if (!(Number.isInteger(layer) && layer >= 0 && layer < MAX_LAYERS))
+      checkedInteger(layer, `layers[${index}]`, 0, MAX_LAYERS - 1, operation);
+    const word = bits[layer >> 5] ?? 0;
+    const bit = 1 << (layer & 31);
+    if (seen?.has(layer) === true || (word & bit) !== 0)
+      throw invalid(operation, "layers", "layers lists a layer twice", layer);
+    if (seen === null) bits[layer >> 5] = word | bit;
+    else seen.add(layer);
+  }
+}
+
+/** Longer lists are worth a table of all layers that there may be. */
+const FEW_LAYERS = 256;
 
 function resolveWindow(
   given: AxisWindow,

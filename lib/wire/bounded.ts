@@ -11,6 +11,34 @@ export const MAX_PACKAGE_LAYOUTS = 65_535;
 /** At most this many regions can belong to one component: one for each layer, or each layer and outer. */
 export const MAX_COMPONENT_REGIONS: number = 2 * 65_536;
 
+/** At most this many workers can be named as a package's audience. */
+export const MAX_AUDIENCE = 16_384;
+
+// An object of the common form takes more memory than the bytes that say it, and more time: what a package may hold
+// follows from its length. The lengths are below those that real packages need, where addresses alone take 9 bytes and
+// NIXL's own metadata name each region again; the first ones are free, so that small packages may be as terse as they
+// like.
+
+/** The layouts that a package of Dynamo's may have. */
+export function mostDynamoLayouts(bytes: number): number {
+  return Math.min(MAX_PACKAGE_LAYOUTS, 2_048 + Math.floor(bytes / 96));
+}
+
+/** The components, of all layouts together, that a kvferry package may have. Each layout has one at least. */
+export function mostComponents(bytes: number): number {
+  return 2_048 + Math.floor(bytes / 76);
+}
+
+/** The different shapes that a package may have. A shape costs much more to check than its bytes. */
+export function mostShapes(bytes: number): number {
+  return 1_024 + Math.floor(bytes / 2_048);
+}
+
+/** The model layers that the shapes of a kvferry package may list, all together. */
+export function mostListedLayers(bytes: number): number {
+  return 65_536 + Math.floor(bytes / 32);
+}
+
 /**
  * A cursor over untrusted bytes. `position` moves; a read past `end` is refused, never answered with zeros.
  *

@@ -3,6 +3,7 @@ import { SHORT_FORM_COMPONENT } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { handleLayoutId, handleWorkerId, makeHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
+import { mostDynamoLayouts } from "./bounded.ts";
 import { encodeDynamoPackage } from "./dynamo.ts";
 import type {
   CustomAxis,
@@ -38,7 +39,12 @@ export function exportDynamoPackage(value: MetadataPackage, format: DynamoFormat
     nixl_metadata: value.nixlMetadata,
     layouts,
   };
-  return encodeDynamoPackage(packed, format);
+  const bytes = encodeDynamoPackage(packed, format);
+  const most = mostDynamoLayouts(bytes.length);
+  // What kvferry itself would not take is not written.
+  if (layouts.length > most)
+    throw unsayable(format, `${layouts.length} layouts in ${bytes.length} bytes (at most ${most})`, null);
+  return bytes;
 }
 
 function layoutFor(

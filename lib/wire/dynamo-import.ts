@@ -2,10 +2,10 @@ import { DEFAULT_GROUP, SHORT_FORM_COMPONENT } from "../core/bundle.ts";
 import { MAX_LAYOUT_ID } from "../core/handle.ts";
 import type { Storage, Tier } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
-import { readInteger } from "./bincode.ts";
-import { finishReader, malformed, MAX_PACKAGE_LAYOUTS, openReader } from "./bounded.ts";
-import type { ByteReader } from "./bounded.ts";
-import { newScratch, readHeader, sameBytes, scanLayout } from "./dynamo-scan.ts";
+import { isKvferryError } from "../core/errors.ts";
+import type { KvferryError } from "../core/errors.ts";
+import { finishReader, malformed, openReader } from "./bounded.ts";
+import { newScratch, readHeader, scanLayout } from "./dynamo-scan.ts";
 import type { DynamoHeader, LayoutScratch } from "./dynamo-scan.ts";
 import { openShapes, shapeOf } from "./dynamo-shape.ts";
 import type { DynamoShape, ShapeBook } from "./dynamo-shape.ts";
@@ -16,29 +16,63 @@ import type { HandleSequence } from "./handles.ts";
 import { checkRegions, newOverlapState } from "./regions.ts";
 import { storageOf } from "./storage.ts";
 
+/** A package of Dynamo's in the common form, or why it is none. */
+export type DynamoImport =
+  | { readonly value: MetadataPackage; readonly error: null }
+  | {
+      readonly value: null;
+      readonly error: KvferryError;
+      /** How far the bytes can be read as the format, whatever they mean; their length + 1 for all of them. */
+      readonly reach: number;
+    };
+
 /**
- * Reads a package of Dynamo's into the common form and judges what it means.
+ * Reads a package of Dynamo's into the common form and judges what it means, in one pass over the bytes.
  *
  * Dynamo names no layouts: they are called `layout-<id>`. Heads are known only where `num_heads` and a block layout
  * say how they lie. Disk layouts come without addresses and are reachable by staged routes only.
  *
- * @throws KvferryError `METADATA_MALFORMED` with offset and reason: what the bytes cannot say, later versions,
+ * @returns A refusal is `METADATA_MALFORMED` with offset and reason: what the bytes cannot say, later versions,
  *   handles of another worker, doubled or with reserved bits, another agent's name, configs that Dynamo itself or
  *   kvferry refuses, memory that contradicts its location, regions that are too few, too many, too small, past 2^53
  *   or on top of each other.
  */
-export function importDynamoPackage(bytes: Uint8Array, format: DynamoFormat): MetadataPackage {
-  const reader = openReader(bytes, format);
-  const header = readHeader(reader);
-  if (header.layoutCount > MAX_PACKAGE_LAYOUTS)
-    throw malformed(format, reader.position, `${header.layoutCount} layouts, more than ids`);
-  const state = newImport(bytes, format, header);
-  const layouts: PackageLayout[] = [];
-  for (let index = 0; index < header.layoutCount; index++) {
-    scanLayout(reader, format, state.scratch);
-    layouts.push(layoutOf(state));
+export function importDynamoPackage(bytes: Uint8Array, format: DynamoFormat): DynamoImport {
+  // What the first wrong layout means; the bytes after it are still read, to know whether they are of this format.
+  let error: KvferryError | null = null;
+  try {
+    const reader = openReader(bytes, format);
+    const header = readHeader(reader);
+    const state = newImport(bytes, format, header);
+    const { scratch } = state;
+    const layouts: PackageLayout[] = [];
+    let index = 0;
+    try {
+      for (; index < header.layoutCount; index++) {
+        scanLayout(reader, format, scratch);
+        layouts.push(layoutOf(state));
+      }
+    } catch (cause) {
+      // Thrown by the scan: the layout was not read to its end.
+      if (!isKvferryError(cause) || scratch.end !== reader.position) throw cause;
+      error = cause;
+      for (index++; index < header.layoutCount; index++) scanLayout(reader, format, scratch);
+    }
+    finishReader(reader);
+    if (error === null) return { value: packageOf(bytes, format, header, layouts), error: null };
+    return { value: null, error, reach: bytes.length + 1 };
+  } catch (cause) {
+    if (!isKvferryError(cause)) throw cause;
+    return { value: null, error: error ?? cause, reach: Number(cause.details["offset"]) };
   }
-  finishReader(reader);
+}
+
+function packageOf(
+  bytes: Uint8Array,
+  format: DynamoFormat,
+  header: DynamoHeader,
+  layouts: readonly PackageLayout[],
+): MetadataPackage {
   return Object.freeze({
     format,
     workerId: header.workerId,
@@ -56,18 +90,16 @@ export function importDynamoPackage(bytes: Uint8Array, format: DynamoFormat): Me
 }
 
 interface ImportState {
-  readonly bytes: Uint8Array;
   readonly format: DynamoFormat;
   readonly header: DynamoHeader;
   readonly scratch: LayoutScratch;
-  /** Reads the regions of a layout again, once it is known how many there must be. */
-  readonly regions: ByteReader;
   readonly worker0: number;
   readonly worker1: number;
   readonly overlap: ReturnType<typeof newOverlapState>;
   /** One bit for each layout id. */
   readonly seen: Uint32Array;
   readonly shapes: ShapeBook;
+  /** Sizes of the layout before: layouts of one shape share them. */
   lastSizes: Float64Array;
   readonly handles: HandleSequence;
 }
@@ -76,14 +108,12 @@ function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader
   const words = new BigUint64Array([header.workerId]);
   const [worker0 = 0, worker1 = 0] = new Uint32Array(words.buffer);
   return {
-    bytes,
     format,
     header,
-    scratch: newScratch(),
-    regions: openReader(bytes, format),
+    scratch: newScratch(header),
     worker0,
     worker1,
-    overlap: newOverlapState(),
+    overlap: newOverlapState(bytes.length),
     seen: new Uint32Array(2_048),
     shapes: openShapes(format, bytes.length),
     lastSizes: new Float64Array(0),
@@ -92,18 +122,14 @@ function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader
 }
 
 function layoutOf(state: ImportState): PackageLayout {
-  const { scratch, header } = state;
+  const { scratch } = state;
   const id = layoutIdOf(state);
   if (scratch.version > 1)
     throw refused(state, `descriptor version ${scratch.version} is not known, only 0 and 1`);
-  if (
-    scratch.agentLength !== header.agentLength ||
-    !sameBytes(state.bytes, scratch.agentAt, header.agentAt, header.agentLength)
-  )
-    throw refused(state, "the layout's agent name is not the worker's");
+  if (!scratch.ownAgent) throw refused(state, "the layout's agent name is not the worker's");
   const shape = shapeOf(state.shapes, scratch);
   const storage = storageAt(state);
-  const regionAddresses = readRegions(state, shape, storage);
+  const regionAddresses = takeRegions(state, shape, storage);
   const component: PackageComponent = Object.freeze({
     name: SHORT_FORM_COMPONENT,
     config: shape.config,
@@ -178,37 +204,29 @@ function nixlDeviceOf(state: ImportState, storage: Storage): number {
 
 const LOCATIONS = ["system", "pinned", "device", "disk"] as const;
 
-/** Reads the regions of a layout; the sizes go to `state.lastSizes`, one array for layouts that have the same. */
-function readRegions(state: ImportState, shape: DynamoShape, storage: Storage): Float64Array {
-  const { scratch, regions } = state;
-  const count = scratch.regionCount;
+/** The regions of a layout; the sizes go to `state.lastSizes`, one array for layouts that have the same. */
+function takeRegions(state: ImportState, shape: DynamoShape, storage: Storage): Float64Array {
+  const { scratch, lastSizes } = state;
+  const { regionCount: count, sizes } = scratch;
   if (count !== shape.view.regionCount)
     throw refused(
       state,
       `${count} memory descriptors of ${storage.kind} memory, the layout has ${shape.view.regionCount} regions`,
     );
-  const addresses = new Float64Array(count);
-  let sizes = state.lastSizes;
-  let shared = sizes.length === count;
-  if (!shared) sizes = new Float64Array(count);
-  regions.position = scratch.regionsAt;
-  for (let index = 0; index < count; index++) {
-    addresses[index] = readNarrow(state, "addr");
-    const size = readNarrow(state, "size");
-    if (shared && sizes[index] !== size) {
-      sizes = sizes.slice();
-      shared = false;
-    }
-    if (!shared) sizes[index] = size;
-  }
-  state.lastSizes = sizes;
-  return addresses;
+  let same = lastSizes.length === count;
+  for (let index = 0; same && index < count; index++) same = lastSizes[index] === sizes[index];
+  if (!same) state.lastSizes = checkedNumbers(state, sizes, count, "size");
+  return checkedNumbers(state, scratch.addresses, count, "addr");
 }
 
-function readNarrow(state: ImportState, what: string): number {
-  const value = readInteger(state.regions, 2, what);
-  if (state.regions.word1 >= 2 ** 21) throw refused(state, `${what} of a region passes 2^53`);
-  return value;
+function checkedNumbers(state: ImportState, from: Float64Array, count: number, what: string): Float64Array {
+  for (let index = 0; index < count; index++)
+    if ((from[index] ?? 0) > Number.MAX_SAFE_INTEGER) throw refused(state, `${what} of a region passes 2^53`);
+  // One region is the plain case, and making an array of one is cheaper than cutting it out.
+  if (count !== 1) return from.slice(0, count);
+  const single = new Float64Array(1);
+  single[0] = from[0] ?? 0;
+  return single;
 }
 
 function withoutRegions(component: PackageComponent): PackageComponent {

@@ -1,5 +1,14 @@
 import { readInteger, readVariant } from "./bincode.ts";
-import { checkCount, finishReader, malformed, openReader, readByte, decodeText } from "./bounded.ts";
+import {
+  checkCount,
+  decodeText,
+  finishReader,
+  malformed,
+  MAX_COMPONENT_REGIONS,
+  mostDynamoLayouts,
+  openReader,
+  readByte,
+} from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
 import type { DynamoFormat } from "./dynamo-types.ts";
 
@@ -31,8 +40,9 @@ export interface DynamoHeader {
  * an object. Integers of 64 bits are pairs of words, low first.
  */
 export interface LayoutScratch {
-  /** Offset of the layout. */
+  /** Offset of the layout, and of what follows it. */
   at: number;
+  end: number;
   handle0: number;
   handle1: number;
   handle2: number;
@@ -43,6 +53,8 @@ export interface LayoutScratch {
   /** Where the bytes of the config stand that the fields below were read from; length 0 for none. */
   configAt: number;
   configLength: number;
+  /** Counts the configs that were read anew: the same number means the same config. */
+  configReading: number;
   /** {@link CONFIG_FIELDS}, two words each. */
   readonly config: Uint32Array;
   /** Variant in dynamo-1.0, -1 else. */
@@ -55,11 +67,18 @@ export interface LayoutScratch {
   location1: number;
   agentAt: number;
   agentLength: number;
+  /** Whether the layout's agent is the worker's, whose name stands at `workerAt`. */
+  ownAgent: boolean;
+  workerAt: number;
+  workerLength: number;
   memoryType: number;
   device0: number;
   device1: number;
   regionsAt: number;
   regionCount: number;
+  /** The regions, `regionCount` of them; numbers from 2^53 on are only known to be that large. */
+  addresses: Float64Array;
+  sizes: Float64Array;
   /** 0 fully contiguous, 1 layer separate. */
   details: number;
   /** Block format or block dimension. */
@@ -70,10 +89,11 @@ export interface LayoutScratch {
   custom: number;
 }
 
-/** A fresh scratch layout. */
-export function newScratch(): LayoutScratch {
+/** A fresh scratch layout for a package with that header. */
+export function newScratch(header: DynamoHeader): LayoutScratch {
   return {
     at: 0,
+    end: 0,
     handle0: 0,
     handle1: 0,
     handle2: 0,
@@ -82,6 +102,7 @@ export function newScratch(): LayoutScratch {
     version: 0,
     configAt: 0,
     configLength: 0,
+    configReading: 0,
     config: new Uint32Array(2 * CONFIG_FIELDS.length),
     innerShape: -1,
     headsKnown: false,
@@ -92,11 +113,16 @@ export function newScratch(): LayoutScratch {
     location1: 0,
     agentAt: 0,
     agentLength: 0,
+    ownAgent: false,
+    workerAt: header.agentAt,
+    workerLength: header.agentLength,
     memoryType: 0,
     device0: 0,
     device1: 0,
     regionsAt: 0,
     regionCount: 0,
+    addresses: new Float64Array(FEW_REGIONS),
+    sizes: new Float64Array(FEW_REGIONS),
     details: 0,
     sub: 0,
     kvLayout: -1,
@@ -106,6 +132,9 @@ export function newScratch(): LayoutScratch {
 
 // No layout is shorter: one byte for each of its fields, with an empty name and no region.
 const SMALLEST_LAYOUT = 17;
+const FEW_REGIONS = 128;
+// Integers below are one byte, and stand for themselves.
+const MARK = 251;
 
 /**
  * Reads all of a package strictly to its last byte and keeps nothing of it.
@@ -114,8 +143,8 @@ const SMALLEST_LAYOUT = 17;
  */
 export function scanPackage(bytes: Uint8Array, format: DynamoFormat): void {
   const reader = openReader(bytes, format);
-  const scratch = newScratch();
   const header = readHeader(reader);
+  const scratch = newScratch(header);
   for (let index = 0; index < header.layoutCount; index++) scanLayout(reader, format, scratch);
   finishReader(reader);
 }
@@ -140,12 +169,21 @@ export function readHeader(reader: ByteReader): DynamoHeader {
   reader.position = blobAt + blobLength;
   const layoutCount = readInteger(reader, 2, "layouts");
   checkCount(reader, layoutCount, SMALLEST_LAYOUT, "layouts");
+  const most = mostDynamoLayouts(reader.end);
+  if (layoutCount > most)
+    throw malformed(
+      reader.format,
+      reader.position,
+      `${layoutCount} layouts, more than the ${most} of a package of ${reader.end} bytes`,
+      { layouts: layoutCount, limit: most },
+    );
   return { workerId, agentName, agentAt, agentLength, blobAt, blobLength, layoutCount };
 }
 
 /** Reads one layout into the scratch and moves past it. */
 export function scanLayout(reader: ByteReader, format: DynamoFormat, scratch: LayoutScratch): void {
   scratch.at = reader.position;
+  scratch.end = -1;
   readInteger(reader, 4, "handle");
   scratch.handle0 = reader.word0;
   scratch.handle1 = reader.word1;
@@ -158,6 +196,7 @@ export function scanLayout(reader: ByteReader, format: DynamoFormat, scratch: La
   scanPlace(reader, scratch);
   scanRegions(reader, scratch);
   scanDetails(reader, kvbm, scratch);
+  scratch.end = reader.position;
 }
 
 /** A 64-bit integer from its words. */
@@ -179,10 +218,20 @@ function scanConfig(reader: ByteReader, kvbm: boolean, scratch: LayoutScratch): 
     return;
   }
   scratch.configLength = 0;
+  scratch.configReading++;
+  const { bytes } = reader;
   for (let field = 0; field < CONFIG_FIELDS.length; field++) {
-    readInteger(reader, 2, "layout_config");
-    config[field * 2] = reader.word0;
-    config[field * 2 + 1] = reader.word1;
+    // Small numbers are the plain case: a call for each would cost more than all the rest.
+    const first = bytes[reader.position] ?? MARK;
+    if (first < MARK) {
+      reader.position++;
+      config[field * 2] = first;
+      config[field * 2 + 1] = 0;
+    } else {
+      readInteger(reader, 2, "layout_config");
+      config[field * 2] = reader.word0;
+      config[field * 2 + 1] = reader.word1;
+    }
   }
   if (kvbm) scanHeads(reader, scratch);
   else scratch.innerShape = readVariant(reader, 3, "inner_shape");
@@ -212,9 +261,9 @@ function scanPlace(reader: ByteReader, scratch: LayoutScratch): void {
   const length = readInteger(reader, 2, "agent_name");
   checkCount(reader, length, 1, "agent_name");
   const at = reader.position;
-  // The layout's name is nearly always the worker's: the same bytes as the last name that was checked need no check.
-  if (length !== scratch.agentLength || !sameBytes(reader.bytes, at, scratch.agentAt, length))
-    decodeText(reader.bytes.subarray(at, at + length), reader.format, at, "agent_name");
+  // The layout's name is nearly always the worker's: the same bytes as a name that was checked need no check.
+  scratch.ownAgent = length === scratch.workerLength && sameBytes(reader.bytes, at, scratch.workerAt, length);
+  if (!scratch.ownAgent) decodeText(reader.bytes.subarray(at, at + length), reader.format, at, "agent_name");
   scratch.agentAt = at;
   scratch.agentLength = length;
   reader.position = at + length;
@@ -227,11 +276,27 @@ function scanPlace(reader: ByteReader, scratch: LayoutScratch): void {
 function scanRegions(reader: ByteReader, scratch: LayoutScratch): void {
   const count = readInteger(reader, 2, "memory_descriptors");
   checkCount(reader, count, 2, "memory_descriptors");
+  if (count > MAX_COMPONENT_REGIONS)
+    throw malformed(reader.format, reader.position, `${count} memory_descriptors in one layout`);
   scratch.regionsAt = reader.position;
   scratch.regionCount = count;
+  if (count > scratch.addresses.length) {
+    scratch.addresses = new Float64Array(count);
+    scratch.sizes = new Float64Array(count);
+  }
+  const { bytes } = reader;
+  const { addresses, sizes } = scratch;
   for (let index = 0; index < count; index++) {
-    readInteger(reader, 2, "addr");
-    readInteger(reader, 2, "size");
+    let first = bytes[reader.position] ?? MARK;
+    if (first < MARK) {
+      reader.position++;
+      addresses[index] = first;
+    } else addresses[index] = readInteger(reader, 2, "addr");
+    first = bytes[reader.position] ?? MARK;
+    if (first < MARK) {
+      reader.position++;
+      sizes[index] = first;
+    } else sizes[index] = readInteger(reader, 2, "size");
   }
 }
 

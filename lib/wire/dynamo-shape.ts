@@ -5,7 +5,7 @@ import { ORDERS, resolveOrder } from "../core/axes.ts";
 import type { ResolvedConfig } from "../core/config.ts";
 import { resolveConfig } from "../core/config-resolve.ts";
 import type { StridedView } from "../core/view.ts";
-import { malformed, refusedAs } from "./bounded.ts";
+import { malformed, mostShapes, refusedAs } from "./bounded.ts";
 import { customAxes } from "./dynamo.ts";
 import { CONFIG_FIELDS } from "./dynamo-scan.ts";
 import type { LayoutScratch } from "./dynamo-scan.ts";
@@ -25,14 +25,11 @@ export interface ShapeBook {
   /** At most this many shapes. */
   readonly limit: number;
   readonly known: Map<string, DynamoShape>;
-  /** The words of the layout before, and its shape. */
+  /** Which reading of a config the layout before had, its words, and its shape. */
+  reading: number;
   readonly words: Uint32Array;
   last: DynamoShape | null;
 }
-
-// A shape costs much more to check than its bytes: a thousand are taken, more only from long packages.
-const MAX_SHAPES = 1_024;
-const BYTES_A_SHAPE = 2_048;
 
 // Words that tell shapes apart: two for each number of the config, then inner shape, heads, details.
 const TAIL = 2 * CONFIG_FIELDS.length;
@@ -42,8 +39,9 @@ const KEY_WORDS = TAIL + 8;
 export function openShapes(format: DynamoFormat, bytes: number): ShapeBook {
   return {
     format,
-    limit: MAX_SHAPES + Math.floor(bytes / BYTES_A_SHAPE),
+    limit: mostShapes(bytes),
     known: new Map(),
+    reading: -1,
     words: new Uint32Array(KEY_WORDS),
     last: null,
   };
@@ -55,7 +53,8 @@ export function openShapes(format: DynamoFormat, bytes: number): ShapeBook {
  * @throws KvferryError `METADATA_MALFORMED` with what the crates' own constructors or kvferry refuse.
  */
 export function shapeOf(book: ShapeBook, scratch: LayoutScratch): DynamoShape {
-  if (book.last !== null && sameShape(scratch, book.words)) return book.last;
+  if (book.last !== null && book.reading === scratch.configReading && sameTail(scratch, book.words))
+    return book.last;
   const { innerShape, heads0, heads1, details, sub, kvLayout, custom } = scratch;
   book.words.set(scratch.config, 0);
   book.words.set(
@@ -71,12 +70,11 @@ export function shapeOf(book: ShapeBook, scratch: LayoutScratch): DynamoShape {
     book.known.set(key, shape);
   }
   book.last = shape;
+  book.reading = scratch.configReading;
   return shape;
 }
 
-function sameShape(scratch: LayoutScratch, words: Uint32Array): boolean {
-  const { config } = scratch;
-  for (let index = 0; index < TAIL; index++) if (config[index] !== words[index]) return false;
+function sameTail(scratch: LayoutScratch, words: Uint32Array): boolean {
   return (
     words[TAIL] === scratch.innerShape >>> 0 &&
     words[TAIL + 1] === (scratch.headsKnown ? 1 : 0) &&

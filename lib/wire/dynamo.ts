@@ -9,17 +9,9 @@ import {
   written,
 } from "./bincode.ts";
 import type { ByteWriter } from "./bincode.ts";
-import { decodeText, finishReader, malformed, MAX_COMPONENT_REGIONS, openReader } from "./bounded.ts";
+import { decodeText, finishReader, openReader } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
-import {
-  CONFIG_FIELDS,
-  newScratch,
-  readHeader,
-  sameBytes,
-  scanLayout,
-  scanPackage,
-  wide,
-} from "./dynamo-scan.ts";
+import { CONFIG_FIELDS, newScratch, readHeader, scanLayout, scanPackage, wide } from "./dynamo-scan.ts";
 import type { DynamoHeader, LayoutScratch } from "./dynamo-scan.ts";
 import {
   BLOCK_DIMS,
@@ -45,7 +37,8 @@ import type {
  * Decodes a package of Dynamo's to its own field names, without judging what it means.
  *
  * Integers of 64 bits and more are bigints, enums are tagged as serde tags them. The whole package is checked before
- * anything is built. `nixl_metadata` is a copy.
+ * anything is built. `nixl_metadata` is a copy. The value has an object for each layout and each region, and may take
+ * forty times the memory of the bytes; `decodePackage` does not.
  *
  * @param format - `dynamo-1.0` (dynamo-llm 1.0.2 to 1.6.1) or `kvbm-physical-1` (kvbm-physical 1.6.1).
  * @throws KvferryError `METADATA_MALFORMED` with format, offset and reason: truncated or trailing bytes, counts that
@@ -56,7 +49,7 @@ export function decodeDynamoPackage(bytes: Uint8Array, format: DynamoFormat): Dy
   scanPackage(bytes, format);
   const reader = openReader(bytes, format);
   const header = readHeader(reader);
-  const scratch = newScratch();
+  const scratch = newScratch(header);
   const layouts: DynamoPackage["layouts"][number][] = [];
   for (let index = 0; index < header.layoutCount; index++) {
     scanLayout(reader, format, scratch);
@@ -121,18 +114,15 @@ function descriptorOf(
   header: DynamoHeader,
   scratch: LayoutScratch,
 ): DynamoDescriptor {
-  if (scratch.regionCount > MAX_COMPONENT_REGIONS)
-    throw malformed(format, scratch.regionsAt, `${scratch.regionCount} memory descriptors in one layout`);
-  const own =
-    scratch.agentLength === header.agentLength &&
-    sameBytes(bytes, scratch.agentAt, header.agentAt, header.agentLength);
   const name = bytes.subarray(scratch.agentAt, scratch.agentAt + scratch.agentLength);
   return {
     version: scratch.version,
     layout_config: configOf(scratch),
     location: locationOf(scratch),
     nixl_metadata: {
-      agent_name: own ? header.agentName : decodeText(name, format, scratch.agentAt, "agent_name"),
+      agent_name: scratch.ownAgent
+        ? header.agentName
+        : decodeText(name, format, scratch.agentAt, "agent_name"),
       mem_type: MEMORY_TYPES[scratch.memoryType] ?? "Unknown",
       device_id: wide(scratch.device0, scratch.device1),
     },

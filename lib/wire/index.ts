@@ -6,10 +6,6 @@ import { unencodable } from "./bincode.ts";
 import { malformed, MAX_PACKAGE_BYTES } from "./bounded.ts";
 import { exportDynamoPackage } from "./dynamo-export.ts";
 import { importDynamoPackage } from "./dynamo-import.ts";
-import { scanPackage } from "./dynamo-scan.ts";
-import type { DynamoFormat } from "./dynamo-types.ts";
-import { isKvferryError } from "../core/errors.ts";
-import type { KvferryError } from "../core/errors.ts";
 import { looksLikeEnvelope, unauthenticated } from "./envelope.ts";
 import type { MacFunction, SigningKey } from "./envelope.ts";
 import { decodeKvferryPackage } from "./package-decode.ts";
@@ -102,9 +98,9 @@ export function encodePackage(
 }
 
 function decodeDynamo(bytes: Uint8Array): MetadataPackage {
-  const first = attempt(bytes, "dynamo-1.0");
+  const first = importDynamoPackage(bytes, "dynamo-1.0");
   if (first.value !== null && first.value.layouts.length === 0) return first.value;
-  const second = attempt(bytes, "kvbm-physical-1");
+  const second = importDynamoPackage(bytes, "kvbm-physical-1");
   if (first.value !== null && second.value !== null)
     throw malformed("dynamo-1.0", 0, "the bytes mean something in both of Dynamo's formats", {
       ambiguous: true,
@@ -112,30 +108,5 @@ function decodeDynamo(bytes: Uint8Array): MetadataPackage {
   if (first.value !== null) return first.value;
   if (second.value !== null) return second.value;
   // The format that gets further is the one that was meant.
-  throw reach(bytes, "kvbm-physical-1") > reach(bytes, "dynamo-1.0") ? second.error : first.error;
-}
-
-type Attempt =
-  | { readonly value: MetadataPackage; readonly error: null }
-  | { readonly value: null; readonly error: KvferryError };
-
-function attempt(bytes: Uint8Array, format: DynamoFormat): Attempt {
-  try {
-    return { value: importDynamoPackage(bytes, format), error: null };
-  } catch (error) {
-    if (!isKvferryError(error)) throw error;
-    return { value: null, error };
-  }
-}
-
-/** How far bytes can be read as a format, whatever they mean. */
-function reach(bytes: Uint8Array, format: DynamoFormat): number {
-  try {
-    scanPackage(bytes, format);
-    return Number.POSITIVE_INFINITY;
-  } catch (error) {
-    if (!isKvferryError(error)) throw error;
-    const offset = error.details["offset"];
-    return typeof offset === "number" ? offset : 0;
-  }
+  throw second.reach > first.reach ? second.error : first.error;
 }

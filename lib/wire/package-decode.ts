@@ -4,7 +4,7 @@ import type { LayoutHandle } from "../core/handle.ts";
 import type { HostIdentity, MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import { decodeBody } from "./body.ts";
 import type { BodyHost, PackageBody } from "./body.ts";
-import { malformed, MAX_PACKAGE_LAYOUTS } from "./bounded.ts";
+import { malformed, MAX_AUDIENCE, MAX_PACKAGE_LAYOUTS, mostComponents, mostShapes } from "./bounded.ts";
 import { floatColumn, rowCount, splitTexts, wideColumn, wordColumn } from "./columns.ts";
 import { authenticate, readEnvelope } from "./envelope.ts";
 import type { MacFunction } from "./envelope.ts";
@@ -35,12 +35,20 @@ export function decodeKvferryPackage(
   const body = decodeBody(envelope);
   const shapeRows = rowCount(body.shapeWords, SHAPE_WORDS * 4, "shapeWords");
   const texts = readTexts(body, shapeRows, envelope.bodyAt);
+  if (shapeRows > mostShapes(bytes.length))
+    throw malformed(
+      "kvferry",
+      envelope.bodyAt,
+      `${shapeRows} different shapes, more than the ${mostShapes(bytes.length)} of a package of ${bytes.length} bytes`,
+      { shapes: shapeRows },
+    );
   const shapes = readShapes({
     numbers: floatColumn(body.shapeNumbers, shapeRows * SHAPE_NUMBERS, "shapeNumbers"),
     words: wordColumn(body.shapeWords, shapeRows * SHAPE_WORDS, "shapeWords"),
     layers: wordColumn(body.shapeLayers, rowCount(body.shapeLayers, 4, "shapeLayers"), "shapeLayers"),
     texts,
     offset: envelope.bodyAt,
+    bytes: bytes.length,
   });
   return Object.freeze({
     format: "kvferry" as const,
@@ -51,10 +59,10 @@ export function decodeKvferryPackage(
     sequence: body.sequence,
     issuedAtMs: body.issued,
     expiresAtMs: body.expires,
-    audience: readAudience(body.audience),
+    audience: readAudience(body.audience, envelope.bodyAt),
     nixlMetadata: body.nixl.slice(),
     host: body.host === null ? null : hostOf(body.host),
-    layouts: readLayouts(body, texts, shapes, envelope.bodyAt),
+    layouts: readLayouts(body, texts, shapes, envelope.bodyAt, bytes.length),
   });
 }
 
@@ -72,13 +80,14 @@ function readLayouts(
   texts: readonly string[],
   shapes: readonly PackageShape[],
   offset: number,
+  bytes: number,
 ): readonly PackageLayout[] {
   const rows = rowCount(body.layouts, LAYOUT_WORDS * 4, "layouts");
   if (rows > MAX_PACKAGE_LAYOUTS)
     throw malformed("kvferry", offset, `${rows} layouts, more than ids`, { rows });
   const generations = floatColumn(body.generations, rows, "generations");
   const words = wordColumn(body.layouts, rows * LAYOUT_WORDS, "layouts");
-  const source = openComponents(body, shapes, offset);
+  const source = openComponents(body, shapes, offset, bytes);
   const layouts: PackageLayout[] = [];
   const handles = openHandles(body.worker);
   let previous = -1;
@@ -127,8 +136,21 @@ interface ComponentSource {
   lastSizes: Float64Array;
 }
 
-function openComponents(body: PackageBody, shapes: readonly PackageShape[], offset: number): ComponentSource {
+function openComponents(
+  body: PackageBody,
+  shapes: readonly PackageShape[],
+  offset: number,
+  bytes: number,
+): ComponentSource {
   const rows = rowCount(body.components, COMPONENT_WORDS * 4, "components");
+  const most = mostComponents(bytes);
+  if (rows > most)
+    throw malformed(
+      "kvferry",
+      offset,
+      `${rows} components, more than the ${most} of a package of ${bytes} bytes`,
+      { components: rows, limit: most },
+    );
   const regions = rowCount(body.addresses, 8, "addresses");
   return {
     offset,
@@ -138,7 +160,7 @@ function openComponents(body: PackageBody, shapes: readonly PackageShape[], offs
     nixlDevices: floatColumn(body.nixlDevices, rows, "nixlDevices"),
     addresses: floatColumn(body.addresses, regions, "addresses"),
     sizes: floatColumn(body.sizes, regions, "sizes"),
-    overlap: newOverlapState(),
+    overlap: newOverlapState(bytes),
     next: 0,
     region: 0,
     lastSizes: new Float64Array(0),
@@ -200,12 +222,15 @@ function takeComponent(source: ComponentSource, layoutId: number): PackageCompon
 }
 
 function takeAddresses(addresses: Float64Array, start: number, count: number): Float64Array {
+  if (count === 0) return NO_ADDRESSES;
   // One region is the plain case, and making an array of one is cheaper than cutting it out.
   if (count !== 1) return addresses.slice(start, start + count);
   const single = new Float64Array(1);
   single[0] = addresses[start] ?? 0;
   return single;
 }
+
+const NO_ADDRESSES = new Float64Array(0);
 
 function takeSizes(source: ComponentSource, start: number, count: number): Float64Array {
   const { lastSizes, sizes } = source;
@@ -236,9 +261,12 @@ function readText(texts: readonly string[], index: number, longest: number, offs
   return text;
 }
 
-function readAudience(column: Uint8Array | null): readonly bigint[] | null {
+function readAudience(column: Uint8Array | null, offset: number): readonly bigint[] | null {
   if (column === null) return null;
-  return [...wideColumn(column, rowCount(column, 8, "audience"), "audience")];
+  const rows = rowCount(column, 8, "audience");
+  if (rows > MAX_AUDIENCE)
+    throw malformed("kvferry", offset, `an audience of ${rows}, more than ${MAX_AUDIENCE}`, { rows });
+  return [...wideColumn(column, rows, "audience")];
 }
 
 function hostOf(host: BodyHost): HostIdentity {

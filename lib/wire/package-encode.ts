@@ -2,6 +2,7 @@ import { handleGeneration, handleLayoutId, handleWorkerId, MAX_LAYOUT_ID } from 
 import { checkedInteger, U64_MAX } from "../core/integers.ts";
 import type { HostIdentity, MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import { unencodable } from "./bincode.ts";
+import { MAX_AUDIENCE, mostComponents, mostListedLayers, mostShapes } from "./bounded.ts";
 import { encodeBody } from "./body.ts";
 import type { BodyHost, PackageBody } from "./body.ts";
 import { columnBytes, textEnds, textIndex } from "./columns.ts";
@@ -17,11 +18,14 @@ import { newShapeTable, shapeIndex } from "./shapes.ts";
  * @param signing - Authenticates the package; null leaves it without proof.
  * @returns Bytes that belong to the caller. Layouts stand in the order of their ids.
  * @throws KvferryError `INVALID_CONFIG` with the thing that cannot be written: handles of another worker, two layouts
- *   of one id, regions that do not match their views, more than 65,535 layouts.
+ *   of one id, regions that do not match their views, more than 65,535 layouts, more components or shapes than a
+ *   reader takes from a package of that length.
  */
 export function encodeKvferryPackage(value: MetadataPackage, signing: SigningKey | null = null): Uint8Array {
   checkWorkerId(value.workerId, "workerId");
   for (const id of value.audience ?? []) checkWorkerId(id, "audience");
+  if ((value.audience?.length ?? 0) > MAX_AUDIENCE)
+    throw unencodable("audience", `at most ${MAX_AUDIENCE} workers`, value.audience?.length);
   const layouts = inIdOrder(value);
   let componentCount = 0;
   let regionCount = 0;
@@ -87,7 +91,17 @@ export function encodeKvferryPackage(value: MetadataPackage, signing: SigningKey
     addresses: columnBytes(addresses),
     sizes: columnBytes(sizes),
   };
-  return writeEnvelope(encodeBody(body), signing);
+  const bytes = writeEnvelope(encodeBody(body), signing);
+  // What no reader takes is not written.
+  checkLimit("components", componentCount, mostComponents(bytes.length));
+  checkLimit("shapes", shapes.indices.size, mostShapes(bytes.length));
+  checkLimit("listed layers", shapes.layers.length, mostListedLayers(bytes.length));
+  return bytes;
+}
+
+function checkLimit(what: string, found: number, most: number): void {
+  if (found > most)
+    throw unencodable(`the number of ${what}`, `at most ${most} in so short a package`, found);
 }
 
 function inIdOrder(value: MetadataPackage): readonly PackageLayout[] {

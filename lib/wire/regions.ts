@@ -6,7 +6,11 @@ import type { PackageComponent, PackageFormat } from "../core/package.ts";
 import { malformed } from "./bounded.ts";
 
 // Pairs of unevenly interleaved regions that are looked at in one package.
-const MAX_PAIRS = 16_384;
+const MAX_PAIRS = 8_192;
+
+// What sorting may cost: regions times the bits of their number. A region takes 12 bytes where addresses are real.
+const FREE_SORTING = 2 ** 19;
+const SORTING_A_BYTE = 0.75;
 
 // What a check costs beside its search steps, in steps.
 const STEPS_A_CALL = 25;
@@ -15,14 +19,21 @@ const STEPS_A_CALL = 25;
 export interface OverlapState {
   pairs: number;
   steps: number;
+  sorting: number;
   components: readonly PackageComponent[];
   /** Bases of the layout that was proven last, relative to its first. */
   relative: Float64Array;
 }
 
-/** A state for one package. */
-export function newOverlapState(): OverlapState {
-  return { pairs: 0, steps: 2 * OVERLAP_BUDGET, components: [], relative: new Float64Array(0) };
+/** A state for one package of so many bytes. */
+export function newOverlapState(bytes: number): OverlapState {
+  return {
+    pairs: 0,
+    steps: OVERLAP_BUDGET,
+    sorting: FREE_SORTING + Math.floor(bytes * SORTING_A_BYTE),
+    components: [],
+    relative: new Float64Array(0),
+  };
 }
 
 /**
@@ -43,8 +54,13 @@ export function checkRegions(
     const component = components[index];
     if (component !== undefined) total += checkRanges(component, format, offset);
   }
-  if (total < 2) return;
+  if (total < 2 || risesApart(components)) return;
   const placed = components.filter((component) => component.regionAddresses.length > 0);
+  state.sorting -= total * Math.ceil(Math.log2(total));
+  if (state.sorting < 0)
+    throw malformed(format, offset, "too many regions out of order to prove that they share no byte", {
+      regions: total,
+    });
   if (liesApart(placed, total)) return;
   const bases = new Float64Array(total);
   let at = 0;
@@ -139,24 +155,58 @@ function checkRanges(component: PackageComponent, format: PackageFormat, offset:
   return count;
 }
 
+// A handful is sorted in place: thousands of layouts may have one each.
+const FEW = 24;
+const few = new Float64Array(FEW);
+
+function sortFew(count: number): void {
+  for (let next = 1; next < count; next++) {
+    const value = few[next] ?? 0;
+    let at = next;
+    for (; at > 0 && (few[at - 1] ?? 0) > value; at--) few[at] = few[at - 1] ?? 0;
+    few[at] = value;
+  }
+}
+
+/** True when each used range ends where or before the next begins, as regions mostly do. */
+function risesApart(components: readonly PackageComponent[]): boolean {
+  let end = 0;
+  for (let part = 0; part < components.length; part++) {
+    const component = components[part];
+    if (component === undefined) continue;
+    const { regionAddresses: bases, view } = component;
+    for (let index = 0; index < bases.length; index++) {
+      const base = bases[index] ?? 0;
+      if (base < end) return false;
+      end = base + view.regionBytes;
+    }
+  }
+  return true;
+}
+
 /**
  * True when no two used ranges meet, whatever their memory. Ranges are apart exactly when, both sorted, each end lies
  * at or before the next start; that needs no pairs and no objects.
  */
 function liesApart(components: readonly PackageComponent[], total: number): boolean {
-  const starts = new Float64Array(total);
-  const ends = new Float64Array(total);
+  const starts = total <= FEW ? few : new Float64Array(total);
   let at = 0;
-  let rising = true;
-  for (const { regionAddresses, view } of components) {
-    for (const address of regionAddresses) {
-      if (at > 0 && address < (ends[at - 1] ?? 0)) rising = false;
-      starts[at] = address;
-      ends[at++] = address + view.regionBytes;
-    }
+  for (const { regionAddresses } of components) {
+    starts.set(regionAddresses, at);
+    at += regionAddresses.length;
   }
-  if (rising) return true;
-  starts.sort();
+  if (total <= FEW) sortFew(total);
+  else starts.sort();
+  const bytes = components[0]?.view.regionBytes ?? 0;
+  if (components.every(({ view }) => view.regionBytes === bytes)) {
+    for (let index = 1; index < total; index++)
+      if ((starts[index] ?? 0) < (starts[index - 1] ?? 0) + bytes) return false;
+    return true;
+  }
+  const ends = new Float64Array(total);
+  at = 0;
+  for (const { regionAddresses, view } of components)
+    for (const address of regionAddresses) ends[at++] = address + view.regionBytes;
   ends.sort();
   for (let index = 1; index < total; index++) if ((starts[index] ?? 0) < (ends[index - 1] ?? 0)) return false;
   return true;

@@ -8,7 +8,7 @@ import { DTYPE_BITS, isDTypeName } from "../core/dtype.ts";
 import { OVERLAP_BUDGET, regionSet, stridedSetOverlapsItself } from "../core/overlap.ts";
 import type { PackageComponent } from "../core/package.ts";
 import { unencodable } from "./bincode.ts";
-import { malformed, refusedAs } from "./bounded.ts";
+import { malformed, mostListedLayers, refusedAs } from "./bounded.ts";
 import { textIndex } from "./columns.ts";
 import type { TextTable } from "./columns.ts";
 
@@ -137,6 +137,8 @@ export interface ShapeColumns {
   readonly texts: readonly string[];
   /** Offset of the table, for errors. */
   readonly offset: number;
+  /** Length of the package. */
+  readonly bytes: number;
 }
 
 /**
@@ -148,6 +150,14 @@ export interface ShapeColumns {
 export function readShapes(columns: ShapeColumns): readonly PackageShape[] {
   const rows = columns.words.length / SHAPE_WORDS;
   const shapes: PackageShape[] = [];
+  const most = mostListedLayers(columns.bytes);
+  if (columns.layers.length > most)
+    throw malformed(
+      "kvferry",
+      columns.offset,
+      `${columns.layers.length} layers are listed, more than the ${most} of a package of ${columns.bytes} bytes`,
+      { layers: columns.layers.length, limit: most },
+    );
   let layersAt = 0;
   // Steps of the exact overlap check, shared by all strided shapes of the package.
   const budget = { steps: OVERLAP_BUDGET };

@@ -1,7 +1,6 @@
 // Random metadata packages: each must come back from every format that can say it, each damaged one must be refused
 // or mean exactly what its bytes say, and no input may take long or much memory.
-import { heapStats } from "bun:jsc";
-import { decodePackage, encodeDynamoPackage, encodePackage } from "../../lib/wire/index.ts";
+import { encodeDynamoPackage, encodePackage } from "../../lib/wire/index.ts";
 import type { PackageFormat } from "../../lib/wire/index.ts";
 import { randomOf } from "../random.ts";
 import type { Random } from "../random.ts";
@@ -14,7 +13,9 @@ import {
   rawFormHolds,
 } from "../wire/laws.ts";
 import type { Verdict } from "../wire/laws.ts";
+import { costlyInputs } from "../wire/costly-inputs.ts";
 import { hostileInputs } from "../wire/hostile-inputs.ts";
+import { costOf, exceeds, heldMebibytes } from "./wire-cost.ts";
 
 /** What the proof is asked to do. */
 export interface WireProofOptions {
@@ -36,9 +37,6 @@ export interface WireProofResult {
   /** How the work was spread. */
   readonly tally: Readonly<Record<string, number>>;
 }
-
-/** Inputs of a mebibyte must be decoded or refused within this. */
-const LIMIT = { milliseconds: 10, bytes: 8 * 2 ** 20 } as const;
 
 /** Below this many cases a second process costs more than it saves. */
 const SHARED_FROM = 40_000;
@@ -72,8 +70,8 @@ export async function run(options: WireProofOptions): Promise<WireProofResult> {
   const results = [
     await tryShare({ cases, seed, minutes, part: 0, of }),
     ...(await Promise.all(others)),
-    // A quick run shares the machine with others: it judges what comes out and what it holds, not how long it takes.
-    tryHostile(seed, cases >= SHARED_FROM),
+    // A quick run judges what the values hold; one at length judges each input in a process of its own.
+    cases >= SHARED_FROM ? await tryCosts(seed) : tryHeld(seed),
   ];
   const tally: Record<string, number> = {};
   for (const result of results)
@@ -129,11 +127,35 @@ async function tryShare(share: Share): Promise<ShareResult> {
   return { cases, ...notes.result() };
 }
 
-function tryHostile(seed: number, judgeTime: boolean): ShareResult {
+const HELD_MEBIBYTES = 8;
+
+function tryHeld(seed: number): ShareResult {
   const notes = newNotes(seed);
-  for (const { name, bytes } of hostileInputs())
-    notes.add("hostile", 0, takesTooMuch(name, bytes, judgeTime));
+  for (const { name, bytes } of hostileInputs()) {
+    const held = heldMebibytes(bytes);
+    notes.add("hostile", 0, held > HELD_MEBIBYTES ? `${name}: ${held.toFixed(1)} MiB` : null);
+  }
   return { cases: 0, ...notes.result() };
+}
+
+/** The worst figures go into the tally, in hundredths. */
+async function tryCosts(seed: number): Promise<ShareResult> {
+  const notes = newNotes(seed);
+  const worst: Record<string, number> = {};
+  const note = (what: string, value: number): void => {
+    worst[what] = Math.max(worst[what] ?? 0, Math.round(value * 100));
+  };
+  for (const input of [...costlyInputs(), ...hostileInputs()]) {
+    const cost = await costOf(input);
+    note("worst decoding, µs x 10", cost.milliseconds);
+    note("worst growth, MiB / 100", cost.grownMebibytes);
+    note("worst held, MiB / 100", cost.heldMebibytes);
+    note("worst first decoding of a process, µs x 10", cost.firstMilliseconds);
+    const verdict = exceeds(cost);
+    notes.add("costly", 0, verdict === null ? null : `${input.name}: ${verdict}`);
+  }
+  const { tally, ...rest } = notes.result();
+  return { cases: 0, ...rest, tally: { ...tally, ...worst } };
 }
 
 interface Notes {
@@ -209,37 +231,6 @@ function damageEverywhere(random: Random, note: (kind: string, verdict: Verdict)
     }
     changed[at] = bytes[at] ?? 0;
   }
-}
-
-/** The best of several runs, so that other work of the machine does not count. */
-function takesTooMuch(name: string, bytes: Uint8Array, judgeTime: boolean): Verdict {
-  const tries = Array.from({ length: 25 }, () => {
-    const before = performance.now();
-    try {
-      decodePackage(bytes);
-    } catch {
-      // Refused or not: here only the cost counts.
-    }
-    return performance.now() - before;
-  });
-  const milliseconds = Math.min(...tries);
-  Bun.gc(true);
-  const held = memory();
-  let value: unknown;
-  try {
-    value = decodePackage(bytes);
-  } catch (error) {
-    value = error;
-  }
-  const grown = memory() - held;
-  if (judgeTime && milliseconds > LIMIT.milliseconds) return `${name}: ${milliseconds.toFixed(1)} ms`;
-  if (grown > LIMIT.bytes) return `${name}: ${(grown / 2 ** 20).toFixed(1)} MiB`;
-  return value === undefined ? `${name}: nothing came out` : null;
-}
-
-function memory(): number {
-  const { heapSize, extraMemorySize } = heapStats();
-  return heapSize + extraMemorySize;
 }
 
 if (import.meta.main) {

@@ -1,9 +1,15 @@
 import { describe, expect, test } from "bun:test";
 import { crc32c } from "../../lib/wire/crc32c.ts";
 import { writeEnvelope } from "../../lib/wire/envelope.ts";
-import { decodeDynamoPackage, decodePackage, encodeDynamoPackage } from "../../lib/wire/index.ts";
+import {
+  decodeDynamoPackage,
+  decodePackage,
+  encodeDynamoPackage,
+  encodePackage,
+} from "../../lib/wire/index.ts";
+import type { DynamoDescriptor, MetadataPackage, PackageLayout } from "../../lib/wire/index.ts";
 import { scanMessagePack } from "../../lib/wire/msgpack-scan.ts";
-import { rawOf } from "./builders.ts";
+import { componentOf, CONFIG, forged, layoutOf, packageOf, poke, rawOf } from "./builders.ts";
 import { malformedAt, refusalOf } from "./refusal.ts";
 
 const MIB = 2 ** 20;
@@ -234,6 +240,135 @@ describe("packages of Dynamo's that lie about their size", () => {
       malformedAt("dynamo-1.0", bytes.length, () => decodeDynamoPackage(bytes, "dynamo-1.0")).reason,
     ).toContain("131073");
     expect(malformedAt("dynamo-1.0", bytes.length, () => decodePackage(bytes)).reason).toContain("131073");
+  });
+});
+
+describe("packages that hold more than their length allows", () => {
+  const part = componentOf({ storage: { kind: "disk" } });
+  const crowd = (count: number): readonly PackageLayout[] =>
+    Array.from({ length: count }, (_, id) => ({ ...layoutOf(id, [part]), name: "l" }));
+
+  test("layouts of Dynamo's: as many as the length allows, and not one more, neither read nor written", () => {
+    const raw = (count: number, blob: number): Uint8Array =>
+      encodeDynamoPackage(
+        {
+          ...rawOf(),
+          nixl_metadata: new Uint8Array(blob),
+          layouts: Array.from({ length: count }, (_, id) => ({
+            handle: 7n | (BigInt(id) << 64n),
+            layout: rawOf().layouts[0]?.layout as DynamoDescriptor,
+          })),
+        },
+        "dynamo-1.0",
+      );
+    const bytes = raw(4_000, 0);
+    const most = 2_048 + Math.floor(bytes.length / 96);
+    expect(most).toBeLessThan(4_000);
+    expect(malformedAt("dynamo-1.0", bytes.length, () => decodePackage(bytes)).reason).toContain(`${most}`);
+    const longer = raw(4_000, (4_000 - 2_048) * 96);
+    expect(decodePackage(longer).layouts.length).toBe(4_000);
+    const value = { ...decodePackage(longer), nixlMetadata: new Uint8Array(0) };
+    expect(refusalOf("INVALID_CONFIG", () => encodePackage(value, "dynamo-1.0")).details["thing"]).toContain(
+      "4000 layouts",
+    );
+  });
+
+  test("components, shapes and listed layers of kvferry's, neither read nor written", () => {
+    expect(decodePackage(encodePackage(packageOf(crowd(3_000)), "kvferry")).layouts.length).toBe(3_000);
+    refusalOf("INVALID_CONFIG", () => encodePackage(packageOf(crowd(9_000)), "kvferry"));
+    const long = { nixlMetadata: new Uint8Array(2 ** 20) };
+    const roomy = encodePackage(packageOf(crowd(9_000), long), "kvferry");
+    expect(decodePackage(roomy).layouts.length).toBe(9_000);
+    const cut = forged(decodePackage(roomy), (body) => (body["nixl"] = new Uint8Array(0)));
+    expect(malformedAt("kvferry", cut.length, () => decodePackage(cut)).reason).toContain("9000 components");
+
+    const shaped = (count: number): MetadataPackage =>
+      packageOf(
+        Array.from({ length: count }, (_, id) =>
+          layoutOf(id, { config: { ...CONFIG, numBlocks: id + 1 }, storage: { kind: "disk" } }),
+        ),
+        { nixlMetadata: new Uint8Array(2 ** 21) },
+      );
+    const many = encodePackage(shaped(1_500), "kvferry");
+    expect(decodePackage(many).layouts.length).toBe(1_500);
+    const fewer = forged(decodePackage(many), (body) => (body["nixl"] = new Uint8Array(0)));
+    expect(malformedAt("kvferry", fewer.length, () => decodePackage(fewer)).reason).toContain(
+      "1500 different",
+    );
+    refusalOf("INVALID_CONFIG", () =>
+      encodePackage({ ...shaped(1_500), nixlMetadata: new Uint8Array(0) }, "kvferry"),
+    );
+
+    const listed = forged(
+      packageOf([layoutOf(0)]),
+      (body) => (body["shapeLayers"] = new Uint8Array(4 * 80_000)),
+    );
+    expect(malformedAt("kvferry", listed.length, () => decodePackage(listed)).reason).toContain(
+      "80000 layers",
+    );
+  });
+
+  test("an audience without end, neither read nor written", () => {
+    const audience = (count: number): bigint[] => Array.from({ length: count }, (_, id) => BigInt(id));
+    const most = packageOf([], { audience: audience(16_384) });
+    expect(decodePackage(encodePackage(most, "kvferry")).audience?.length).toBe(16_384);
+    refusalOf("INVALID_CONFIG", () =>
+      encodePackage(packageOf([], { audience: audience(16_385) }), "kvferry"),
+    );
+    const forgery = forged(most, (body) => (body["audience"] = new Uint8Array(8 * 16_385)));
+    expect(malformedAt("kvferry", forgery.length, () => decodePackage(forgery)).reason).toContain("16385");
+  });
+
+  test("regions out of order: sorted while it is cheap, refused beyond", () => {
+    const layers = 65_536;
+    const component = componentOf({
+      config: { ...CONFIG, numLayers: layers },
+      arrangement: "layer-separate/block-first",
+      addresses: Array.from({ length: layers }, (_, index) => ((index * 40_503) % layers) * 4_096),
+    });
+    const one = encodePackage(packageOf([layoutOf(0, [component])]), "kvferry");
+    expect(decodePackage(one).layouts.length).toBe(1);
+    const terse = encodeDynamoPackage(
+      {
+        ...rawOf(),
+        layouts: [0, 1, 2].map((id) => ({
+          handle: 7n | (BigInt(id) << 64n),
+          layout: {
+            ...rawOf({}, { num_blocks: 1n, num_layers: 65_536n, outer_dim: 1n, page_size: 1n, inner_dim: 1n })
+              .layouts[0]?.layout,
+            layout_type_details: { LayerSeparate: { block_dim: "BlockIsFirstDim" } },
+            memory_descriptors: Array.from({ length: 65_536 }, (_, index) => ({
+              addr: BigInt(((index * 40_503) % 65_536) * 2),
+              size: 2n,
+            })),
+          } as DynamoDescriptor,
+        })),
+      },
+      "dynamo-1.0",
+    );
+    expect(malformedAt("dynamo-1.0", terse.length, () => decodePackage(terse)).reason).toContain(
+      "out of order",
+    );
+  });
+
+  test("a layer listed twice at the end of a long list", () => {
+    const layers = 65_536;
+    const bytes = forged(
+      packageOf([
+        layoutOf(0, {
+          config: {
+            ...CONFIG,
+            numLayers: layers,
+            layers: Array.from({ length: layers }, (_, layer) => layer),
+          },
+          storage: { kind: "disk" },
+        }),
+      ]),
+      (body) => poke(body, "shapeLayers", layers - 1, layers - 2, true),
+    );
+    expect(malformedAt("kvferry", bytes.length, () => decodePackage(bytes)).reason).toContain(
+      "a layer twice",
+    );
   });
 });
 
