@@ -1,7 +1,15 @@
 // A neighbour ends in mid-transfer: killed, or by a clean exit. Whoever is left must settle every transfer, unmap what was
-// the other's, get its own memory back, and neither fault nor leak.
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
-import { Transport, type LayoutConfig, type LayoutSpec, type Transfer } from "../../index.ts";
+// the other's, get its own memory back, and neither fault nor leak. With a GPU its memory and pinned memory are tried as
+// well, and nvidia-smi must agree.
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import {
+  Transport,
+  type LayoutConfig,
+  type LayoutSpec,
+  type LocalLayout,
+  type Transfer,
+} from "../../index.ts";
+import { CUDA_LIBRARY_VARIABLE } from "../../lib/native/cuda.ts";
 import { randomOf } from "../random.ts";
 import {
   listedMappings,
@@ -34,9 +42,19 @@ export interface NeighboursProofResult {
 const CONFIG: LayoutConfig = { numBlocks: 64, numLayers: 4, outerDim: 2, pageSize: 64, innerDim: 512 };
 const IDS = Uint32Array.from({ length: 64 }, (_unused, index) => index);
 const SETTLE_MILLIS = 10_000;
+/** What a driver may keep for itself, far below the layouts of all cases. MiB. */
+const DRIVER_NOISE = 64;
 
-function specOf(name: string): LayoutSpec {
-  return { name, config: CONFIG, memory: { kind: "system" } };
+type Kind = "system" | "pinned" | "device";
+
+function specOf(name: string, kind: Kind): LayoutSpec {
+  return { name, config: CONFIG, memory: { kind } };
+}
+
+/** Kinds of memory that are tried here. */
+function kindsHere(): readonly Kind[] {
+  const gpu = process.env[CUDA_LIBRARY_VARIABLE] !== undefined || existsSync("/dev/nvidiactl");
+  return gpu ? ["system", "pinned", "device"] : ["system"];
 }
 
 /** Ends neighbours in mid-transfer, half of them by force. */
@@ -47,15 +65,25 @@ export async function run(options: NeighboursProofOptions): Promise<NeighboursPr
   const tally: Record<string, number> = {};
   let cases = 0;
   let failures = 0;
-  const here = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
-  const own = await here.register(specOf("own"));
-  await own.fill(1); // resident from the beginning
-  // The first case warms up threads and sockets; what it leaves is what every later one must leave.
-  await tryCase(here, own, options.seed, -1, {});
+  const kinds = kindsHere();
+  const here = await Transport.open({
+    workerId: 1n,
+    nixl: false,
+    ...(kinds.length > 1 ? {} : { cuda: false }),
+  });
+  const layouts: LocalLayout[] = [];
+  for (const kind of kinds) {
+    const own = await here.register(specOf(`own ${kind}`, kind));
+    await own.fill(1); // resident from the beginning
+    layouts.push(own);
+  }
+  const ownOf = (index: number): LocalLayout => layouts[index % layouts.length] as LocalLayout; // there is one
+  // The first cases warm up threads and sockets; what they leave is what every later one must leave.
+  for (const own of layouts) await tryCase(here, own, options.seed, -1, {});
   const before = await footprint();
   for (let index = 0; index < options.cases && performance.now() < until; index++) {
     cases++;
-    const problem = await tryCase(here, own, options.seed, index, tally).catch((error: unknown) =>
+    const problem = await tryCase(here, ownOf(index), options.seed, index, tally).catch((error: unknown) =>
       error instanceof Error ? (error.stack ?? error.message) : String(error),
     );
     if (problem === null) continue;
@@ -68,6 +96,12 @@ export async function run(options: NeighboursProofOptions): Promise<NeighboursPr
       failures++;
       findings.push(`${what}: ${before[what]} after the first case, ${after[what]} after the last`);
     }
+  if (after.gpuMebibytes > before.gpuMebibytes + DRIVER_NOISE) {
+    failures++;
+    findings.push(
+      `GPU memory: ${before.gpuMebibytes} MiB after the first case, ${after.gpuMebibytes} after the last`,
+    );
+  }
   const report = await here.close();
   if (report.layouts.length > 0 || report.stuck > 0 || report.inDoubt > 0) {
     failures++;
@@ -79,7 +113,7 @@ export async function run(options: NeighboursProofOptions): Promise<NeighboursPr
 
 async function tryCase(
   here: Transport,
-  own: Awaited<ReturnType<Transport["register"]>>,
+  own: LocalLayout,
   seed: number,
   index: number,
   tally: Record<string, number>,
@@ -87,17 +121,19 @@ async function tryCase(
   const random = randomOf(seed, index + 1);
   // Half are killed; of the others half close their transport, half just exit.
   const kind = index % 2 === 0 ? "killed" : index % 4 === 1 ? "closed" : "exited";
+  const memory = own.storage.kind as Kind; // as it was registered
   const far = new NeighbourProcess();
-  await far.call({ do: "open", options: { workerId: 2n } });
-  await far.call({ do: "register", specs: [specOf("theirs")] });
+  await far.call({ do: "open", options: { workerId: 2n, ...(memory === "system" ? {} : { cuda: {} }) } });
+  await far.call({ do: "register", specs: [specOf("theirs", memory)] });
   // Handed to the neighbour, and to be had back after its end.
-  const lent = await here.register(specOf("lent"));
+  const lent = await here.register(specOf("lent", memory));
   await far.call({ do: "import", bytes: await here.exportMetadata({ layouts: [lent] }) });
   const peer = await here.importMetadata(await far.call<Uint8Array>({ do: "export" }));
   const theirs = peer.layout("theirs");
   const inodes = new Set(listedMappings(far.pid).map(({ inode }) => inode));
   const shared = listedMappings("self").filter(({ inode }) => inodes.has(inode)).length;
-  if (theirs.distance !== "neighbour" || shared !== 2) return `${theirs.distance}, ${shared} shared mappings`;
+  if (theirs.distance !== "neighbour" || shared !== (memory === "device" ? 0 : 2))
+    return `${theirs.distance}, ${shared} shared mappings`;
   await far.call({ do: "storm", move: { own: "theirs", peers: "lent", direction: "push", ids: [...IDS] } });
 
   const transfers: Transfer[] = [];
@@ -114,7 +150,7 @@ async function tryCase(
   if (kind === "killed") await far.kill();
   else if (kind === "closed") await far.call({ do: "close" });
   far.leave();
-  count(tally, kind);
+  count(tally, `${memory} ${kind}`);
   for (const transfer of transfers) {
     await transfer.catch(() => undefined);
     const settled = await within(transfer.settled);
@@ -142,23 +178,37 @@ interface Footprint {
   readonly threads: number;
   /** Shared memory that is resident in this process. */
   readonly sharedKilobytes: number;
+  /** Memory in use on all GPUs, as nvidia-smi says. */
+  readonly gpuMebibytes: number;
 }
 
 /** What of this process could leak, once everything that ends has ended. */
 async function footprint(): Promise<Footprint> {
-  let last: Footprint = { mappings: 0, descriptors: 0, threads: 0, sharedKilobytes: 0 };
+  let last: Footprint = { mappings: 0, descriptors: 0, threads: 0, sharedKilobytes: 0, gpuMebibytes: 0 };
   for (let same = 0, tries = 0; same < 20 && tries < 1_000; tries++) {
     const now = {
-      mappings: listedMappings("self").length,
+      mappings: readFileSync("/proc/self/maps", "utf8").split("/memfd:").length,
       descriptors: openDescriptors("self"),
       threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
       sharedKilobytes: Number(/^RssShmem:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]),
+      gpuMebibytes: gpuMebibytes(),
     };
     same = Bun.deepEquals(now, last) ? same + 1 : 0;
     last = now;
     await Bun.sleep(5);
   }
   return last;
+}
+
+function gpuMebibytes(): number {
+  const query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"];
+  if (!existsSync("/dev/nvidiactl") || Bun.which("nvidia-smi") === null) return 0;
+  const { stdout } = Bun.spawnSync(query, { stdin: "ignore", stdout: "pipe", stderr: "ignore" });
+  return stdout
+    .toString()
+    .trim()
+    .split("\n")
+    .reduce((sum, line) => sum + Number(line), 0);
 }
 
 /** Inodes of the files in memory that this process has open. */
