@@ -19,13 +19,14 @@
 /* A file in memory of exactly that size that can no more shrink: then no access to the mapping can ever fail. Of a file
  * of its own a caller must know that itself. */
 static int32_t look(int descriptor, uint64_t bytes, bool own) {
+    /* Before its size is asked for: an owner could shrink it in between, and seal it then. */
+    int seals = fcntl(descriptor, F_GET_SEALS);
     struct stat found;
     if (fstat(descriptor, &found) != 0) return kvf_refuse_errno(errno, "the descriptor that was handed over");
     if (own)
         return S_ISREG(found.st_mode) && (uint64_t)found.st_size >= bytes
                    ? KVF_OK
                    : kvf_refuse(KVF_E_INVALID, "descriptor %d is no file of %llu bytes or more", descriptor, (unsigned long long)bytes);
-    int seals = fcntl(descriptor, F_GET_SEALS);
     if (!S_ISREG(found.st_mode) || seals < 0) return kvf_refuse(KVF_E_INVALID, "what was handed over is no memory file");
     if ((uint64_t)found.st_size != bytes)
         return kvf_refuse(KVF_E_INVALID, "the memory file that was handed over has %lld bytes instead of %llu", (long long)found.st_size, (unsigned long long)bytes);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -258,6 +259,50 @@ static void descriptors(void) {
     CHECK(open_descriptors() == before);
 }
 
+typedef struct shrinker {
+    uint32_t turn; /* the round that is on, atomic */
+    uint32_t done; /* the last round that it did, atomic */
+    int descriptor;
+    uint32_t wait; /* steps before it acts */
+} shrinker;
+
+static void *shrink(void *argument) {
+    shrinker *self = argument;
+    for (uint32_t round = 1;; round++) {
+        uint32_t turn;
+        while ((turn = __atomic_load_n(&self->turn, __ATOMIC_ACQUIRE)) < round) sched_yield();
+        if (turn == UINT32_MAX) return NULL;
+        for (uint32_t step = 0; step < self->wait; step++) __atomic_load_n(&self->turn, __ATOMIC_SEQ_CST);
+        CHECK(ftruncate(self->descriptor, 0) == 0 && fcntl(self->descriptor, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+        __atomic_store_n(&self->done, round, __ATOMIC_RELEASE);
+    }
+}
+
+/* A file that its owner shrinks and seals while it is looked at: either it is refused, or all of it can be used. */
+static void shrunk_while_looked_at(uint32_t rounds) {
+    const kvf_word bytes = 1 << 16;
+    shrinker other = {0};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, shrink, &other) == 0);
+    for (uint32_t round = 1; round <= rounds; round++) {
+        other.descriptor = memory_file(bytes, 0);
+        other.wait = (uint32_t)below(200);
+        double out[3];
+        __atomic_store_n(&other.turn, round, __ATOMIC_RELEASE);
+        int32_t status = KVF_E_INVALID;
+        for (int tries = 0; tries < 5 && status == KVF_E_INVALID; tries++)
+            status = kvf_neighbour_map(other.descriptor, bytes, KVF_NEIGHBOUR_KEEP, out);
+        while (__atomic_load_n(&other.done, __ATOMIC_ACQUIRE) < round) sched_yield();
+        if (status == KVF_OK) { /* ends this process if there is no file behind it */
+            *(volatile uint8_t *)(uintptr_t)((kvf_word)out[0] + bytes - 1) = 1;
+            CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], -1) == KVF_OK);
+        }
+        close(other.descriptor);
+    }
+    __atomic_store_n(&other.turn, UINT32_MAX, __ATOMIC_RELEASE);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 static void refused_maps(void) {
     int before = open_descriptors();
     double out[3];
@@ -278,6 +323,7 @@ static void refused_maps(void) {
     int gone = memory_file(bytes, F_SEAL_SHRINK);
     close(gone);
     CHECK(kvf_neighbour_map(gone, bytes, 0, out) == KVF_E_SYSTEM);
+    shrunk_while_looked_at(3000);
     /* A caller's file: sealed where it can be. */
     int own = memory_file(bytes + 100, 0);
     CHECK(kvf_neighbour_inspect(own, out) == KVF_OK && out[0] == (double)bytes + 100 && out[1] == 1);

@@ -1,12 +1,13 @@
 // Who is no neighbour, and what is not mapped: each is refused with a reason, and reached through NIXL or not at all.
 import { describe, expect, test } from "bun:test";
-import { closeSync, openSync, writeSync } from "node:fs";
+import { dlopen } from "bun:ffi";
+import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { Transport, type RemoteLayout } from "../../index.ts";
 import type { LayoutHandle } from "../../lib/core/handle.ts";
 import { NativeContext } from "../../lib/native/context.ts";
 import { openLibrary } from "../../lib/native/library.ts";
 import { mapMemory, type MappedMemory, unmapMemory } from "../../lib/native/memory.ts";
-import { mapNeighbourMemory } from "../../lib/native/neighbour.ts";
+import { inspectFile, mapNeighbourMemory } from "../../lib/native/neighbour.ts";
 import { macOf } from "../../lib/runtime/authentication.ts";
 import { strangerReason } from "../../lib/runtime/neighbour-host.ts";
 import { MEETING_MILLIS } from "../../lib/runtime/neighbour-link.ts";
@@ -18,6 +19,8 @@ import { listedMappings, NeighbourProcess, openDescriptors } from "./helpers/nei
 import { freshWorker, SMALL, systemSpec, until } from "./helpers/transports.ts";
 
 const MILLIS = 60_000;
+const MFD_CLOEXEC = 1;
+const MFD_ALLOW_SEALING = 2;
 /** A user who is nobody here. */
 const NOBODY = 65_534;
 
@@ -379,25 +382,20 @@ describe("what is handed over", () => {
     unmapMemory(context, memory);
   });
 
-  test("in a segment that was shrunk before it was sealed, or is not sealed at all, is refused", async () => {
-    const library = openLibrary();
-    const file = `/dev/shm/kvferry-test-${process.pid}`;
-    const plain = openSync(file, "w+");
-    const { ftruncateSync, unlinkSync } = await import("node:fs");
-    unlinkSync(file);
-    ftruncateSync(plain, 8192);
-    expect(await handing(() => ({ segments: [8192], region: [0, 0, 2048], descriptors: [plain] }))).toMatch(
-      /not sealed|no memory file/,
-    );
-    // Sealed by now, but shorter than it was said to be.
-    ftruncateSync(plain, 1024);
-    const out = new Float64Array(new ArrayBuffer(32));
-    library.kvf_neighbour_inspect(plain, out);
-    closeSync(out[2] ?? -1);
-    expect(await handing(() => ({ segments: [8192], region: [0, 0, 2048], descriptors: [plain] }))).toMatch(
-      /instead of 8192|no memory file/,
-    );
-    closeSync(plain);
+  test("in a segment that is not sealed, or was shrunk before it was sealed, is refused", async () => {
+    const libc = dlopen("libc.so.6", { memfd_create: { args: ["ptr", "u32"], returns: "i32" } });
+    const file = libc.symbols.memfd_create(new Uint8Array([0x78, 0]), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    ftruncateSync(file, 8192);
+    const handed = { segments: [8192], region: [0, 0, 2048], descriptors: [file] } as const;
+    expect(await handing(() => handed)).toContain("is not sealed: it could shrink");
+    ftruncateSync(file, 1024);
+    // Seals it, for it can be.
+    const { sealed: isSealed, descriptor } = inspectFile(context, file);
+    expect(isSealed).toBe(true);
+    expect(() => ftruncateSync(file, 512)).toThrow("EPERM");
+    expect(await handing(() => handed)).toContain("has 1024 bytes instead of 8192");
+    closeSync(descriptor);
+    closeSync(file);
   });
 
   test("with regions outside their segment, too few or of other components, is refused", async () => {
