@@ -1,5 +1,5 @@
 import { orderName } from "../core/axes.ts";
-import { SHORT_FORM_COMPONENT } from "../core/bundle.ts";
+import { DEFAULT_GROUP, SHORT_FORM_COMPONENT } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { handleLayoutId, handleWorkerId, makeHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
@@ -21,8 +21,8 @@ import type {
  * Writes a package in one of Dynamo's formats.
  *
  * What would change which bytes move or who may touch them, and has no place in the format, is refused: nothing of
- * that kind is dropped in silence. Labels without a place (names, tiers in dynamo-1.0, element types) and what only
- * kvferry peers use (generation, sequence, host) are left out; so are disk layouts, as the original leaves them out.
+ * that kind is dropped in silence. Labels without a place (names, tiers in dynamo-1.0, element types, the GPU that pinned
+ * memory lies near) and what only kvferry peers use (generation, sequence, host) are left out; so are disk layouts, as the original leaves them out.
  *
  * @throws KvferryError `INVALID_CONFIG` whose details name the `thing` and the layout.
  */
@@ -92,6 +92,9 @@ function onlyComponent(layout: PackageLayout, format: DynamoFormat): PackageComp
     throw unsayable(format, `a bundle of ${layout.components.length} components`, layout);
   if (component.name !== SHORT_FORM_COMPONENT)
     throw unsayable(format, `a component named ${JSON.stringify(component.name)}`, layout);
+  if (component.group !== DEFAULT_GROUP)
+    throw unsayable(format, `a group of block ids (${JSON.stringify(component.group)})`, layout);
+  if (component.alias) throw unsayable(format, "alias", layout);
   if (component.wholeBlocks) throw unsayable(format, "wholeBlocks", layout);
   const { config } = component;
   if (config.headWindow !== null) throw unsayable(format, "a headWindow", layout);

@@ -3,9 +3,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Transport } from "../../index.ts";
+import { decodePackage, encodePackage } from "../../lib/wire/index.ts";
+import { layoutOf, packageOf } from "../wire/builders.ts";
 
 const PROGRAM = join(import.meta.dirname, "../../lib/cli/main.ts");
 const WORKER = 12_345_678_901_234_567_890n;
+const LAYERS = { arrangement: "layer-separate/block-second", addresses: [0x40000, 0x80000] } as const;
 let folder = "";
 let file = "";
 
@@ -90,6 +93,36 @@ describe("inspect", () => {
     expect(refused.code).toBe(1);
     expect(JSON.parse(refused.out).error.code).toStartWith("ERR_KVF_");
     expect(() => readFileSync(out)).toThrow();
+  });
+
+  test("a package that all formats can say is converted between them, and each says the same of it", () => {
+    const plain = join(folder, "plain");
+    writeFileSync(plain, encodePackage(packageOf([layoutOf(0), layoutOf(3, LAYERS)]), "kvferry"));
+    const paths = new Map([["kvferry", plain]]);
+    for (const [from, to] of [
+      ["kvferry", "dynamo-1.0"],
+      ["dynamo-1.0", "kvbm-physical-1"],
+      ["kvbm-physical-1", "dynamo-1.0"],
+      ["kvbm-physical-1", "kvferry"],
+    ] as const) {
+      const out = join(folder, `${from}-${to}`);
+      expect(inspect([paths.get(from) ?? "", "--to", to, "--out", out]).code).toBe(0);
+      expect(decodePackage(readFileSync(out)).format).toBe(to);
+      const words = inspect([out]).out;
+      for (const part of [
+        "Worker 7",
+        '"worker-7"',
+        '"layout-0"',
+        '"layout-3"',
+        "layer-separate/block-second",
+      ])
+        expect(words).toContain(part);
+      const { layouts } = JSON.parse(inspect([out, "--json"]).out) as { layouts: unknown };
+      expect(layouts).toEqual((JSON.parse(inspect([plain, "--json"]).out) as { layouts: unknown }).layouts);
+      paths.set(to, out);
+    }
+    // Back where it began, byte for byte.
+    expect(readFileSync(paths.get("kvferry") ?? "").equals(readFileSync(plain))).toBe(true);
   });
 
   test("a package with one byte changed is refused with status 1", () => {

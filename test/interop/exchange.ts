@@ -64,10 +64,20 @@ async function expectUntouched(layout: LocalLayout, except: readonly number[]): 
  */
 export async function exchange(
   paths: readonly string[],
-  options: { readonly nixl?: { readonly library: string } } = {},
+  options: {
+    readonly nixl?: { readonly library: string };
+    readonly format?: "dynamo-1.0" | "kvbm-physical-1";
+  } = {},
 ): Promise<void> {
+  const format = options.format ?? "dynamo-1.0";
   await using python = PythonPeer.start(paths);
-  const { package: packed } = await python.call<{ package: string }>("open", "python-peer", 77, PEER_CONFIGS);
+  const { package: packed } = await python.call<{ package: string }>(
+    "open",
+    "python-peer",
+    77,
+    PEER_CONFIGS,
+    format,
+  );
   await using transport = await Transport.open({
     workerId: 5n,
     nixl: options.nixl ?? {},
@@ -84,7 +94,7 @@ export async function exchange(
       }),
     ),
   );
-  const ours = await transport.exportMetadata({ format: "dynamo-1.0" });
+  const ours = await transport.exportMetadata({ format });
   const known = await python.call<{ id: number; config: PeerConfig }[]>(
     "load",
     Buffer.from(ours).toString("hex"),
@@ -101,8 +111,12 @@ export async function exchange(
       const label = `${mine}-${theirs}`;
       const reset = async (): Promise<void> => {
         await layout.fill(0xee);
-        // The peer's guard value is the same byte.
-        await python.call("fill", theirs, [], 0);
+        await python.call("reset", theirs);
+      };
+      // Both sides look at every block that nothing was to be written to.
+      const expectPeerUntouched = async (except: readonly number[]): Promise<void> => {
+        const others = [...Array(SHAPE.numBlocks).keys()].filter((block) => !except.includes(block));
+        expect(await python.call<number[]>("touched", theirs, others)).toEqual([]);
       };
 
       // We push into the peer.
@@ -121,9 +135,12 @@ export async function exchange(
         Buffer.from(`push ${label}`).toString("hex"),
       ]);
       expect(await python.call<unknown[]>("wrong", theirs, [7, 0, 5], [3, 4, 9], seed)).toEqual([]);
+      await expectPeerUntouched([7, 0, 5]);
+      await expectBlocks(layout, [3, 4, 9], [3, 4, 9], seed);
+      await expectUntouched(layout, [3, 4, 9]);
 
       // We pull from the peer.
-      await layout.fill(0xee);
+      await reset();
       seed++;
       await python.call("fill", theirs, [1, 2, 11], seed);
       await transport.transfer({
@@ -134,9 +151,11 @@ export async function exchange(
       });
       await expectBlocks(layout, [10, 6, 2], [1, 2, 11], seed);
       await expectUntouched(layout, [10, 6, 2]);
+      expect(await python.call<unknown[]>("wrong", theirs, [1, 2, 11], [1, 2, 11], seed)).toEqual([]);
+      await expectPeerUntouched([1, 2, 11]);
 
       // The peer pushes into us, with a notification.
-      await layout.fill(0xee);
+      await reset();
       seed++;
       await python.call("fill", theirs, [8, 4], seed);
       expect(
@@ -149,17 +168,20 @@ export async function exchange(
       }
       await expectBlocks(layout, [0, 5], [8, 4], seed);
       await expectUntouched(layout, [0, 5]);
+      await expectPeerUntouched([8, 4]);
 
       // The peer pulls from us.
+      await reset();
       seed++;
       for (const block of [1, 7]) await layout.write(block, pattern(seed, block));
       expect(await python.call<string>("move", "READ", theirs, [6, 3], mine, [1, 7], "")).toBe("DONE");
       expect(await python.call<unknown[]>("wrong", theirs, [6, 3], [1, 7], seed)).toEqual([]);
+      await expectPeerUntouched([6, 3]);
+      await expectUntouched(layout, [1, 7]);
     }
   }
 
-  // A block that nobody wrote to on the peer's first layout still has its guard value; bare notifications both ways.
-  expect(await python.call<number[]>("untouched", 0, [10])).toEqual([]);
+  // Bare notifications both ways.
   await transport.notify(peer, "bare");
   expect((await python.call<[string, string]>("wait_notification", 10))?.[1]).toBe(
     Buffer.from("bare").toString("hex"),

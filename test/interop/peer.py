@@ -61,17 +61,20 @@ class Reader:
         return self.take(self.varint())
 
 
-# ---- the package, Dynamo 1.0 form -----------------------------------------------------------------------------------
+# ---- the package, in Dynamo 1.0's form or in kvbm-physical's ---------------------------------------------------------
 
 
-def encode_package(worker, agent, metadata, layouts):
+def encode_package(worker, agent, metadata, layouts, kvbm):
     out = varint(worker) + text(agent) + blob(metadata) + varint(len(layouts))
     for layout_id, layout in enumerate(layouts):
         c = layout.config
-        out += varint(worker | layout_id << 64) + varint(1)
+        out += varint(worker | layout_id << 64)
+        if kvbm:
+            out += varint(1)  # tier: G2
+        out += varint(1)
         for field in ("numBlocks", "numLayers", "outerDim", "pageSize", "innerDim", "alignment", "width"):
             out += varint(c[field])
-        out += varint(1)  # inner shape: NHD
+        out += bytes([0]) if kvbm else varint(1)  # number of heads: not said; inner shape: NHD
         out += varint(0)  # location: system
         out += text(agent) + varint(0) + varint(0)  # DRAM, device 0
         regions = layout.regions
@@ -79,18 +82,25 @@ def encode_package(worker, agent, metadata, layouts):
         for address, size in regions:
             out += varint(address) + varint(size)
         out += varint(0) + varint(0) if c["kind"] == "fc" else varint(1) + varint(1 if c["kind"] == "ls-second" else 0)
+        if kvbm:
+            out += varint(5)  # order inside a block: unknown
     return out
 
 
-def decode_package(data):
+def decode_package(data, kvbm):
     r = Reader(data)
     worker, agent, metadata = r.varint(), r.blob().decode(), r.blob()
     layouts = []
     for _ in range(r.varint()):
-        handle, version = r.varint(), r.varint()
+        handle = r.varint()
+        assert not kvbm or r.varint() == 1
+        version = r.varint()
         assert version == 1 and handle & (1 << 64) - 1 == worker
         c = {f: r.varint() for f in ("numBlocks", "numLayers", "outerDim", "pageSize", "innerDim", "alignment", "width")}
-        r.varint()  # inner shape
+        if kvbm:
+            assert r.take(1) == b"\0"  # number of heads: not said
+        else:
+            r.varint()  # inner shape
         assert r.varint() in (0, 1)  # host memory
         assert r.blob().decode() == agent and r.varint() == 0
         device = r.varint()
@@ -100,6 +110,7 @@ def decode_package(data):
             c["kind"] = "fc"
         else:
             c["kind"] = "ls-second" if r.varint() else "ls-first"
+        assert not kvbm or r.varint() == 5
         layouts.append((handle >> 64, c, regions, device))
     assert r.at == len(data), "bytes after the package"
     return agent, metadata, layouts
@@ -161,7 +172,12 @@ class Layout:
                     bad.append([block, layer, outer])
         return bad
 
-    def untouched(self, blocks):
+    def reset(self):
+        for array in self.arrays:
+            array[:] = 0xEE
+
+    def touched(self, blocks):
+        """Those of `blocks` that do not hold the guard value throughout."""
         return [b for b in blocks if any((cell != 0xEE).any() for _, _, cell in self.cells(b))]
 
 
@@ -169,8 +185,8 @@ class Layout:
 
 
 class Peer:
-    def __init__(self, name, worker, configs):
-        self.name, self.worker = name, worker
+    def __init__(self, name, worker, configs, package_format):
+        self.name, self.worker, self.kvbm = name, worker, package_format == "kvbm-physical-1"
         self.agent = api.nixl_agent(name, api.nixl_agent_config(backends=["UCX"]))
         self.layouts = [Layout(config) for config in configs]
         regions = [(address, size, 0, "") for layout in self.layouts for address, size in layout.regions]
@@ -179,10 +195,10 @@ class Peer:
         self.notifications = []
 
     def package(self):
-        return encode_package(self.worker, self.name, self.agent.get_agent_metadata(), self.layouts).hex()
+        return encode_package(self.worker, self.name, self.agent.get_agent_metadata(), self.layouts, self.kvbm).hex()
 
     def load(self, data):
-        agent, metadata, layouts = decode_package(bytes.fromhex(data))
+        agent, metadata, layouts = decode_package(bytes.fromhex(data), self.kvbm)
         name = self.agent.add_remote_agent(metadata)
         name = name.decode() if isinstance(name, bytes) else name
         assert name == agent, f"the package says {agent}, NIXL says {name}"
@@ -231,7 +247,7 @@ def main():
             if name == "open":
                 peer = Peer(*arguments)
                 answer = {"package": peer.package()}
-            elif name in ("fill", "wrong", "untouched"):
+            elif name in ("fill", "wrong", "reset", "touched"):
                 index, *rest = arguments
                 answer = getattr(peer.layouts[index], name)(*rest)
             elif name == "quit":

@@ -9,9 +9,9 @@ const client = library === null ? { missing: "NIXL was not found" } : pythonClie
 if ("missing" in client) {
   test.skip(`NIXL's Python client as peer (not run: ${client.missing})`, () => undefined);
 } else {
-  test(
-    "NIXL's Python client as peer: wrong bytes in either direction, in any arrangement",
-    () => exchange(client.paths),
+  test.each(["dynamo-1.0", "kvbm-physical-1"] as const)(
+    "NIXL's Python client as peer by %s packages: wrong bytes in either direction, in any arrangement",
+    (format) => exchange(client.paths, { format }),
     60_000,
   );
 }

@@ -462,6 +462,8 @@ describe("what kvferry says in Dynamo's formats", () => {
       ["fingerprint", packageOf([{ ...one, fingerprint: "m" }]), FORMATS],
       ["access", packageOf([{ ...one, access: "read" }]), FORMATS],
       ["another worker", packageOf([{ ...one, handle: makeHandle(8n, 0) }]), FORMATS],
+      ["group", packageOf([layoutOf(0, { group: "sliding" })]), FORMATS],
+      ["alias", packageOf([layoutOf(0, { alias: true })]), FORMATS],
       ["wholeBlocks", packageOf([layoutOf(0, { wholeBlocks: true })]), FORMATS],
       [
         "headWindow",
