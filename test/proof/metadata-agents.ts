@@ -18,6 +18,9 @@ export interface FedReport {
   readonly outcome: string;
 }
 
+/** How a child ends that sees more of the network than it should. */
+export const EXPOSED = 97;
+
 const PER_CHILD = 250;
 const CHILD_MILLIS = 300_000;
 
@@ -30,18 +33,23 @@ export async function feedAgents(originals: readonly Original[], count: number, 
   };
   if (findNixl() === null || count === 0) return { tally: { "NOT FED: NIXL was not found": 1 }, findings };
   if (!canUnshare()) return { tally: { "NOT FED: no network namespace can be made here": 1 }, findings };
-  const packages = Array.from({ length: count }, (_, index) => {
-    const random = randomOf(seed ^ 0x77777777, index);
-    const original = random.pick(originals);
-    const other = random.pick(originals);
-    return mutate(random, random.pick([original.plain, original.signed ?? original.plain]), other.plain)
-      .bytes;
-  });
+  const packages = Array.from({ length: count }, (_, index) => damaged(originals, seed, index));
+  const whole = originals.find(({ format, signed }) => format === "kvferry" && signed !== null);
   for (const secret of [true, false]) {
+    // A package that nobody damaged must reach NIXL, or it would prove nothing that the others do not.
+    const control = secret ? whole?.signed : whole?.plain;
+    const [sound] =
+      control === undefined || control === null ? [] : (await feedChild([control], secret)).reports;
+    if (sound?.reached !== true)
+      findings.push(`a package that is right did not reach NIXL (${sound?.outcome ?? "no answer"})`);
     let next = 0;
     while (next < count) {
       const end = Math.min(count, next + PER_CHILD);
-      const reports = await feedChild(packages.slice(next, end), secret);
+      const { reports, exposed } = await feedChild(packages.slice(next, end), secret);
+      if (exposed) {
+        findings.push("an agent saw more of the network than lo: nothing was fed to it");
+        return { tally, findings };
+      }
       for (const { reached, outcome, index } of reports) {
         add(`${secret ? "secret" : "open"}: ${outcome}`);
         if (secret && reached)
@@ -59,12 +67,30 @@ export async function feedAgents(originals: readonly Original[], count: number, 
   return { tally, findings };
 }
 
+function damaged(originals: readonly Original[], seed: number, index: number): Uint8Array {
+  const random = randomOf(seed ^ 0x77777777, index);
+  while (true) {
+    const original = random.pick(originals);
+    const other = random.pick(originals);
+    const base = random.pick([original.plain, original.signed ?? original.plain]);
+    const { bytes } = mutate(random, base, other.plain);
+    // Some changes change nothing: those packages are right.
+    const right = originals.some(({ plain, signed }) =>
+      [plain, signed].some((made) => made !== null && Buffer.compare(made, bytes) === 0),
+    );
+    if (!right) return bytes;
+  }
+}
+
 function canUnshare(): boolean {
   if (Bun.which("unshare") === null || Bun.which("ip") === null) return false;
   return Bun.spawnSync(["unshare", "-n", "true"]).exitCode === 0;
 }
 
-async function feedChild(packages: readonly Uint8Array[], secret: boolean): Promise<FedReport[]> {
+async function feedChild(
+  packages: readonly Uint8Array[],
+  secret: boolean,
+): Promise<{ readonly reports: readonly FedReport[]; readonly exposed: boolean }> {
   const reports: FedReport[] = [];
   const script = 'ip link set lo up && exec "$0" "$@"';
   const child = Bun.spawn(
@@ -89,6 +115,5 @@ async function feedChild(packages: readonly Uint8Array[], secret: boolean): Prom
     open = lines.pop() ?? "";
     for (const line of lines) if (line.startsWith("{")) reports.push(JSON.parse(line) as FedReport);
   }
-  await child.exited;
-  return reports;
+  return { exposed: (await child.exited) === EXPOSED, reports };
 }

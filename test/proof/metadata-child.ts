@@ -1,14 +1,16 @@
 // A process with a real NIXL agent that imports whatever it is given, one package after the other.
-import { writeSync } from "node:fs";
+import { readFileSync, writeSync } from "node:fs";
 import { Transport } from "../../index.ts";
 import { NixlAgent } from "../../lib/native/agent.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";
 import { KEYS } from "./metadata.ts";
+import { EXPOSED } from "./metadata-agents.ts";
 import type { FedReport } from "./metadata-agents.ts";
 
 if (import.meta.main) await feed(process.argv[2] === "true");
 
 async function feed(secret: boolean): Promise<void> {
+  if (interfaces().join() !== "lo") process.exit(EXPOSED);
   const packages = (JSON.parse(await Bun.stdin.text()) as string[]).map((text) =>
     Buffer.from(text, "base64"),
   );
@@ -41,4 +43,11 @@ async function feed(secret: boolean): Promise<void> {
     writeSync(1, `${JSON.stringify(report)}\n`);
   }
   process.exit(0);
+}
+
+/** Network interfaces that this process sees. */
+function interfaces(): string[] {
+  return readFileSync("/proc/self/net/dev", "utf8")
+    .split("\n")
+    .flatMap((line) => (line.includes(":") ? [line.slice(0, line.indexOf(":")).trim()] : []));
 }
