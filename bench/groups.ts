@@ -27,6 +27,11 @@ export function sizeOf(id: string): number | null {
   );
 }
 
+/** How sizes of these rows are written: as bytes, or as plain counts where no id gives one with a letter (`F7.submit.4096`). */
+export function sizeWords(ids: readonly string[]): (size: number) => string {
+  return ids.some((id) => /\.\d+[kmg]$/.test(id)) ? sizeText : (size) => size.toLocaleString("en-US");
+}
+
 /** A size in words. */
 export function sizeText(bytes: number): string {
   if (bytes >= 2 ** 20) return `${bytes / 2 ** 20} MiB`;

@@ -8,6 +8,8 @@ import { setupNixl } from "../lib/cli/nixl-setup.ts";
 import { table } from "../lib/cli/output.ts";
 import { readyShim } from "../lib/cli/shim.ts";
 import { machineFacts, machineText } from "./machine.ts";
+import { MITATA_FORMATS, printWithMitata } from "./mitata-output.ts";
+import type { MitataFormat } from "./mitata-output.ts";
 import type { Effort } from "./processes.ts";
 import { resultRows } from "./result.ts";
 import type { BenchReport, BenchResult } from "./result.ts";
@@ -38,6 +40,7 @@ SUITE is one of: ${suiteNames().join(", ")}.
   --samples N    samples for each process (default 20)
   --only TEXT    only rows whose id contains TEXT
   --quick        2 processes, 3 samples: shows that it runs
+  --format F     print as mitata does: mitata, markdown or json (mitata's own JSON, with all samples)
   --list         print the names of the suites
 
 Ratios are ours / other for rates and other / ours for times: 1 is equal, more is better.
@@ -54,6 +57,11 @@ async function main(): Promise<number> {
     process.stderr.write(
       `${name === undefined ? "Name a suite." : `There is no suite ${JSON.stringify(name)}.`}\n\n${HELP}\n`,
     );
+    return 2;
+  }
+  const format = MITATA_FORMATS.find((one) => one === values["format"]);
+  if (values["format"] !== undefined && format === undefined) {
+    process.stderr.write(`--format takes ${MITATA_FORMATS.join(", ")}\n`);
     return 2;
   }
   const progress = (line: string): void => void process.stderr.write(`${line}\n`);
@@ -78,17 +86,27 @@ async function main(): Promise<number> {
   );
   const out = typeof values["out"] === "string" ? values["out"] : undefined;
   if (typeof outcome === "string") await deliver(outcome, out, true);
-  else await report({ suite: name, machine: machineFacts(), results: outcome }, out, values["json"] === true);
+  else {
+    const value = { suite: name, machine: machineFacts(), results: outcome };
+    await report(value, out, values["json"] === true, format);
+  }
   return 0;
 }
 
-async function report(value: BenchReport, out: string | undefined, json: boolean): Promise<void> {
+async function report(
+  value: BenchReport,
+  out: string | undefined,
+  json: boolean,
+  format: MitataFormat | undefined,
+): Promise<void> {
   const text = `${JSON.stringify(value, null, 2)}\n`;
   if (out !== undefined) await deliver(text, out, false);
   if (json) {
     process.stdout.write(text);
     return;
   }
+  if (format !== undefined)
+    return await printWithMitata(value.results, format, (line) => void process.stdout.write(`${line}\n`));
   const { header, rows } = resultRows(value.results);
   process.stdout.write(`${[...machineText(value.machine), "", ...table(header, rows)].join("\n")}\n`);
 }
@@ -115,6 +133,7 @@ function parseCommandLine(): {
         samples: { type: "string" },
         only: { type: "string" },
         quick: { type: "boolean" },
+        format: { type: "string" },
         list: { type: "boolean" },
         help: { type: "boolean" },
       },

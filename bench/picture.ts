@@ -19,10 +19,11 @@ export interface Bar {
   readonly met?: boolean;
 }
 
-const WIDTH = 720;
-const LEFT = 64;
-const RIGHT = 16;
-const TOP = 16;
+/** Extent of pictures and their margins, in units of the picture. */
+export const WIDTH = 720;
+export const LEFT = 64;
+export const RIGHT = 16;
+export const TOP = 16;
 
 /**
  * Lines over logarithmic axes.
@@ -112,7 +113,8 @@ export function short(value: number): string {
     : Number(value.toPrecision(3)).toString();
 }
 
-function logScale(low: number, high: number, from: number, to: number): (value: number) => number {
+/** Places positive values on a logarithmic axis between two places of a picture. */
+export function logScale(low: number, high: number, from: number, to: number): (value: number) => number {
   const span = Math.log(high) - Math.log(low);
   return (value) =>
     round(span === 0 ? (from + to) / 2 : from + ((Math.log(value) - Math.log(low)) / span) * (to - from));
@@ -125,7 +127,7 @@ function padded(values: readonly number[]): [number, number] {
 }
 
 /** 1, 2 and 5 of each decade. */
-function logTicks(low: number, high: number): number[] {
+export function logTicks(low: number, high: number): number[] {
   const ticks: number[] = [];
   for (let decade = Math.floor(Math.log10(low)); decade <= Math.ceil(Math.log10(high)); decade++) {
     for (const digit of [1, 2, 5]) {

@@ -19,6 +19,8 @@ const LIMIT_MILLISECONDS = 10 * 60_000;
 
 /**
  * Takes samples of contenders in turn, so that what drifts meets all of them alike; every round begins with another one.
+ * mitata drives the rounds: it warms up, collects garbage before the first measured round, and counts. A round is one
+ * benchmark to it, whose time is ours; the samples of all contenders are kept in the order they were taken, as pairs.
  *
  * @param warmUp - Rounds that are thrown away.
  */
@@ -27,15 +29,45 @@ export async function alternate(
   samples: number,
   warmUp = 3,
 ): Promise<Record<string, number[]>> {
+  // Loaded here and not above: the command line lists suites before any package is installed.
+  const { measure } = await import("mitata");
   const entries = Object.entries(contenders);
   const taken: Record<string, number[]> = Object.fromEntries(entries.map(([name]) => [name, []]));
-  for (let round = -warmUp; round < samples; round += 1)
+  let turns = 0;
+  const round = async (keep: boolean): Promise<number> => {
     for (let turn = 0; turn < entries.length; turn += 1) {
-      const [name, contender] = entries[(turn + warmUp + round) % entries.length] ?? [];
+      const [name, contender] = entries[(turn + turns) % entries.length] ?? [];
       if (name === undefined || contender === undefined) continue;
       const value = await contender();
-      if (round >= 0) taken[name]?.push(value);
+      if (keep) taken[name]?.push(value);
     }
+    turns += 1;
+    return taken["ours"]?.at(-1) ?? 0;
+  };
+  let warm = false;
+  const benchmark = {
+    // mitata warms up with one call or a few, as fast as it looks to it; here their number is the caller's.
+    manual: async (): Promise<number> => {
+      if (warm) return await round(true);
+      while (turns < warmUp) await round(false);
+      return 0;
+    },
+    budget: "manual",
+  };
+  await measure(
+    function* () {
+      yield benchmark as unknown as () => Promise<number>; // its types know functions only
+    },
+    {
+      // Called once, between the warm-up and the first round that counts.
+      gc: () => {
+        warm = true;
+        Bun.gc(true);
+      },
+      min_samples: samples,
+      max_samples: samples,
+    },
+  );
   return taken;
 }
 

@@ -1,8 +1,8 @@
 // `bun run bench -- report [FILE ...]` writes one HTML page and a Markdown file from recorded results;
-// `bun run bench -- report BEFORE AFTER --compare` says what changed beyond noise.
+// `bun run bench -- report compare BEFORE AFTER` says what changed beyond noise.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { compareReports, comparisonText } from "./compare.ts";
+import { comparisonText } from "./compare.ts";
 import { recordedReports } from "./readme.ts";
 import { reportMarkdown, reportPage } from "./report-page.ts";
 import type { BenchReport } from "./result.ts";
@@ -25,7 +25,7 @@ export async function run(_options: unknown, operands: readonly string[] = []): 
     const [before, after] = files.map(readReport);
     if (before === undefined || after === undefined)
       return "Give two result files: report compare BEFORE AFTER\n";
-    return comparisonText(compareReports(before, after));
+    return comparisonText(before, after);
   }
   const reports = operands.length > 0 ? operands.map(readReport) : recordedReports(RESULTS);
   if (reports.length === 0) return "No results are recorded: run a suite with --out first.\n";

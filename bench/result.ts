@@ -1,6 +1,6 @@
 import type { Machine } from "./machine.ts";
 import type { SampleSets } from "./processes.ts";
-import { bootstrapRatio, median } from "./statistics.ts";
+import { bootstrapRatio, median, quantile } from "./statistics.ts";
 import type { Interval } from "./statistics.ts";
 
 /** Whether more is better (a rate) or less (a time). */
@@ -27,7 +27,19 @@ export interface BenchResult {
   readonly samples: number;
   readonly processes: number;
   readonly note?: string;
+  /** How the samples of each contender are spread: their values at {@link SPREAD_AT}. */
+  readonly spread?: Readonly<Record<string, readonly number[]>>;
+  /** The samples themselves, while the process lives that took them; no file has them. */
+  readonly [SAMPLES]?: Readonly<Record<string, readonly number[]>>;
 }
+
+/** Key of a row's samples: JSON leaves symbols out. */
+export const SAMPLES: unique symbol = Symbol("samples");
+
+/** Shares of the samples whose values a row's `spread` has. */
+export const SPREAD_AT: readonly number[] = [
+  0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99, 1,
+];
 
 /** What a suite measured, and where. */
 export interface BenchReport {
@@ -78,6 +90,8 @@ export function summarize(spec: RowSpec, sets: SampleSets): BenchResult {
     samples: pooled("ours").length,
     processes: sets.length,
     ...(spec.note === undefined ? {} : { note: spec.note }),
+    spread: Object.fromEntries(names.map((name) => [name, spreadOf(pooled(name))])),
+    [SAMPLES]: Object.fromEntries(names.map((name) => [name, pooled(name)])),
   };
   return spec.goal === undefined ? result : { ...result, ...judge(spec, [spec.goal].flat(), result) };
 }
@@ -117,6 +131,11 @@ export function figure(value: number | undefined): string {
 /** A goal in words. Goals are computed from others now and then: `0.9299999999999999` is 0.93. */
 export function goalText(goal: string): string {
   return goal.replaceAll(/\d+\.\d{4,}/g, (digits) => String(Number(Number(digits).toPrecision(3))));
+}
+
+/** Four digits are more than any sample is good for. */
+function spreadOf(samples: readonly number[]): number[] {
+  return SPREAD_AT.map((at) => Number(quantile(samples, at).toPrecision(4)));
 }
 
 function ratioTo(spec: RowSpec, sets: SampleSets, name: string): ReturnType<typeof bootstrapRatio> {

@@ -21,6 +21,11 @@ export const benchCommand: Command = {
       type: "boolean",
       description: "Few processes and samples: shows that it runs, measures nothing.",
     },
+    format: {
+      type: "string",
+      value: "FORMAT",
+      description: "Print as mitata does: mitata, markdown or json (mitata's own, with all samples).",
+    },
     list: { type: "boolean", description: "Print the names of the suites." },
     calibrate: {
       type: "boolean",

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { recordedReports } from "../../bench/readme.ts";
 import { reportPage } from "../../bench/report-page.ts";
+import { summarize } from "../../bench/result.ts";
 import { runCommand } from "../runtime/helpers/child.ts";
 import { ROOT } from "./packed.ts";
 
@@ -81,7 +82,16 @@ if (BROWSER === undefined || REPORTS.length === 0) {
   const why = BROWSER === undefined ? "no Chromium: apt-get install chromium" : "no results are recorded";
   test.skip(`NOT RUN: the report page in a browser (${why})`, () => undefined);
 } else {
-  const page = reportPage(REPORTS);
+  // Recorded files may be older than the pictures of how times are spread: a row with one is among them.
+  const timed = summarize(
+    { id: "F13.start-nixl", unit: "ms", direction: "time", note: "made up for this check" },
+    [1, 1.1, 1.3].map((mood) => ({
+      ours: Array.from({ length: 20 }, (_, index) => mood * (10 + index)),
+      limit: Array.from({ length: 20 }, (_, index) => mood * (9 + index / 2)),
+    })),
+  );
+  const [first] = REPORTS;
+  const page = reportPage([...REPORTS, ...(first === undefined ? [] : [{ ...first, results: [timed] }])]);
   describe("the report page in a browser", () => {
     for (const theme of ["light", "dark"] as const)
       test(`${theme}: nothing is wider than the window, no figure is missing or cut, all text can be read`, async () => {
