@@ -126,7 +126,10 @@ export class NeighbourImporter {
       },
       keep: () => {
         const named = new Set(metadata.layouts.map((layout) => layout.handle));
-        for (const handle of link.mapped.keys()) if (!named.has(handle)) void this.#letGo(link, [handle]);
+        for (const [handle, mapped] of link.mapped) {
+          mapped.standing = true;
+          if (!named.has(handle)) void this.#letGo(link, [handle]);
+        }
         this.#pinLink(link);
       },
       undo: async () => {

@@ -20,6 +20,8 @@ export interface MappedLayout {
   /** Why components without an entry are not mapped. */
   readonly reasons: ReadonlyMap<string, string>;
   readonly segments: readonly Segment[];
+  /** Whether the import that it was mapped for is complete: before that nothing of it can be told to anybody. */
+  standing: boolean;
 }
 
 /** A mapped segment; several layouts never share one. */
@@ -76,7 +78,7 @@ export async function mapLayout(
           : await devices.open(segment, own);
       segments.push({ memory: null, device, pinnable: false, pinned: undefined });
     }
-    return { ...componentsOf(word, layout, segments), segments };
+    return { ...componentsOf(word, layout, segments), segments, standing: false };
   } catch (error) {
     for (const descriptor of left) closeSync(descriptor);
     await unmapSegments(context, segments);
@@ -94,8 +96,8 @@ export async function unmapSegments(context: NativeContext, segments: readonly S
 }
 
 /** Whether something of a layout may be pinned here and is not yet. */
-export function isToPin({ segments }: MappedLayout): boolean {
-  return segments.some((segment) => segment.pinnable && segment.pinned === undefined);
+export function isToPin({ segments, standing }: MappedLayout): boolean {
+  return standing && segments.some((segment) => segment.pinnable && segment.pinned === undefined);
 }
 
 /**

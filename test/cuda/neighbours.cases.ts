@@ -1,4 +1,4 @@
-// Two processes that share a GPU, as neighbours: each maps the other's GPU memory and pinned pool. Every pair of memory
+// Two processes that share a GPU, or use two, as neighbours: each maps the other's GPU memory and pinned pool. Every pair of memory
 // kinds with a GPU in it, both ways; order after a stream; memory given back when a layout, a neighbour or a process goes.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { closeSync, openSync } from "node:fs";
@@ -9,6 +9,8 @@ import { listedMappings, NeighbourProcess } from "../runtime/helpers/neighbour-p
 import { until } from "../runtime/helpers/transports.ts";
 import { answer, fetchBytes, native, putBytes, specOf, STANDIN } from "./harness.ts";
 
+/** GPU of the other process's memory. */
+const FAR_DEVICE = Number(process.env["KVF_CASES_FAR_DEVICE"] ?? 0);
 const BLOCKS = 16;
 const KINDS = ["device", "pinned", "system"] as const;
 const SOURCE = [0, 3, 9, 4];
@@ -29,10 +31,10 @@ let peer: Peer;
 const layouts: Map<string, LocalLayout> = new Map();
 let seed = 1;
 
-function specs(): ReturnType<typeof specOf>[] {
+function specs(device: number): ReturnType<typeof specOf>[] {
   return KINDS.flatMap((kind) =>
     (["FC", "LS"] as const).map((arrangement) => ({
-      ...specOf(kind, arrangement, { numBlocks: BLOCKS }),
+      ...specOf(kind === "system" ? kind : { kind, device }, arrangement, { numBlocks: BLOCKS }),
       name: `${kind} ${arrangement}`,
     })),
   );
@@ -50,11 +52,11 @@ async function openFar(workerId = 2): Promise<NeighbourProcess> {
 
 beforeAll(async () => {
   [transport, far] = await Promise.all([openHere(), openFar()]);
-  for (const spec of specs()) {
+  for (const spec of specs(0)) {
     const layout = await transport.register(spec);
     layouts.set(layout.name, layout);
   }
-  await far.call({ do: "register", specs: specs() });
+  await far.call({ do: "register", specs: specs(FAR_DEVICE) });
   peer = await transport.importMetadata(await far.call<Uint8Array>({ do: "export" }));
 }, 120_000);
 
@@ -77,7 +79,7 @@ function sums(layout: string, blocks: readonly number[]): Promise<string[]> {
 test("every layout is mapped, the pinned pool also pinned here", async () => {
   expect(peer.layouts.map(({ distance }) => distance)).toEqual(Array.from({ length: 6 }, () => "neighbour"));
   await until("the pool is pinned", () => peer.layout("pinned FC").storage.kind === "pinned", 30_000);
-  expect(peer.layout("device FC").storage).toEqual({ kind: "device", device: 0 });
+  expect(peer.layout("device FC").storage).toEqual({ kind: "device", device: FAR_DEVICE });
   expect(peer.layout("system FC").storage).toEqual({ kind: "system" });
   const { route } = transport.explain({
     source: own("device FC"),

@@ -42,13 +42,19 @@ if (gpus === 0) {
         () => expectCases("test/gpu/nixl.cases.ts", 31, environment),
         400_000,
       );
-    if (gpus < 2) test.skip("NOT RUN: two devices in one process: this machine has one GPU", () => undefined);
-    else
+    if (gpus < 2) test.skip("NOT RUN: two devices: this machine has one GPU", () => undefined);
+    else {
       test(
         "two devices in one process",
         () => expectCases("test/cuda/devices.cases.ts", 3, environment),
         120_000,
       );
+      test(
+        "two processes on two GPUs, as neighbours",
+        () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_CASES_FAR_DEVICE: "1" }),
+        240_000,
+      );
+    }
   });
 }
 

@@ -26,6 +26,18 @@ if (usable) {
     () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_STANDIN_IPC: "1" }),
     180_000,
   );
+  for (const ipc of ["1", "2"])
+    test(
+      `two processes on two GPUs, as neighbours, by ${ipc === "1" ? "IPC handles" : "descriptors"}`,
+      () =>
+        expectCases("test/cuda/neighbours.cases.ts", 38, {
+          ...environment,
+          KVF_STANDIN_IPC: ipc,
+          KVF_STANDIN_DEVICES: "2",
+          KVF_CASES_FAR_DEVICE: "1",
+        }),
+      180_000,
+    );
   test(
     "two processes that share a GPU whose driver gives no IPC handles, by descriptors",
     () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_STANDIN_IPC: "2" }),
