@@ -328,8 +328,12 @@ export class NeighbourImporter {
   async #pin(link: Link, handle: LayoutHandle, layout: MappedLayout): Promise<void> {
     const storage = await pinLayout(layout, this.#effects.devices.pin);
     if (storage === null || link.phase !== "ready" || link.mapped.get(handle) !== layout) return;
-    for (const [name, { bases, storage: before }] of layout.components)
-      if (before?.kind === "system") this.#effects.repinned(link.wireName, handle, name, { bases, storage });
+    for (const [name, { bases, storage: before }] of layout.components) {
+      if (before?.kind !== "system") continue;
+      const pinned: MappedComponent = { bases, storage };
+      layout.components.set(name, pinned);
+      this.#effects.repinned(link.wireName, handle, name, pinned);
+    }
   }
 
   // ---- letting go ----

@@ -16,7 +16,8 @@ export interface MappedComponent {
 
 /** A neighbour's layout, mapped here. */
 export interface MappedLayout {
-  readonly components: ReadonlyMap<string, MappedComponent>;
+  /** Replaced when a component was pinned. */
+  readonly components: Map<string, MappedComponent>;
   /** Why components without an entry are not mapped. */
   readonly reasons: ReadonlyMap<string, string>;
   readonly segments: readonly Segment[];

@@ -88,6 +88,9 @@ test("every layout is mapped, the pinned pool also pinned here", async () => {
     destinationBlocks: [0],
   });
   expect(route).toBe("device -> pinned (neighbour)");
+  // A newer package describes it as before, and it is as pinned as it was.
+  await peer.update(await far.call<Uint8Array>({ do: "export" }));
+  expect(peer.layout("pinned FC").storage).toEqual({ kind: "pinned", device: 0 });
 });
 
 for (const direction of ["push", "pull"] as const)
