@@ -8,9 +8,9 @@ import {
 } from "./compile.ts";
 import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
-import { chooseMethod } from "./method.ts";
+import { chooseMethod, slabMicros, type Work } from "./method.ts";
 import { nestOf } from "./nest.ts";
-import type { Hop } from "./plan.ts";
+import type { Hop, MethodCandidate } from "./plan.ts";
 import type { PreparedComponent, PreparedPair, PreparedRoute } from "./prepare.ts";
 import type { CopyProgram } from "./program.ts";
 import { segmentStreams } from "./segments.ts";
@@ -101,6 +101,7 @@ export function buildHop(
   const work = {
     executor: route.executor,
     op: route.op,
+    agent: route.agent,
     bytes,
     descriptors: after,
     sourceKind: programs[0]?.srcMemory.kind ?? 0,
@@ -108,7 +109,8 @@ export function buildHop(
     ...(route.executor === "cuda" ? { gpu: gpuWork(programs, pageable(prepared, members)) } : undefined),
   } as const;
   const slab = slabOf(route, work, prepared);
-  if (slab !== null) {
+  if (slab?.taken === true) {
+    const { method, width, predictedMicros, candidates } = slab;
     return {
       executor: "staged",
       op: route.op,
@@ -119,7 +121,10 @@ export function buildHop(
       descriptorsBefore: before,
       descriptorsAfter: after,
       inline: false,
-      ...slab,
+      method,
+      width,
+      predictedMicros,
+      candidates,
     };
   }
   const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
@@ -136,59 +141,66 @@ export function buildHop(
     width: choice.width,
     inline: choice.inline,
     predictedMicros: choice.predictedMicros,
-    candidates: choice.candidates,
+    candidates: slab === null ? choice.candidates : [...choice.candidates, slab.candidate],
   };
 }
 
 /** NIXL's cost of a descriptor of GPU memory beside its bytes: 5 to 9 microseconds measured over UCX. */
 const GPU_DESCRIPTOR_MICROS = 7;
 
-/** Gathering, asking, scattering and telling: once for a transfer, and for each chunk of 4 MiB. */
-const SLAB_MICROS = 400;
-const SLAB_CHUNK_MICROS = 60;
-const SLAB_CHUNK_BYTES = 4 * 2 ** 20;
-
 /**
- * Many small descriptors of GPU memory go gathered in one piece, and the peer scatters them, where that is predicted to
- * be faster than a descriptor for each and the peer helps. Null where they do not.
+ * Many small descriptors go gathered in one piece, and the peer scatters them, where that is predicted to be faster
+ * than a descriptor for each and the peer helps.
+ *
+ * @returns How to run the hop; `method` is null where NIXL goes to the peer's memory by itself, with the sentence for
+ *   the way that was passed over. Null where there is no such choice.
  */
 function slabOf(
   route: PreparedRoute["route"],
-  work: Parameters<typeof chooseMethod>[0],
+  work: Work,
   { profile, environment, method }: PreparedPair,
-): Pick<Hop, "method" | "width" | "predictedMicros" | "candidates"> | null {
+): Slab | null {
   const { agent } = route;
   if (route.executor !== "nixl" || agent === null || work.bytes === 0) return null;
-  if (work.sourceKind !== 1 && work.destinationKind !== 1) return null;
+  const forced = method === SLAB;
+  if (work.descriptors < LEAST_DESCRIPTORS && !forced) return null;
   if (!environment.executors.includes("staged") || environment.assists?.(agent) !== true) return null;
-  const forced = method === "staged/slab";
-  if (method !== undefined && !forced) return null;
+  const onGpu = work.sourceKind === 1 || work.destinationKind === 1;
   const direct = chooseMethod(work, profile, environment, undefined);
-  const one = chooseMethod({ ...work, descriptors: 1 }, profile, environment, undefined);
-  const directMicros = direct.predictedMicros + work.descriptors * GPU_DESCRIPTOR_MICROS;
-  const slabMicros =
-    one.predictedMicros + SLAB_MICROS + Math.ceil(work.bytes / SLAB_CHUNK_BYTES) * SLAB_CHUNK_MICROS;
-  if (!forced && slabMicros >= directMicros) return null;
+  const directMicros = direct.predictedMicros + (onGpu ? work.descriptors * GPU_DESCRIPTOR_MICROS : 0);
+  const micros = slabMicros(work, profile, environment);
+  if (method !== undefined && !forced)
+    return { taken: false, candidate: { method: SLAB, micros, reason: FORCED } };
+  if (!forced && micros >= directMicros)
+    return { taken: false, candidate: { method: SLAB, micros, reason: SLAB_PASSED } };
   return {
-    method: "staged/slab",
+    taken: true,
+    method: SLAB,
     width: 1,
-    predictedMicros: slabMicros,
+    predictedMicros: micros,
     candidates: [
-      {
-        method: "staged/slab",
-        micros: slabMicros,
-        reason: forced
-          ? "The request forces this method."
-          : "Many small descriptors go gathered in one piece, and the peer scatters them.",
-      },
+      { method: SLAB, micros, reason: forced ? "The request forces this method." : SLAB_TAKEN },
       {
         method: direct.method,
         micros: directMicros,
-        reason: "NIXL takes several microseconds for each descriptor of GPU memory.",
+        reason: forced ? FORCED : DESCRIPTORS,
       },
     ],
   };
 }
+
+type Slab =
+  | ({ readonly taken: true } & Pick<Hop, "method" | "width" | "predictedMicros" | "candidates">)
+  | { readonly taken: false; readonly candidate: MethodCandidate };
+
+const SLAB = "staged/slab";
+/** With fewer nothing is gained: asking the peer takes longer. */
+const LEAST_DESCRIPTORS = 64;
+const FORCED = "Another method was forced.";
+const SLAB_TAKEN = "Many small descriptors go gathered in one piece, and the peer scatters them.";
+const SLAB_PASSED =
+  "Gathering here and scattering at the peer costs more than NIXL takes for so few descriptors, or such large ones.";
+const DESCRIPTORS = "NIXL takes its time for each descriptor, and these are many and small.";
 
 /** Whether a host side of a GPU copy is memory that the GPU cannot reach by itself. */
 function pageable(prepared: PreparedPair, members: readonly number[]): boolean {

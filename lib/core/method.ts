@@ -1,7 +1,7 @@
 import { cudaOptions } from "./cuda-method.ts";
 import type { GpuWork } from "./gpu-work.ts";
 import type { ExecutorName, Hop, MethodCandidate } from "./plan.ts";
-import { type MachineProfile, rateAt } from "./profile.ts";
+import { type MachineProfile, type NixlTransportProfile, rateAt } from "./profile.ts";
 import type { ProgramMemory } from "./program.ts";
 import { refusal } from "./refuse.ts";
 import type { PlanEnvironment } from "./route.ts";
@@ -10,6 +10,8 @@ import type { PlanEnvironment } from "./route.ts";
 export interface Work {
   readonly executor: ExecutorName;
   readonly op: Hop["op"];
+  /** Wire name of the peer, for NIXL. */
+  readonly agent?: string | null;
   readonly bytes: number;
   /** Contiguous pieces after merging. */
   readonly descriptors: number;
@@ -185,8 +187,7 @@ const HOST_TEXTS = {
 
 function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
   const { nixl } = profile;
-  const name = environment.nixlTransport ?? nixl.defaultTransport;
-  const transport = nixl.transports[name] ?? nixl.transports[nixl.defaultTransport];
+  const transport = transportTo(work.agent, profile, environment);
   const rate = work.op === "read" ? transport?.readGigabytesPerSecond : transport?.writeGigabytesPerSecond;
   const micros =
     nixl.postMicros +
@@ -204,6 +205,33 @@ function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvir
       passed: "Another method was forced.",
     },
   ];
+}
+
+/**
+ * Predicted time of a transfer that goes gathered through staging memory of both sides, microseconds.
+ *
+ * `slab + descriptors * row + bytes / rate + bytes / gathering`: gathering and scattering overlap with each other and, in
+ * part, with the wire; each row is told to the peer.
+ */
+export function slabMicros(work: Work, profile: MachineProfile, environment: PlanEnvironment): number {
+  const { slabRowMicros, slabGigabytesPerSecond } = profile.nixl;
+  const transport = transportTo(work.agent, profile, environment);
+  const rate = work.op === "read" ? transport?.readGigabytesPerSecond : transport?.writeGigabytesPerSecond;
+  return (
+    (transport?.slabMicros ?? 0) +
+    work.descriptors * slabRowMicros +
+    work.bytes / ((rate ?? 1) * 1000) +
+    work.bytes / (slabGigabytesPerSecond * 1000)
+  );
+}
+
+function transportTo(
+  agent: string | null | undefined,
+  { nixl }: MachineProfile,
+  environment: PlanEnvironment,
+): NixlTransportProfile | undefined {
+  const name = typeof agent === "string" ? environment.nixlTransport?.(agent) : undefined;
+  return nixl.transports[name ?? nixl.defaultTransport] ?? nixl.transports[nixl.defaultTransport];
 }
 
 function fileOptions(work: Work, profile: MachineProfile): readonly Option[] {

@@ -42,6 +42,10 @@ export interface NixlProfile {
   /** Making, posting, awaiting and releasing one request, microseconds. */
   readonly postMicros: number;
   readonly lanes: number;
+  /** Each row that a peer is told of, which it gathers or scatters: beside its bytes, on both sides together. */
+  readonly slabRowMicros: number;
+  /** Gathering and scattering, as far as they do not hide behind the wire. */
+  readonly slabGigabytesPerSecond: number;
   readonly transports: Readonly<Record<string, NixlTransportProfile>>;
   /** Key of `transports` that is assumed when nobody knows better. */
   readonly defaultTransport: string;
@@ -51,6 +55,8 @@ export interface NixlTransportProfile {
   readonly latencyMicros: number;
   /** Each descriptor inside a post, beside its bytes. */
   readonly descriptorMicros: number;
+  /** Asking a peer for staging memory, and its answers: once for a transfer that is gathered and scattered. */
+  readonly slabMicros: number;
   readonly writeGigabytesPerSecond: number;
   readonly readGigabytesPerSecond: number;
 }
@@ -239,28 +245,34 @@ export const defaultProfile: MachineProfile = Object.freeze({
   nixl: {
     postMicros: 6,
     lanes: 2,
+    slabRowMicros: 1.1,
+    slabGigabytesPerSecond: 5,
     transports: {
       cma: {
         latencyMicros: 30,
-        descriptorMicros: 1.5,
+        descriptorMicros: 2.2,
+        slabMicros: 1500,
         writeGigabytesPerSecond: 5,
         readGigabytesPerSecond: 5,
       },
       tcp: {
         latencyMicros: 100,
-        descriptorMicros: 20,
+        descriptorMicros: 7,
+        slabMicros: 2500,
         writeGigabytesPerSecond: 1.5,
         readGigabytesPerSecond: 0.5,
       },
       rdma: {
         latencyMicros: 30,
         descriptorMicros: 0.3,
+        slabMicros: 1500,
         writeGigabytesPerSecond: 45,
         readGigabytesPerSecond: 45,
       },
       "cuda-ipc": {
         latencyMicros: 50,
         descriptorMicros: 7,
+        slabMicros: 1500,
         writeGigabytesPerSecond: 360,
         readGigabytesPerSecond: 360,
       },

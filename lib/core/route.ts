@@ -19,8 +19,8 @@ export interface PlanEnvironment {
   readonly prefer?: "automatic" | "native" | "nixl";
   /** Processors that this process may use. */
   readonly processors?: number;
-  /** Transport between this process and its peers, a key of the profile's `nixl.transports`. */
-  readonly nixlTransport?: string;
+  /** Transport between this process and the peer of that wire name, a key of the profile's `nixl.transports`. */
+  readonly nixlTransport?: (agent: string) => string | undefined;
   /** What is known of the GPU of an ordinal; null when nothing is. */
   readonly gpu?: (device: number) => GpuFacts | null;
   /** Blocks of a layout's block-id space that nobody may use; null when there are none. */

@@ -41,6 +41,25 @@ export function checkBlob(metadata: MetadataPackage, operation: string): void {
   if (metadata.nixlMetadata.byteLength > 0) checkCovered(metadata, regions, operation);
 }
 
+/**
+ * Whether the NIXL metadata of a package name the exporter's staging memory, through which it gathers and scatters:
+ * with files and GPU memory they always do, else they name host memory that belongs to none of its layouts. False where
+ * they cannot be read.
+ */
+export function namesStaging(metadata: MetadataPackage): boolean {
+  if (metadata.format !== "kvferry") return false;
+  const kinds = metadata.layouts.flatMap(({ components }) => components.map(({ storage }) => storage.kind));
+  if (kinds.includes("disk") || kinds.includes("device")) return true;
+  const starts = new Set<number>();
+  for (const { components } of metadata.layouts)
+    for (const { regionAddresses } of components) for (const address of regionAddresses) starts.add(address);
+  const own = Float64Array.from(starts).sort();
+  for (const bytes of unpackBlobs(metadata.nixlMetadata))
+    for (const { memory, address, bytes: size } of readNixlBlob(bytes)?.regions ?? [])
+      if (memory === DRAM && !own.some((start) => start >= address && start < address + size)) return true;
+  return false;
+}
+
 function checkCovered(
   metadata: MetadataPackage,
   regions: readonly NixlBlobRegion[],

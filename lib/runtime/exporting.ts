@@ -59,8 +59,19 @@ export async function exportMetadata(
   const codecs = loadedCodecs() ?? (await loadCodecs());
   const sequence = (sequences.get(state) ?? 0) + 1;
   sequences.set(state, sequence);
-  // Peers reach files, and GPUs without RDMA, through staging memory of this process: NIXL's blob must name it.
-  if (session.agent !== null && format === "kvferry" && localLayouts(state.snapshot).some(needsStaging))
+  // Peers reach files and GPUs without RDMA, and may send what is small and scattered, through staging memory of this
+  // process: NIXL's blob must name it.
+  // An export of some layouts names it only where they cannot be reached without: others' bytes go through it.
+  if (
+    session.agent !== null &&
+    session.staged !== null &&
+    format === "kvferry" &&
+    (handles === undefined
+      ? localLayouts(state.snapshot).length > 0
+      : localLayouts(state.snapshot).some(
+          (layout) => handles.includes(layout.handle) && needsStaging(layout),
+        ))
+  )
     await session.staging.receive.register(session.agent);
   const { snapshot, blob } = await describe(session, state, parts, handles);
   warnOnce(session, parts, handles === undefined ? localLayouts(snapshot) : []);
@@ -115,7 +126,7 @@ async function describe(
         ? new Uint8Array(0)
         : handles === undefined
           ? await session.agent.metadata()
-          : await partialBlob(session, session.agent, parts, handles);
+          : await partialBlob(session, session.agent, parts, handles, snapshot);
     const gone =
       state.snapshot !== snapshot &&
       localLayouts(snapshot).some(({ handle }) => !isLocal(state.snapshot, handle));
@@ -132,10 +143,14 @@ async function partialBlob(
   agent: NixlAgent,
   { registrations }: ExportParts,
   handles: readonly LayoutHandle[],
+  snapshot: RegistrySnapshot,
 ): Promise<Uint8Array> {
   const blobs = [await agent.partialMetadata(KVF_MEM_DRAM, [])];
   const wanted = new Map(registrations(handles));
-  const pool = session.staging.receive.registration;
+  const staged = localLayouts(snapshot).some(
+    (layout) => handles.includes(layout.handle) && needsStaging(layout),
+  );
+  const pool = staged ? session.staging.receive.registration : null;
   if (pool !== null) wanted.set(KVF_MEM_DRAM, [...(wanted.get(KVF_MEM_DRAM) ?? []), pool]);
   for (const [memory, regions] of wanted)
     if (regions.length > 0) blobs.push(await agent.partialMetadata(memory, regions));
@@ -166,6 +181,7 @@ function warnOnce(session: Session, { warn }: ExportParts, layouts: readonly Lay
 export const NO_SECRET_WARNING: string =
   "no secret is configured: metadata packages and control messages are not authenticated, and whoever can reach NIXL's ports can read and overwrite this process's memory; give every worker the same `secret`";
 
+/** Whether peers reach a layout only through staging memory. */
 function needsStaging(layout: LayoutRecord): boolean {
   return layout.components.some(({ storage }) => storage.kind === "disk" || storage.kind === "device");
 }

@@ -7,7 +7,7 @@ import type { LayoutHandle } from "../core/handle.ts";
 import { forgetPeer, importPackage, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
 import { getPeer } from "../core/registry-queries.ts";
 import { macOf } from "./authentication.ts";
-import { checkBlob } from "./blob-check.ts";
+import { checkBlob, namesStaging } from "./blob-check.ts";
 import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
@@ -235,7 +235,7 @@ export class PeerBook implements PeerHost {
       throw error;
     }
     if (before !== undefined) this.#replaced(before);
-    const peer = new Peer(this, { ...metadata, layouts: record.layouts });
+    const peer = new Peer(this, { ...metadata, layouts: record.layouts, gathers: namesStaging(metadata) });
     this.#inNixl.loaded(peer, metadata);
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);

@@ -24,6 +24,8 @@ export interface PeerFacts {
   readonly incarnation: number;
   readonly sequence: number;
   readonly layouts: readonly LayoutRecord[];
+  /** Whether its package names staging memory. */
+  readonly gathers: boolean;
 }
 
 /** A worker whose metadata was imported. */
@@ -34,6 +36,8 @@ export class Peer implements AsyncDisposable {
   readonly wireName: string;
   /** @internal Whether the peer is a kvferry transport: others would take control messages for users'. */
   readonly understandsControl: boolean;
+  /** @internal Whether NIXL reaches staging memory of the peer, by the package that it was first imported from. */
+  readonly gathers: boolean;
   /** The peer's incarnation: higher after each of its restarts; 0 for Dynamo's formats. */
   readonly generation: number;
   readonly #host: PeerHost;
@@ -49,6 +53,7 @@ export class Peer implements AsyncDisposable {
     this.agentName = facts.agentName;
     this.wireName = facts.wireName;
     this.understandsControl = facts.format === "kvferry";
+    this.gathers = facts.gathers;
     this.generation = facts.incarnation;
     this.replaceLayouts(facts.layouts);
   }

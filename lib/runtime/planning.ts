@@ -9,6 +9,7 @@ import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
 import type { PlanEnvironment } from "../core/route.ts";
 import type { Leases } from "./leases.ts";
+import { hasRdma, likelyTransport } from "./nixl-transport.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 import { planRequest, type TransferRequest } from "./submit.ts";
@@ -31,6 +32,7 @@ export class Planning {
   readonly #session: Session;
   readonly #state: TransportState;
   readonly #environment: PlanEnvironment;
+  readonly #transports: Map<string, string> = new Map();
 
   constructor(session: Session, state: TransportState, leases: Leases) {
     this.#session = session;
@@ -40,6 +42,7 @@ export class Planning {
       missing: missingExecutors(session),
       gpuRdma: session.options.capabilities.gpuRdma,
       assists: (agent) => session.staged?.assists(agent) ?? false,
+      nixlTransport: (agent) => this.#transportTo(agent),
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,
       gpu: (device) => session.cuda.facts(device),
@@ -98,6 +101,23 @@ export class Planning {
     return this.#environment;
   }
 
+  /** Asked for every plan: peers are found once. A peer that comes back has another wire name. */
+  #transportTo(agent: string): string | undefined {
+    const known = this.#transports.get(agent);
+    if (known !== undefined) return known;
+    const peer = [...this.#state.snapshot.peers.values()].find(({ wireName }) => wireName === agent);
+    const found = likelyTransport({
+      own: this.#session.place,
+      peer: peer?.host ?? null,
+      allowed: process.env["UCX_TLS"],
+      rdma: hasRdma(),
+    });
+    if (found === undefined) return undefined;
+    if (this.#transports.size >= MOST_TRANSPORTS) this.#transports.clear();
+    this.#transports.set(agent, found);
+    return found;
+  }
+
   #renewed(handle: LayoutHandle, { owner, name }: LayoutIdentity): LayoutHandle {
     if (owner === null || isRemote(this.#state.snapshot, handle)) return handle;
     return (
@@ -105,6 +125,9 @@ export class Planning {
     );
   }
 }
+
+/** Peers whose transport is remembered; then all are looked for anew. */
+const MOST_TRANSPORTS = 4_096;
 
 function missingExecutors(session: Session): NonNullable<PlanEnvironment["missing"]> {
   const missing: Partial<Record<ExecutorName, { readonly reason: string; readonly remedy: string }>> = {};

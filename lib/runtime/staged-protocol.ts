@@ -78,34 +78,35 @@ export function stagedProgram(program: CopyProgram, far: "source" | "destination
 
 /** Writes a word as the body of a control message. */
 export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
-  const numbers: number[] = [];
+  const lists: (readonly number[] | Float64Array)[] = [];
   let text = "";
-  if (word.word === "credit") numbers.push(word.address);
+  if (word.word === "credit") lists.push([word.address]);
   if (word.word === "refused") text = `${word.code}\n${word.message.slice(0, 1_000)}`;
   if (word.word === "ask") {
     const { program } = word;
     text = word.component;
-    numbers.push(
-      word.operation === "write" ? 1 : 0,
-      program.rowBytes,
-      program.bytes,
-      program.count.length,
-      program.stageBase.length,
-      program.stageOffset.length,
-      ...program.count,
-      ...program.stageStride,
-      ...program.farStride,
-      ...program.stageBase,
-      ...program.farBase,
-      ...program.stageOffset,
-      ...program.farOffset,
+    lists.push(
+      [
+        word.operation === "write" ? 1 : 0,
+        program.rowBytes,
+        program.bytes,
+        program.count.length,
+        program.stageBase.length,
+        program.stageOffset.length,
+      ],
+      program.count,
+      program.stageStride,
+      program.farStride,
+      program.stageBase,
+      program.farBase,
+      program.stageOffset,
+      program.farOffset,
     );
   }
   const letters = new TextEncoder().encode(text);
   const handle = word.word === "ask" ? 16 : 0;
-  const bytes = new Uint8Array(
-    new ArrayBuffer(HEAD_BYTES + handle + numbers.length * 8 + 4 + letters.byteLength),
-  );
+  const count = lists.reduce((sum, list) => sum + list.length, 0);
+  const bytes = new Uint8Array(new ArrayBuffer(HEAD_BYTES + handle + count * 8 + 4 + letters.byteLength));
   const view = new DataView(bytes.buffer);
   view.setUint8(0, VERSION);
   view.setUint8(1, KINDS.indexOf(word.word));
@@ -116,11 +117,13 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
     view.setBigUint64(at + 8, BigInt.asUintN(64, word.layout >> 64n), true);
     at += 16;
   }
-  view.setUint32(at, numbers.length, true);
+  view.setUint32(at, count, true);
   at += 4;
-  for (const number of numbers) {
-    view.setFloat64(at, number, true);
-    at += 8;
+  for (const list of lists) {
+    // Machines that this runs on are little-endian, as the message is: long lists go as they lie.
+    const { buffer, byteOffset, byteLength } = list instanceof Float64Array ? list : Float64Array.from(list);
+    bytes.set(new Uint8Array(buffer, byteOffset, byteLength), at);
+    at += byteLength;
   }
   bytes.set(letters, at);
   return bytes;
@@ -144,11 +147,9 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   at += 4;
   if (count > (body.byteLength - at) / 8) return null;
   const numbers = new Float64Array(count);
-  for (let index = 0; index < count; index++, at += 8) {
-    const number = view.getFloat64(at, true);
-    if (!Number.isSafeInteger(number)) return null;
-    numbers[index] = number;
-  }
+  new Uint8Array(numbers.buffer).set(body.subarray(at, at + count * 8));
+  at += count * 8;
+  for (let index = 0; index < count; index++) if (!Number.isSafeInteger(numbers[index])) return null;
   const text = new TextDecoder().decode(body.subarray(at));
   if (word === "credit") {
     const [address] = numbers;

@@ -67,7 +67,7 @@ export function openStaging(
   staged.assists = (wireName) => {
     const peer = peers.byWireName(wireName);
     if (peer === undefined) heard.delete(wireName);
-    return peer?.understandsControl === true && heard.has(wireName);
+    return peer?.understandsControl === true && peer.gathers && heard.has(wireName);
   };
   messenger.onControl(CONTROL.staging, (from, body) => {
     const word = readStaging(body);

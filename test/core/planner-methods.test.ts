@@ -112,15 +112,25 @@ describe("other executors", () => {
     expect(many).toMatchObject({ method: "nixl/write", inline: false });
     expect(many.width).toBeGreaterThan(few.width);
     expect(many.predictedMicros).toBeGreaterThan(few.predictedMicros * 10);
-    const tcp = { ...HOST, nixlTransport: "tcp" };
-    const read = chooseMethod(work({ executor: "nixl", op: "read" }), defaultProfile, tcp, undefined);
-    const write = chooseMethod(work({ executor: "nixl", op: "write" }), defaultProfile, tcp, undefined);
+    const tcp = { ...HOST, nixlTransport: () => "tcp" };
+    const read = chooseMethod(
+      work({ executor: "nixl", op: "read", agent: "peer" }),
+      defaultProfile,
+      tcp,
+      undefined,
+    );
+    const write = chooseMethod(
+      work({ executor: "nixl", op: "write", agent: "peer" }),
+      defaultProfile,
+      tcp,
+      undefined,
+    );
     expect(read.method).toBe("nixl/read");
     expect(read.predictedMicros).toBeGreaterThan(write.predictedMicros);
     const unknown = chooseMethod(
-      work({ executor: "nixl", op: "write" }),
+      work({ executor: "nixl", op: "write", agent: "peer" }),
       defaultProfile,
-      { ...HOST, nixlTransport: "pigeon" },
+      { ...HOST, nixlTransport: () => "pigeon" },
       undefined,
     );
     expect(unknown.predictedMicros).toBeLessThan(write.predictedMicros);
@@ -308,6 +318,42 @@ describe("the route table names the way or what is missing", () => {
     expect(hop(run, helping, "staged/slab")).toEqual(["staged", "staged/slab", 1]);
     expect(hop(scattered, helping, "nixl/write")).toEqual(["nixl", "nixl/write", undefined]);
   });
+
+  test.each([
+    [256, 4000, "cma", "staged/slab"],
+    [256, 100, "cma", "nixl/write"],
+    [2048, 4000, "cma", "staged/slab"],
+    [16_384, 1000, "cma", "nixl/write"],
+    [16_384, 1000, "tcp", "staged/slab"],
+    [256, 4000, "rdma", "nixl/write"],
+    [1_048_576, 100, "tcp", "nixl/write"],
+  ] as const)(
+    "host memory to host memory of a peer: pieces of %d bytes, %d of them, over %s go by %s",
+    (bytes, count, transport, method) => {
+      const world = new World();
+      const config = {
+        numBlocks: 8192,
+        numLayers: 1,
+        outerDim: 1,
+        pageSize: 1,
+        numHeads: 1,
+        headDim: bytes / 2,
+      } as const;
+      const from = world.add({ config });
+      const to = world.add({ config, reach: "nixl" });
+      const blocks = Array.from({ length: count }, (_unused, index) => (index * 7) % 8192);
+      const plan = world.plan(
+        { source: from.handle, destination: to.handle, sourceBlocks: blocks, destinationBlocks: blocks },
+        { ...everything, assists: () => true, nixlTransport: () => transport },
+      );
+      const [hop] = plan.legs[0]?.hops ?? [];
+      expect(hop?.method).toBe(method);
+      const times = new Map(hop?.candidates.map((candidate) => [candidate.method, candidate.micros]));
+      expect([...times.keys()].toSorted()).toEqual(["nixl/write", "staged/slab"]);
+      expect(times.get(method)).toBe(Math.min(...times.values()));
+      for (const { reason } of hop?.candidates ?? []) expect(reason).toMatch(/\.$/);
+    },
+  );
 
   test("programs carry the kind and number of each side's memory", () => {
     const world = new World();

@@ -1,7 +1,7 @@
 // Random transfers through a transport: arrangements, orders, strides, page sizes, windows, components, token and layer
 // ranges. Every byte of the memory around them is compared with what the definition says.
 import { expect, test } from "bun:test";
-import type { LocalLayout, RemoteLayout, Transport } from "../../index.ts";
+import type { LocalLayout, Peer, RemoteLayout, Transport } from "../../index.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";
 import { makeCase, type PlannerCase } from "../proof/planner-case.ts";
 import { randomOf } from "../random.ts";
@@ -14,7 +14,7 @@ import {
   selectionOf,
   specOf,
 } from "./helpers/arena.ts";
-import { openLocal, pairTest } from "./helpers/transports.ts";
+import { nixlTest, openLocal, openPair, pairTest, systemSpec, until } from "./helpers/transports.ts";
 
 const ARENA_BYTES = 2 ** 19;
 const LOCAL_CASES = 250;
@@ -53,8 +53,10 @@ async function run(
   source: LocalLayout | RemoteLayout,
   destination: LocalLayout | RemoteLayout,
   expected: Uint8Array,
+  method?: string,
 ): Promise<void> {
   const request = {
+    ...(method === undefined ? {} : { method }),
     source,
     destination,
     sourceBlocks: selectionOf(given, given.sourceBlocks),
@@ -101,32 +103,69 @@ test("a local transfer moves exactly the bytes that the definition names", async
   });
 }, 60_000);
 
-for (const direction of ["push", "pull"] as const)
-  pairTest(`a ${direction} moves exactly the bytes that the definition names`, async (open, distance) => {
-    await using pair = await open();
-    const { a, b } = pair;
-    const peer = await pair.meet();
-    let leaving: Promise<void> | undefined;
-    await tryCases(NIXL_CASES, async (given, index) => {
-      if (given.sameLayout || given.expected !== null) return false;
-      const expected = expectedBytes(arena, oracleRequest(given));
-      if (expected === null) return false;
-      const [mine, theirs] = direction === "push" ? ["source", "destination"] : ["destination", "source"];
-      const own = await a.register(specOf("own", given[mine as "source"]));
-      const handed = distance === "neighbour" ? arena : null;
-      const other = await b.register(specOf("other", given[theirs as "source"], handed));
-      try {
-        await peer.update(await b.exportMetadata());
-        await leaving;
-        const remote = peer.layout("other");
-        expect(remote.distance).toBe(distance);
-        const [source, destination] = direction === "push" ? [own, remote] : [remote, own];
-        await run(a, given, index, source, destination, expected);
-        return true;
-      } finally {
-        await own.unregister();
-        // The importer may still write there until it takes a package without the layout.
-        leaving = other.unregister({ wait: true });
-      }
-    });
+for (const direction of ["push", "pull"] as const) {
+  pairTest(`a ${direction} moves exactly the bytes that the definition names`, (open, distance) =>
+    pushOrPull(direction, open, distance),
+  );
+  nixlTest(
+    `a ${direction} that is gathered and scattered moves exactly the bytes that the definition names`,
+    () => pushOrPull(direction, openPair, "remote", "staged/slab"),
+    60_000,
+  );
+}
+
+async function pushOrPull(
+  direction: "push" | "pull",
+  open: typeof openPair,
+  distance: "remote" | "neighbour",
+  method?: string,
+): Promise<void> {
+  // Small chunks: a transfer takes many.
+  await using pair = await open({ staging: { sendBytes: 8192, receiveBytes: 8192, chunkBytes: 2048 } });
+  const { a, b } = pair;
+  const probes = await Promise.all([a, b].map((side) => side.register(systemSpec("probe"))));
+  const { b: peer } = await pair.meetBoth();
+  if (method !== undefined) await heard(a, probes[0], peer);
+  let leaving: Promise<void> | undefined;
+  await tryCases(NIXL_CASES, async (given, index) => {
+    if (given.sameLayout || given.expected !== null) return false;
+    const expected = expectedBytes(arena, oracleRequest(given));
+    if (expected === null) return false;
+    const [mine, theirs] = direction === "push" ? ["source", "destination"] : ["destination", "source"];
+    const own = await a.register(specOf("own", given[mine as "source"]));
+    const handed = distance === "neighbour" ? arena : null;
+    const other = await b.register(specOf("other", given[theirs as "source"], handed));
+    try {
+      await peer.update(await b.exportMetadata());
+      await leaving;
+      const remote = peer.layout("other");
+      expect(remote.distance).toBe(distance);
+      const [source, destination] = direction === "push" ? [own, remote] : [remote, own];
+      await run(a, given, index, source, destination, expected, method);
+      return true;
+    } finally {
+      await own.unregister();
+      // The importer may still write there until it takes a package without the layout.
+      leaving = other.unregister({ wait: true });
+    }
   });
+}
+
+/** Resolves when the peer is known to help. */
+async function heard(a: Transport, source: LocalLayout | undefined, peer: Peer): Promise<void> {
+  if (source === undefined) throw new Error("no layout to ask with");
+  const request = {
+    source,
+    destination: peer.layout("probe"),
+    sourceBlocks: [0],
+    destinationBlocks: [0],
+    method: "staged/slab",
+  };
+  await until("the peer is heard", () => {
+    try {
+      return a.explain(request).bytes > 0;
+    } catch {
+      return false;
+    }
+  });
+}

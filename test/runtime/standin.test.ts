@@ -11,6 +11,7 @@ beforeAll(async () => void (await buildStandin(STANDIN)), 120_000);
 for (const [file, least] of [
   ["standin-steps", 12],
   ["standin-transfers", 18],
+  ["standin-slab", 10],
 ] as const)
   test(
     `${file}: what fails in NIXL leaves nothing behind and is never taken for success`,
