@@ -32,20 +32,25 @@ interface LayoutState {
  */
 export class Leases {
   readonly #layouts: Map<LayoutHandle, LayoutState> = new Map();
+  /** States that say nothing: kept, for the next transfer will use the same layouts. */
+  #idle = 0;
   #quarantinedBlocks = 0;
 
   /** Takes a lease on a layout; every `acquire` needs one `release`. */
   acquire(handle: LayoutHandle): void {
     const state = this.#layouts.get(handle);
     if (state === undefined) this.#layouts.set(handle, { uses: 1, waiters: [], quarantine: undefined });
-    else state.uses++;
+    else {
+      if (isIdle(state)) this.#idle--;
+      state.uses++;
+    }
   }
 
   release(handle: LayoutHandle): void {
     const state = this.#layouts.get(handle);
-    if (state === undefined) return;
+    if (state === undefined || state.uses === 0) return;
     state.uses--;
-    this.#tidy(handle, state);
+    this.#tidy(state);
   }
 
   /** Transfers and neighbours that use a layout now. */
@@ -56,7 +61,7 @@ export class Leases {
   /** Resolves when nothing uses the layout and none of its blocks is in quarantine. */
   idle(handle: LayoutHandle): Promise<void> {
     const state = this.#layouts.get(handle);
-    if (state === undefined) return Promise.resolve();
+    if (state === undefined || isIdle(state)) return Promise.resolve();
     return new Promise((resolve) => state.waiters.push(resolve));
   }
 
@@ -76,7 +81,7 @@ export class Leases {
     if (state === undefined) {
       state = { uses: 0, waiters: [], quarantine: undefined };
       this.#layouts.set(handle, state);
-    }
+    } else if (isIdle(state)) this.#idle--;
     state.quarantine ??= new Map();
     for (const [group, ids] of blocks) {
       const entries: Map<number, Entry> = state.quarantine.get(group) ?? new Map();
@@ -109,7 +114,7 @@ export class Leases {
       if (entries.size === 0) state.quarantine.delete(group);
     }
     if (state.quarantine.size === 0) state.quarantine = undefined;
-    this.#tidy(handle, state);
+    this.#tidy(state);
   }
 
   /** The quarantined blocks of a layout. */
@@ -154,9 +159,24 @@ export class Leases {
     }
   }
 
-  #tidy(handle: LayoutHandle, state: LayoutState): void {
-    if (state.uses > 0 || state.quarantine !== undefined) return;
-    this.#layouts.delete(handle);
-    for (const waiter of state.waiters) waiter();
+  #tidy(state: LayoutState): void {
+    if (!isIdle(state)) return;
+    if (++this.#idle > MOST_IDLE) this.#sweep();
+    if (state.waiters.length === 0) return;
+    const { waiters } = state;
+    state.waiters = [];
+    for (const waiter of waiters) waiter();
   }
+
+  #sweep(): void {
+    for (const [handle, state] of this.#layouts) if (isIdle(state)) this.#layouts.delete(handle);
+    this.#idle = 0;
+  }
+}
+
+/** Layouts that are remembered without being used. */
+const MOST_IDLE = 256;
+
+function isIdle(state: LayoutState): boolean {
+  return state.uses === 0 && state.quarantine === undefined;
 }
