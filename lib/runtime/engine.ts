@@ -331,8 +331,9 @@ class Run implements TransferControl, Expiring {
   /** Settles now, whatever the hop does; its memory stays leased until it ends. */
   giveUp(error: KvferryError, reason: unknown): void {
     if (this.#concluded) return;
+    // Some hops end at once when they are told to stop: for this reason then.
+    this.#stopping ??= { error, reason };
     this.#hop?.cancel();
-    // Some hops end at once when they are told to stop.
     if (this.#concluded) return;
     this.#hop?.abandon();
     if (this.#concluded) return;

@@ -19,8 +19,8 @@ import { Importers, type Importer } from "./importers.ts";
 import type { Messenger } from "./messenger.ts";
 import type { PeerBook, PeerWatcher } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
-import type { StagingServer } from "./staging-server.ts";
 import { ProcessWatch, type ProcessFacts, type ProcessIdentity } from "./process-watch.ts";
+import type { StagingSides } from "./staging.ts";
 
 /** How long a peer that is let go is given to end what runs, and to answer. Milliseconds. */
 const LEAVE_MILLIS = 300;
@@ -41,7 +41,7 @@ export interface FenceParts {
   readonly messenger: Messenger;
   readonly liveness: { forget(wireName: string): void };
   /** What moves bytes here for peers; null where nothing does. */
-  readonly staging: Pick<StagingServer, "leave" | "release" | "onOverdue"> | null;
+  readonly staging: StagingSides | null;
 }
 
 /**
@@ -77,7 +77,7 @@ export class Fences implements PeerWatcher {
     parts.peers.watcher = this;
     parts.arrivals.onDoubt = (arrival) => this.#ask(arrival);
     if (parts.staging !== null)
-      parts.staging.onOverdue = (wireName) => {
+      parts.staging.server.onOverdue = (wireName) => {
         const process = this.#processes.get(wireName) ?? this.#importers.importer(wireName)?.process;
         if (process !== undefined && process !== null) this.#watchEnd(wireName, process);
       };
@@ -119,15 +119,21 @@ export class Fences implements PeerWatcher {
     arrivals.lose(wireName, "forgotten");
     const busy = engine.anyOpen(({ agent }) => agent === wireName);
     const waited: Promise<unknown>[] = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
-    const moving = staging?.leave(wireName) ?? null;
-    if (moving !== null) waited.push(moving);
+    const moving = staging?.server.leave(wireName) ?? null;
+    let still = moving !== null;
+    if (moving !== null)
+      waited.push(
+        moving.then(() => {
+          still = false;
+        }),
+      );
     if (busy || waited.length > 0)
       await within(
         clock,
         LEAVE_MILLIS,
         Promise.all([engine.whenQuiet(({ agent }) => agent === wireName), ...waited]),
       );
-    if (!engine.anyOpen(({ agent }) => agent === wireName))
+    if (!still && !engine.anyOpen(({ agent }) => agent === wireName))
       await within(clock, LEAVE_MILLIS, messenger.control(peer, CONTROL.released));
   }
 
@@ -235,6 +241,7 @@ export class Fences implements PeerWatcher {
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);
       this.#disconnect(from);
+      this.#parts.staging?.client.released(from);
       this.#provePeerQuiet(from, "acknowledged");
     });
     messenger.onControl(CONTROL.layoutQuiet, (from, body) => {
@@ -358,7 +365,7 @@ export class Fences implements PeerWatcher {
     const { arrivals, staging } = this.#parts;
     const doubtful = new Set(arrivals.doubtful(wireName));
     const prove = (): void => arrivals.proveQuiet((arrival) => doubtful.has(arrival), proof);
-    const moving = staging?.release(wireName) ?? null;
+    const moving = staging?.server.release(wireName) ?? null;
     if (moving === null) prove();
     else void moving.then(prove);
   }

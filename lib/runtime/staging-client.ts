@@ -25,6 +25,7 @@ interface Pending {
   readonly credit: PromiseWithResolvers<number>;
   readonly ended: PromiseWithResolvers<void>;
   answered: boolean;
+  credited: boolean;
   cancelled: boolean;
 }
 
@@ -56,6 +57,7 @@ export class StagingClient {
       credit: Promise.withResolvers<number>(),
       ended: Promise.withResolvers<void>(),
       answered: false,
+      credited: false,
       cancelled: false,
     };
     // Whoever gave up awaits neither.
@@ -93,13 +95,25 @@ export class StagingClient {
         this.#send(agent, writeStaging({ word: "cancel", id: word.id })).catch(() => undefined);
       return;
     }
-    if (word.word === "credit") pending.credit.resolve(word.address);
-    else pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
+    if (word.word === "credit") {
+      pending.credited = true;
+      pending.credit.resolve(word.address);
+    } else pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
     if (word.word === "ended") {
       this.#pending.delete(word.id);
       pending.ended.resolve();
     }
     if (word.word === "refused") this.#fail(word.id, refusal(word.code, word.message));
+  }
+
+  /** The peer has forgotten this worker: what it lent to it is over, and it moves nothing for it. */
+  released(agent: string): void {
+    for (const [id, pending] of this.#pending) {
+      if (pending.agent !== agent) continue;
+      // What it said before it forgot has come before: other requests it has not seen yet.
+      if (pending.credited) pending.answered = true;
+      this.#fail(id, refusal("NO_ROUTE", "it has forgotten this worker"));
+    }
   }
 
   /** The peer is gone: nothing is answered any more. */

@@ -12,10 +12,16 @@ import { StagingClient, type SendStaging } from "./staging-client.ts";
 import { StagingServer } from "./staging-server.ts";
 import type { TransportState } from "./state.ts";
 
+/** Both sides of staged transfers. */
+export interface StagingSides {
+  readonly client: StagingClient;
+  readonly server: StagingServer;
+}
+
 /**
  * Connects both sides of staged transfers with peers to the control messages that they travel in.
  *
- * @returns The far side; null where there is none.
+ * @returns Both sides; null where there are none.
  */
 export function openStaging(
   session: Session,
@@ -23,7 +29,7 @@ export function openStaging(
   messenger: Messenger,
   peers: PeerBook,
   leases: Leases,
-): StagingServer | null {
+): StagingSides | null {
   const { staged, agent } = session;
   if (staged === null || agent === null) return null;
   const watched = new WeakSet<object>();
@@ -87,7 +93,7 @@ export function openStaging(
       );
     }
   });
-  return server;
+  return { client, server };
 }
 
 function unknownPeer(wireName: string): KvferryError {

@@ -589,6 +589,8 @@ class Play {
     world.say(() => `P${member.process.id} transfer ${transfer.id}: ${what}, blocks ${blocks.join(" ")}`);
     let outcomes = 0;
     const ended = (settlement: string): void => {
+      // Nobody is there to be told.
+      if (!member.process.alive) return;
       this.#count(settlement);
       world.say(() => `P${member.process.id} transfer ${transfer.id} ${settlement}`);
       if (++outcomes > 1) world.find(`transfer ${transfer.id} had two outcomes`);
@@ -615,7 +617,7 @@ class Play {
       },
       (error: unknown) => {
         ended(isKvferryError(error) ? `${error.settlement ?? "aborted"}` : "aborted");
-        if (this.#faulty || !isKvferryError(error)) return;
+        if (this.#faulty || !isKvferryError(error) || !member.process.alive) return;
         const starved = error.code === "ERR_KVF_TIMEOUT" && deadlineMs >= 3_000 && !options.after;
         if (starved || !BENIGN.has(error.code))
           world.find(`${what} failed without a fault: ${error.code} ${error.message}`);

@@ -113,9 +113,13 @@ export class SimAgent {
 
   /** Lets go of a peer: queued transfers are refused, running ones get a grace and are then released unfinished. */
   forgetPeer(name: string): Promise<void> {
-    const peer = this.#peers.get(name);
-    this.#peers.delete(name);
-    for (const transfer of this.#running) if (transfer.peer === peer) transfer.leave();
+    // In its turn: what was ordered before still goes out.
+    const leave = (): void => {
+      const peer = this.#peers.get(name);
+      this.#peers.delete(name);
+      for (const transfer of this.#running) if (transfer.peer === peer) transfer.leave();
+    };
+    this.#order("forget", 0, leave, 0).catch(() => undefined);
     return this.#order("forget", 1, () => undefined, this.#network.faults.control / 4);
   }
 

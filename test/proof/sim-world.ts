@@ -8,8 +8,8 @@ import type { Random } from "../random.ts";
 export type SimRoute = "cma" | "tcp";
 
 interface Scheduled {
-  readonly at: number;
-  readonly order: number;
+  at: number;
+  order: number;
   /** Whose thread it runs on; null for the kernel and the network. */
   readonly process: SimProcess | null;
   readonly run: () => void;
@@ -281,8 +281,12 @@ export class SimWorld {
     process.stopped = false;
     process.stoppedMillis += this.now - process.stoppedAt;
     this.say(() => `P${process.id} goes on`);
-    for (const event of process.deferred.splice(0))
-      if (!event.cancelled) this.schedule(process, 0, event.run);
+    // The same events: what is taken back meanwhile must not happen after all.
+    for (const event of process.deferred.splice(0)) {
+      event.at = this.now;
+      event.order = this.#order++;
+      this.#push(event);
+    }
   }
 
   /** SIGKILL: its threads end; what the kernel is copying for it still lands before it can be reaped. */
