@@ -82,6 +82,14 @@ export function machineChecks(): readonly DoctorCheck[] {
     .filter(([name, symbol]) => !probeLibrary(name, symbol).present)
     .map(([name]) => name);
   return [
+    {
+      name: "authentication",
+      ok: true,
+      required: false,
+      // An application's secret is not to be seen from here.
+      found:
+        "by the `secret` that Transport.open is given; without one nothing that peers send is authenticated, and whoever can reach NIXL's ports can read and overwrite the process's memory",
+    },
     check("OpenSSL 3", false, openssl !== null, openssl ?? "libcrypto.so.3 cannot be loaded", {
       cost: "NIXL cannot be loaded: no transfers between machines.",
       remedy: "Debian, Ubuntu: apt-get install libssl3; Fedora: dnf install openssl-libs",

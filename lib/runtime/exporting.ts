@@ -1,6 +1,6 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { PackageFormat } from "../core/package.ts";
-import type { LayoutRecord } from "../core/layout.ts";
+import type { Access, LayoutRecord } from "../core/layout.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { isLocal, localLayouts } from "../core/registry-queries.ts";
 import { exportPackage } from "../core/registry-export.ts";
@@ -74,7 +74,6 @@ export async function exportMetadata(
   )
     await session.staging.receive.register(session.agent);
   const { snapshot, blob } = await describe(session, state, parts, handles);
-  warnOnce(session, parts, handles === undefined ? localLayouts(snapshot) : []);
   const metadata = exportPackage(snapshot, blob, {
     format,
     sequence,
@@ -84,6 +83,7 @@ export async function exportMetadata(
     ...(audience === undefined ? undefined : { audience }),
     ...(handles === undefined ? undefined : { layouts: handles }),
   });
+  warnOnce(session, parts, metadata.layouts);
   if (format === "kvferry") session.neighbours?.exported(metadata);
   // From here on others may know of these layouts.
   parts.fences.exported(
@@ -160,7 +160,11 @@ async function partialBlob(
 const warned: WeakMap<Session, Set<string>> = new WeakMap();
 
 /** What peers are trusted with, said once. */
-function warnOnce(session: Session, { warn }: ExportParts, layouts: readonly LayoutRecord[]): void {
+function warnOnce(
+  session: Session,
+  { warn }: ExportParts,
+  layouts: readonly { readonly access: Access }[],
+): void {
   if (session.agent === null) return;
   const told = warned.get(session) ?? new Set<string>();
   warned.set(session, told);

@@ -5,6 +5,8 @@ export interface RouteMetrics {
   readonly route: string;
   readonly transfers: number;
   readonly failures: number;
+  /** Failures by error code. */
+  readonly causes: Readonly<Record<string, number>>;
   readonly bytes: number;
   readonly descriptors: number;
   readonly seconds: number;
@@ -38,45 +40,59 @@ export interface Gauges {
 
 interface Counters {
   transfers: number;
-  failures: number;
+  readonly causes: Map<string, number>;
   bytes: number;
   descriptors: number;
   micros: number;
 }
 
+/** Route of what was refused before it had one. */
+const NO_ROUTE = "none";
+
 /** Counts transfers by route and failures by cause. */
 export class MetricsBook {
   readonly #routes: Map<string, Counters> = new Map();
-  readonly #failures: Map<string, number> = new Map();
 
   record(ended: EndedTransfer): void {
-    const { route } = ended.plan;
-    let counters = this.#routes.get(route);
-    if (counters === undefined) {
-      counters = { transfers: 0, failures: 0, bytes: 0, descriptors: 0, micros: 0 };
-      this.#routes.set(route, counters);
-    }
+    const counters = this.#of(ended.plan.route);
     counters.transfers++;
     counters.micros += ended.durationMicros;
     counters.bytes += ended.bytes;
     if (ended.error === null) {
       for (const leg of ended.plan.legs)
         for (const hop of leg.hops) counters.descriptors += hop.descriptorsAfter;
-    } else {
-      counters.failures++;
-      this.#failures.set(ended.error.code, (this.#failures.get(ended.error.code) ?? 0) + 1);
+    } else countIn(counters.causes, ended.error.code);
+  }
+
+  /** A transfer was refused before there was a plan for it. */
+  refused(code: string): void {
+    const counters = this.#of(NO_ROUTE);
+    counters.transfers++;
+    countIn(counters.causes, code);
+  }
+
+  #of(route: string): Counters {
+    let counters = this.#routes.get(route);
+    if (counters === undefined) {
+      counters = { transfers: 0, causes: new Map(), bytes: 0, descriptors: 0, micros: 0 };
+      this.#routes.set(route, counters);
     }
+    return counters;
   }
 
   snapshot(gauges: Gauges): TransportMetrics {
     const routes = [...this.#routes].map(([route, counters]): RouteMetrics => ({
       route,
       transfers: counters.transfers,
-      failures: counters.failures,
+      failures: [...counters.causes.values()].reduce((sum, count) => sum + count, 0),
+      causes: Object.fromEntries(counters.causes),
       bytes: counters.bytes,
       descriptors: counters.descriptors,
       seconds: counters.micros / 1e6,
     }));
+    const causes = new Map<string, number>();
+    for (const route of routes)
+      for (const [code, count] of Object.entries(route.causes)) countIn(causes, code, count);
     const sum = (pick: (route: RouteMetrics) => number): number =>
       routes.reduce((total, route) => total + pick(route), 0);
     return {
@@ -84,7 +100,7 @@ export class MetricsBook {
       "kvferry.transfer.bytes": sum((route) => route.bytes),
       "kvferry.transfer.descriptors": sum((route) => route.descriptors),
       "kvferry.transfer.duration": sum((route) => route.seconds),
-      "kvferry.transfer.failures": Object.fromEntries(this.#failures),
+      "kvferry.transfer.failures": Object.fromEntries(causes),
       "kvferry.transfers.in_flight": gauges.inFlight,
       "kvferry.transfers.in_doubt": gauges.inDoubt,
       "kvferry.blocks.quarantined": gauges.quarantined,
@@ -137,11 +153,13 @@ export function prometheusText(metrics: TransportMetrics): string {
   family(
     "kvferry_transfer_failures_total",
     "counter",
-    "Transfers that failed, by cause.",
-    Object.entries(metrics["kvferry.transfer.failures"]).map(([code, value]) => [
-      `{code="${label(code)}"}`,
-      value,
-    ]),
+    "Transfers that failed, by route and cause.",
+    metrics.routes.flatMap(({ route, causes }) =>
+      Object.entries(causes).map(([code, value]): [string, number] => [
+        `{route="${label(route)}",code="${label(code)}"}`,
+        value,
+      ]),
+    ),
   );
   family("kvferry_transfers_in_flight", "gauge", "Transfers that run now.", [
     ["", metrics["kvferry.transfers.in_flight"]],
@@ -158,6 +176,10 @@ export function prometheusText(metrics: TransportMetrics): string {
   ]);
   family("kvferry_peers", "gauge", "Imported peers.", [["", metrics["kvferry.peers"]]]);
   return `${lines.join("\n")}\n`;
+}
+
+function countIn(counts: Map<string, number>, key: string, count = 1): void {
+  counts.set(key, (counts.get(key) ?? 0) + count);
 }
 
 function label(text: string): string {

@@ -23,6 +23,7 @@ import { payloadBytes } from "./notifications.ts";
 import { Integrity, NO_STEPS, type IntegritySteps, type MoveRequest, type SideGroups } from "./integrity.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
+import type { MetricsBook } from "./metrics.ts";
 import type { Planning } from "./planning.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -47,6 +48,7 @@ export class Submitter {
   readonly #planning: Planning;
   readonly #messenger: Messenger;
   readonly #events: EventHub;
+  readonly #metrics: MetricsBook;
   readonly #integrity: Integrity;
   readonly #bounces: BounceLedger = new BounceLedger();
   #lastId = 0;
@@ -59,6 +61,7 @@ export class Submitter {
     planning: Planning,
     messenger: Messenger,
     events: EventHub,
+    metrics: MetricsBook,
   ) {
     this.#session = session;
     this.#state = state;
@@ -67,6 +70,7 @@ export class Submitter {
     this.#planning = planning;
     this.#messenger = messenger;
     this.#events = events;
+    this.#metrics = metrics;
     this.#integrity = new Integrity(
       new BlockIo(session.context, leases, this.moveUnchecked, session.stages),
       this.moveUnchecked,
@@ -432,6 +436,7 @@ export class Submitter {
     error.settlement = "never-started";
     transfer.fail(reason, { done: 0, total: 0 });
     transfer.settle({ settlement: "never-started", proof: "never-started" });
+    this.#metrics.refused(error.code);
     this.#events.emit("transfer", {
       id: transfer.id,
       route: "",

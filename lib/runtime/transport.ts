@@ -133,6 +133,7 @@ export class Transport implements AsyncDisposable {
       this.#planning,
       this.#messenger,
       this.#events,
+      this.#metrics,
     );
     const io = new BlockIo(
       session.context,

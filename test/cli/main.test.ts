@@ -82,6 +82,7 @@ describe("the command line", () => {
     expect(out).not.toContain("\u001b");
     expect(out).toContain("without  NIXL: not found");
     expect(out).toContain("/nowhere/at/all.so");
+    expect(out).toContain("authentication: by the `secret`");
     const json = await kvferry(["doctor", "--json"], { KVFERRY_NIXL_LIBRARY: "/nowhere/at/all.so" });
     const printed: {
       ok: boolean;

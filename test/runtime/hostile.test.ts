@@ -287,6 +287,23 @@ describe("a package that is", () => {
   });
 });
 
+test("formats without generations are imported again only after the peer was forgotten", async () => {
+  await using importer = await openLocal();
+  for (const format of ["dynamo-1.0", "kvbm-physical-1"] as const) {
+    const raw = rawOf();
+    const bytes = encodeDynamoPackage(format === "dynamo-1.0" ? raw : kvbmOf(raw, null, "Unknown"), format);
+    const peer = await importer.importMetadata(bytes);
+    const before = importer.registry;
+    await refused("DUPLICATE_WORKER", importer.importMetadata(bytes));
+    await refused("DUPLICATE_WORKER", peer.update(bytes));
+    expect(importer.registry).toBe(before);
+    await peer.forget();
+    const again = await importer.importMetadata(bytes);
+    expect(again.layouts.map(({ handle }) => handle)).toEqual(peer.layouts.map(({ handle }) => handle));
+    await again.forget();
+  }
+});
+
 describe("with a secret, a package", () => {
   test("whose audience, expiry or sequence was changed without the key is refused", async () => {
     await using importer = await openLocal({ secret: KEYS });

@@ -272,6 +272,27 @@ describe("what is told about a transfer", () => {
       destinationBlocks: [1],
     });
     expect(transport.metricsText()).toMatch(/^kvferry.*\s512$/m);
+    for (const block of [999, 1_000]) {
+      const request = { source: layout, destination: layout, sourceBlocks: [block], destinationBlocks: [1] };
+      await refused("BLOCK_OUT_OF_RANGE", transport.transfer(request));
+    }
+    const signal = AbortSignal.abort(new Error("enough"));
+    await transport
+      .transfer({ source: layout, destination: layout, sourceBlocks: [0], destinationBlocks: [1], signal })
+      .catch(() => undefined);
+    const metrics = transport.metrics();
+    expect(metrics["kvferry.transfers"]).toBe(4);
+    expect(metrics["kvferry.transfer.failures"]).toEqual({
+      ERR_KVF_BLOCK_OUT_OF_RANGE: 2,
+      ERR_KVF_CLOSED: 1,
+    });
+    expect(metrics.routes.map(({ route, failures }) => [route, failures])).toEqual([
+      ["system -> system", 0],
+      ["none", 3],
+    ]);
+    expect(transport.metricsText()).toContain(
+      'kvferry_transfer_failures_total{route="none",code="ERR_KVF_BLOCK_OUT_OF_RANGE"} 2\n',
+    );
     expect(JSON.stringify(transport.dump())).toContain("worker-");
   });
 });

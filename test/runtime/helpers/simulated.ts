@@ -3,7 +3,7 @@ import { loadCodecs } from "../../../lib/runtime/codecs.ts";
 import type { Peer } from "../../../lib/runtime/peer.ts";
 import type { OpenOptions } from "../../../lib/runtime/options.ts";
 import { NO_FAULTS } from "../../proof/sim-case.ts";
-import type { SimNetwork } from "../../proof/sim-nixl.ts";
+import type { SimFaults, SimNetwork } from "../../proof/sim-nixl.ts";
 import { startWorker, type SimWorker } from "../../proof/sim-worker.ts";
 import { SimWorld } from "../../proof/sim-world.ts";
 import { randomOf } from "../../random.ts";
@@ -22,13 +22,16 @@ export interface SimPair {
 }
 
 /** Opens two workers without heartbeats, with one layout each, and lets them meet. */
-export async function simPair(options: Partial<OpenOptions> = {}): Promise<SimPair> {
+export async function simPair(
+  options: Partial<OpenOptions> = {},
+  faults: Partial<SimFaults> = {},
+): Promise<SimPair> {
   await loadCodecs();
   const world = new SimWorld(randomOf(1, 1), false);
   const network: SimNetwork = {
     world,
     route: "tcp",
-    faults: NO_FAULTS,
+    faults: { ...NO_FAULTS, ...faults },
     agents: new Map(),
     inSockets: new Map(),
   };

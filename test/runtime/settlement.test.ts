@@ -1,0 +1,45 @@
+// Every transfer has one outcome, within its deadline and a bound, whatever becomes of its bytes. Time is simulated.
+import { expect, test } from "bun:test";
+import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/engine.ts";
+import { isKvferryError } from "../../lib/core/errors.ts";
+import { simPair } from "./helpers/simulated.ts";
+
+/** Deadlines share timers in steps of 16 ms; a transfer may meet two of them. */
+const TIMER_MILLIS = 32;
+
+for (const deadlineMs of [1, 20, 100, 1_000])
+  test(`a push that hangs is in doubt within ${deadlineMs} ms and the bound, once, and its blocks are not used again`, async () => {
+    const pair = await simPair({ deadlineMs: 60_000 }, { hang: 1 });
+    const { a, b, world } = pair;
+    const [source] = a.transport.localLayouts;
+    const [far] = b.transport.localLayouts;
+    const destination = pair.peers.b.layouts[0];
+    if (source === undefined || far === undefined || destination === undefined) throw new Error("no layout");
+    const outcomes: string[] = [];
+    a.transport.on("transfer", ({ settlement }) => outcomes.push(settlement));
+    const request = { source, destination, sourceBlocks: [1], destinationBlocks: [2], deadlineMs };
+    const startedAt = world.now;
+    const transfer = a.transport.transfer(request);
+    let endedAt = 0;
+    let settled = "";
+    let failure: unknown;
+    transfer.catch((error: unknown) => {
+      endedAt = world.now;
+      failure = error;
+    });
+    void transfer.settled.then(({ proof }) => {
+      settled = proof;
+    });
+    pair.pass(deadlineMs + SETTLE_BOUND_MILLIS + TIMER_MILLIS);
+    expect(endedAt).toBeGreaterThanOrEqual(startedAt + deadlineMs);
+    expect(endedAt).toBeLessThanOrEqual(startedAt + deadlineMs + SETTLE_BOUND_MILLIS + TIMER_MILLIS);
+    if (!isKvferryError(failure)) throw new Error("it did not fail");
+    expect([failure.code, failure.settlement, settled]).toEqual(["ERR_KVF_TIMEOUT", "in-doubt", ""]);
+    const again = await pair.settle(a.transport.transfer(request).catch((error: unknown) => error));
+    expect(again).toMatchObject({ code: "ERR_KVF_QUARANTINED", settlement: "never-started" });
+    // It comes back in the end: that is the proof, and the outcome stays what it was.
+    pair.pass(25_000);
+    expect(settled).toBe("backend-ended");
+    expect(outcomes).toEqual(["in-doubt", "never-started"]);
+    expect(a.transport.metrics()["kvferry.blocks.quarantined"]).toBe(0);
+  });
