@@ -46,6 +46,8 @@ export class Arrivals {
   readonly #open: Set<Arrival> = new Set();
   /** Failed arrivals whose blocks are in quarantine. */
   readonly #doubtful: Set<Arrival> = new Set();
+  /** Told of arrivals that are complete: their blocks were written. */
+  onDone: ((layout: LayoutHandle, blocks: BlockGroups) => void) | undefined;
   /** Told of arrivals that failed: somebody may be able to prove that their blocks are quiet. */
   onDoubt: ((arrival: Arrival) => void) | undefined;
 
@@ -89,7 +91,7 @@ export class Arrivals {
     const deadlineMillis = deadlineOf(options, this.#deadlineMillis, "expect");
     const blocks = expectedBlocks(options.layout.record, options.blocks);
     this.#leases.demandUsable("expect", handle, "expected", blocks);
-    const arrival: Arrival = new Arrival(options, {
+    const arrival: Arrival = new Arrival(options, blocks, {
       now: () => this.#clock.now(),
       quarantine: (reason) => {
         this.#leases.quarantine(handle, blocks, reason, Date.now());
@@ -101,6 +103,7 @@ export class Arrivals {
         this.#tell("end", options.layout, blocks, reason);
       },
       concluded: (bucket) => {
+        if (arrival.done) this.onDone?.(handle, blocks);
         this.#open.delete(arrival);
         this.#messenger.wait(false);
         this.#leases.release(handle);
@@ -140,6 +143,12 @@ export class Arrivals {
   /** Ends what is still awaited from a peer that is being let go. */
   lose(wireName: string, reason: string): void {
     for (const arrival of this.#open) if (arrival.wireName === wireName) arrival.lost(reason);
+  }
+
+  /** The peer has found that what it wrote is not what it sent. */
+  spoilt(wireName: string, layout: LayoutHandle, group: string, ids: Uint32Array): void {
+    for (const arrival of this.#open)
+      if (arrival.wireName === wireName && arrival.layout === layout) arrival.spoilt(group, ids);
   }
 
   /** Settles what is still in doubt without proof: the transport is gone, and the blocks stay where they are. */
@@ -188,6 +197,7 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   readonly #tag: Uint8Array;
   readonly #layerTag: ((layer: number) => Uint8Array | string) | undefined;
   readonly #layerCount: number;
+  readonly #blocks: BlockGroups;
   readonly #effects: ArrivalEffects;
   readonly #startedAt: number;
   readonly #result: PromiseWithResolvers<ArrivalResult> = Promise.withResolvers<ArrivalResult>();
@@ -198,7 +208,8 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   #failure: unknown;
 
   /** @internal */
-  constructor(options: ExpectOptions, effects: ArrivalEffects) {
+  constructor(options: ExpectOptions, blocks: BlockGroups, effects: ArrivalEffects) {
+    this.#blocks = blocks;
     this.from = options.from.agentName;
     this.wireName = options.from.wireName;
     this.layout = options.layout.record.handle;
@@ -220,6 +231,11 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   /** @internal */
   get waiting(): boolean {
     return this.#state === "waiting";
+  }
+
+  /** @internal */
+  get done(): boolean {
+    return this.#state === "done";
   }
 
   // oxlint-disable-next-line unicorn/no-thenable -- being awaitable is the contract
@@ -312,6 +328,27 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
         { from: this.from, reason },
       ),
     );
+  }
+
+  /** @internal All bytes came, but not all of them as they were sent: nobody writes any more. */
+  spoilt(group: string, ids: Uint32Array): void {
+    const expected = new Set(this.#blocks.get(group));
+    const bad = Array.from(ids).filter((id) => expected.has(id));
+    if (this.#state !== "waiting" || bad.length === 0) return;
+    const error = new KvferryError(
+      "CHECKSUM",
+      "expect",
+      `${bad.length} blocks do not hold what ${this.from} sent: ${bad.slice(0, 16).join(", ")}`,
+      "Ask the peer to send the blocks again; until they are written they are refused as a source.",
+      { from: this.from, group, blocks: bad.slice(0, 64), count: bad.length },
+    );
+    error.settlement = "done";
+    this.#state = "failed";
+    this.#failure = error;
+    this.#effects.concluded(this.bucket);
+    this.#result.reject(error);
+    this.#settled.resolve({ settlement: "done", proof: "completed" });
+    this.#wake();
   }
 
   /** @internal The transport is closing. */

@@ -1,4 +1,5 @@
 import { arrangementView } from "../core/arrangement-view.ts";
+import type { ResolvedConfig } from "../core/config.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { ComponentRecord, ComponentShape, LayoutRecord } from "../core/layout.ts";
 import { nativeError, type NativeContext } from "../native/context.ts";
@@ -149,19 +150,27 @@ export class BlockIo {
     return hashes;
   }
 
-  /** Does work with a stage of that many blocks, while the layout cannot be unregistered. */
+  /** Does work with a stage for blocks of a config of its own, while the layout cannot be unregistered. */
   withStage<T>(
     layout: LayoutRecord,
     component: ComponentRecord,
-    blocks: number,
+    config: ResolvedConfig,
     work: (stage: Stage) => Promise<T>,
   ): Promise<T> {
-    return this.#staged(layout, component, blocks, work);
+    return this.#stagedAs(layout, component, config, work);
   }
 
   /** BLAKE3 of the blocks of a stage, lower-case hex. */
   async stageHashes(stage: Stage, blockBytes: number, count: number): Promise<string[]> {
-    const digests = await this.#context.job(
+    const digests = await this.stageDigests(stage, blockBytes, count);
+    return Array.from({ length: count }, (_unused, index) =>
+      digests.subarray(index * 32, index * 32 + 32).toHex(),
+    );
+  }
+
+  /** The same as bytes, 32 for each block. */
+  async stageDigests(stage: Stage, blockBytes: number, count: number): Promise<Uint8Array> {
+    return await this.#context.job(
       "checksums",
       (slot) =>
         this.#context.library.kvf_blake3_job(
@@ -174,9 +183,6 @@ export class BlockIo {
           2,
         ),
       (_completion, slot) => this.#context.resultBytes(slot),
-    );
-    return Array.from({ length: count }, (_unused, index) =>
-      digests.subarray(index * 32, index * 32 + 32).toHex(),
     );
   }
 
@@ -238,21 +244,37 @@ export class BlockIo {
     });
   }
 
-  /** Does work with a stage, while the layout cannot be unregistered. */
-  async #staged<T>(
+  /** Does work with a stage of whole blocks, while the layout cannot be unregistered. */
+  #staged<T>(
     layout: LayoutRecord,
     component: ComponentRecord,
     blocks: number,
     work: (stage: Stage) => Promise<T>,
   ): Promise<T> {
-    const stageBytes = component.shape.config.blockBytes * blocks;
+    const { config } = component.shape;
+    const totalBytes = config.blockBytes * blocks;
+    return this.#stagedAs(
+      layout,
+      component,
+      { ...config, numBlocks: blocks, alignment: 1, totalBytes },
+      work,
+    );
+  }
+
+  async #stagedAs<T>(
+    layout: LayoutRecord,
+    component: ComponentRecord,
+    config: ResolvedConfig,
+    work: (stage: Stage) => Promise<T>,
+  ): Promise<T> {
+    const stageBytes = config.totalBytes;
     this.#leases.acquire(layout.handle);
     let stage: StageMemory | undefined;
     let mayBeTouched = false;
     try {
       const memory = (stage = await this.#stageMemory(component, stageBytes));
       const bytes = new Uint8Array(toArrayBuffer(memory.address as never, 0, stageBytes));
-      return await work({ memory, bytes, record: stageRecord(component, blocks, memory) });
+      return await work({ memory, bytes, record: stageRecord(component, config, memory) });
     } catch (error) {
       mayBeTouched = error instanceof KvferryError && error.settlement === "in-doubt";
       throw error;
@@ -302,11 +324,10 @@ function firstIds(count: number): Uint32Array {
 /** A layout over host memory that holds blocks of a component in logical order. Never registered. */
 function stageRecord(
   component: ComponentRecord,
-  blocks: number,
+  staged: ResolvedConfig,
   { address, storage }: StageMemory,
 ): LayoutRecord {
-  const { config, name, group } = component.shape;
-  const staged = { ...config, numBlocks: blocks, alignment: 1, totalBytes: config.blockBytes * blocks };
+  const { name, group } = component.shape;
   const shape: ComponentShape = {
     name,
     config: staged,

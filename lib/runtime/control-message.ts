@@ -25,6 +25,8 @@ export const CONTROL = {
   quiet: 9,
   /** A word of the staging protocol: see staged-protocol.ts. */
   staging: 10,
+  /** A word by which both ends of a transfer are compared: see sum-words.ts. */
+  sums: 11,
 } as const;
 
 /** A control message that was read. */

@@ -68,6 +68,7 @@ export class Fences implements PeerWatcher {
   #lastQuestion = 0;
   /** Workers that NIXL knows only because they imported this one. */
   readonly #connected: Set<string> = new Set();
+  readonly #introductions: Map<string, Promise<void>> = new Map();
   #connection: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
   constructor(parts: FenceParts) {
@@ -98,7 +99,7 @@ export class Fences implements PeerWatcher {
     // Silence from before it was imported says nothing.
     this.#parts.liveness.forget(peer.wireName);
     if (!peer.understandsControl) return;
-    void this.#connectionInfo()
+    const introduced = this.#connectionInfo()
       .then((connection) =>
         messenger.control(
           peer,
@@ -107,6 +108,7 @@ export class Fences implements PeerWatcher {
         ),
       )
       .catch(() => undefined);
+    this.#introductions.set(peer.wireName, introduced);
     // The same process again: what it could not be asked when it was lost it can be asked now.
     for (const arrival of this.#parts.arrivals.doubtful(peer.wireName)) this.#ask(arrival);
   }
@@ -139,6 +141,7 @@ export class Fences implements PeerWatcher {
 
   left(peer: Peer): void {
     const { wireName } = peer;
+    this.#introductions.delete(wireName);
     this.#parts.liveness.forget(wireName);
     this.#leaving.delete(wireName);
     this.#connected.delete(wireName);
@@ -216,6 +219,18 @@ export class Fences implements PeerWatcher {
   reaches(wireName: string): boolean {
     const peer = this.#parts.peers.byWireName(wireName) ?? this.#leaving.get(wireName);
     return peer?.understandsControl ?? this.#connected.has(wireName);
+  }
+
+  /** Resolves when a peer was told who imported it, so that it can answer. */
+  introduced(wireName: string): Promise<void> {
+    return this.#introductions.get(wireName) ?? Promise.resolve();
+  }
+
+  /** Makes a worker that imported this one reachable where it is not yet. @returns Whether it can be told things. */
+  async reach(wireName: string): Promise<boolean> {
+    const importer = this.#importers.importer(wireName);
+    if (!this.reaches(wireName) && importer !== undefined) await this.#connect(importer);
+    return this.reaches(wireName);
   }
 
   /** Whether a closed agent proves that this peer writes into this process no more: not where the kernel copies. */

@@ -14,6 +14,7 @@ import {
   wordBytes,
   type ExporterWord,
   type ImporterWord,
+  type MarkWord,
   type Meeting,
   type NeighbourName,
 } from "./neighbour-words.ts";
@@ -34,6 +35,8 @@ export interface ExporterEffects {
   readonly deliver: (from: NeighbourName, payload: Uint8Array<ArrayBuffer>) => boolean;
   /** The process of a worker that had these layouts mapped is gone: it writes no more. */
   readonly gone: (from: NeighbourName, layouts: readonly LayoutHandle[]) => void;
+  /** A neighbour found blocks bad, or wrote them again. */
+  readonly marked: (from: NeighbourName, word: MarkWord) => void;
   readonly warn: (message: string) => void;
 }
 
@@ -149,6 +152,13 @@ export class NeighbourExporter {
       .map((guest) => guest.process.processId);
   }
 
+  /** Tells a neighbour of a layout's blocks. @returns Whether it is there. */
+  mark(wireName: string, word: MarkWord): boolean {
+    for (const guest of this.#guests.values())
+      if (guest.phase === "ready" && guest.name?.wire === wireName && this.#say(guest, word)) return true;
+    return false;
+  }
+
   /**
    * Asks every neighbour to let go of a layout, and gives it to nobody more.
    *
@@ -182,11 +192,18 @@ export class NeighbourExporter {
     else if (guest.phase !== "ready") this.#dismiss(guest, "it spoke before it was let in");
     else if (word.say === "want") this.#answer(guest, word.layouts);
     else if (word.say === "released") this.#releasedBy(guest, word.layouts.map(BigInt) as LayoutHandle[]);
+    else if (word.say === "mark") this.#marked(guest, word);
     else if (word.say === "bye") {
       guest.phase = "gone";
       this.#releasedBy(guest, [...guest.held]);
       this.#sockets().shut(guest.process.connection);
     } else this.#dismiss(guest, `it said ${word.say} twice`);
+  }
+
+  /** Only who has a layout mapped can have written to it. */
+  #marked(guest: Guest, word: MarkWord): void {
+    const layout = BigInt(word.layout) as LayoutHandle;
+    if (guest.name !== undefined && guest.held.has(layout)) this.#effects.marked(guest.name, word);
   }
 
   #welcome(guest: Guest, hello: Extract<ImporterWord, { say: "hello" }>): void {

@@ -30,6 +30,7 @@ import {
   type ExporterWord,
   type ImporterWord,
   type LayoutWord,
+  type MarkWord,
   type NeighbourName,
   readExporterWord,
   readTag,
@@ -53,6 +54,8 @@ export interface ImporterEffects {
   readonly warn: (message: string) => void;
   /** The neighbour takes a layout back: nothing new may use it. */
   readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
+  /** The neighbour wrote blocks again that were bad. */
+  readonly marked: (wireName: string, word: MarkWord) => void;
   readonly devices: MappingDevices;
   /** A component that was mapped is something else to this process now. */
   readonly repinned: (
@@ -142,6 +145,12 @@ export class NeighbourImporter {
   /** Whether messages to a peer go through a neighbour's connection. */
   reaches(wireName: string): boolean {
     return this.#links.get(wireName)?.phase === "ready";
+  }
+
+  /** Tells a neighbour of its layout's blocks. @returns Whether it is there. */
+  mark(wireName: string, word: MarkWord): boolean {
+    const link = this.#links.get(wireName);
+    return link?.phase === "ready" && this.#say(link, word);
   }
 
   /**
@@ -252,6 +261,8 @@ export class NeighbourImporter {
         return this.#release(link, BigInt(word.layout) as LayoutHandle);
       case "closing":
         return this.#effects.lost(link.wireName, "it closes");
+      case "mark":
+        return this.#effects.marked(link.wireName, word);
       case "credit":
         return link.outbox.credited(word.bytes);
     }

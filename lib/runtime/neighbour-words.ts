@@ -33,8 +33,18 @@ export type ImporterWord =
   | { readonly say: "want"; readonly layouts: readonly string[] }
   /** Nothing of these layouts is mapped at the importer any more. */
   | { readonly say: "released"; readonly layouts: readonly string[] }
+  | MarkWord
   /** Nothing of the exporter is mapped at the importer any more; the connection ends. */
   | { readonly say: "bye" };
+
+/** Blocks of a layout do not hold what was written to them, or were written again. */
+export interface MarkWord {
+  readonly say: "mark";
+  readonly layout: string;
+  readonly group: string;
+  readonly blocks: readonly number[];
+  readonly bad: boolean;
+}
 
 /** What an exporter says to an importer. */
 export type ExporterWord =
@@ -57,6 +67,7 @@ export type ExporterWord =
   | { readonly say: "no"; readonly layouts: readonly string[]; readonly why: string }
   /** The exporter wants this layout's memory back. */
   | { readonly say: "release"; readonly layout: string }
+  | MarkWord
   /** The exporter closes. */
   | { readonly say: "closing" }
   /** The exporter has dealt with that many bytes of messages. */
@@ -103,6 +114,13 @@ const component = v.strictObject({
   regions: v.nullable(v.pipe(v.array(v.strictTuple([count, count, count])), v.maxLength(65_536))),
   why: v.nullable(text),
 });
+const mark = v.strictObject({
+  say: v.literal("mark"),
+  layout: decimal,
+  group: text,
+  blocks: v.pipe(v.array(v.pipe(count, v.maxValue(0xffff_ffff))), v.maxLength(8_192)),
+  bad: v.boolean(),
+});
 const segment = v.union([
   count,
   v.strictObject({ uuid: text, handle: hex, start: count }),
@@ -121,6 +139,7 @@ const importerWord: v.GenericSchema<unknown, ImporterWord> = v.variant("say", [
   v.strictObject({ say: v.literal("proof"), proof: v.nullable(hex) }),
   v.strictObject({ say: v.literal("want"), layouts: v.pipe(v.array(decimal), v.maxLength(4_096)) }),
   v.strictObject({ say: v.literal("released"), layouts: v.pipe(v.array(decimal), v.maxLength(65_536)) }),
+  mark,
   v.strictObject({ say: v.literal("bye") }),
 ]);
 
@@ -141,6 +160,7 @@ const exporterWord: v.GenericSchema<unknown, ExporterWord> = v.variant("say", [
     why: text,
   }),
   v.strictObject({ say: v.literal("release"), layout: decimal }),
+  mark,
   v.strictObject({ say: v.literal("closing") }),
   v.strictObject({ say: v.literal("credit"), bytes: count }),
 ]);

@@ -1,5 +1,5 @@
 import { closeSync } from "node:fs";
-import type { LayoutHandle } from "../core/handle.ts";
+import { handleWorkerId, type LayoutHandle } from "../core/handle.ts";
 import type { HostIdentity, MetadataPackage } from "../core/package.ts";
 import type { NativeContext } from "../native/context.ts";
 import { NeighbourSockets } from "../native/neighbour.ts";
@@ -9,8 +9,9 @@ import { NeighbourExporter } from "./neighbour-export.ts";
 import { hostPlace } from "./neighbour-host.ts";
 import { type NeighbourAttachment, NeighbourImporter } from "./neighbour-import.ts";
 import type { MappedComponent } from "./neighbour-mapping.ts";
-import { freshNonce, type NeighbourName } from "./neighbour-words.ts";
+import { freshNonce, type MarkWord, type NeighbourName } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
+import type { BlockMark } from "./sums.ts";
 
 /** What neighbours need from the transport; given once it is there. */
 export interface NeighbourHost {
@@ -30,6 +31,8 @@ export interface NeighbourHost {
     component: string,
     mapped: MappedComponent,
   ) => void;
+  /** A neighbour says of blocks that they are bad, or good again. */
+  readonly marked: (wireName: string, mark: BlockMark) => void;
   readonly warn: (message: string) => void;
 }
 
@@ -46,6 +49,7 @@ export class Neighbours {
   readonly #exporter: NeighbourExporter;
   readonly #importer: NeighbourImporter;
   readonly #place: ReturnType<typeof hostPlace>;
+  readonly #worker: bigint;
   #host: NeighbourHost | undefined;
   #sockets: NeighbourSockets | undefined;
   #identity: HostIdentity | null | undefined;
@@ -58,6 +62,7 @@ export class Neighbours {
   ) {
     this.#context = context;
     this.#place = hostPlace();
+    this.#worker = BigInt(self.worker);
     const host = (): NeighbourHost => {
       if (this.#host === undefined) throw new Error("neighbours were used before the transport was there");
       return this.#host;
@@ -69,6 +74,7 @@ export class Neighbours {
       exportDevice: devices.export,
       deliver: (from, payload) => host().deliver(from, payload),
       gone: (from, layouts) => host().gone(from, layouts),
+      marked: (from, word) => host().marked(from.wire, markOf(word)),
       warn: (message) => host().warn(message),
     });
     devices.onOpened(() => this.#importer.pinAll());
@@ -81,6 +87,7 @@ export class Neighbours {
       lost: (wireName, reason) => host().lost(wireName, reason),
       withdrawn: (wireName, handle) => host().withdrawn(wireName, handle),
       warn: (message) => host().warn(message),
+      marked: (wireName, word) => host().marked(wireName, markOf(word)),
       devices,
       repinned: (wireName, handle, component, mapped) => host().repinned(wireName, handle, component, mapped),
     });
@@ -141,6 +148,14 @@ export class Neighbours {
     return this.#importer.notify(wireName, payload);
   }
 
+  /** Tells a neighbour that blocks are bad, or good again. @returns Whether it is there. */
+  mark(wireName: string, { layout, group, blocks, bad }: BlockMark): boolean {
+    const word = { say: "mark", layout: layout.toString(), group, blocks: Array.from(blocks), bad } as const;
+    return handleWorkerId(layout) === this.#worker
+      ? this.#exporter.mark(wireName, word)
+      : this.#importer.mark(wireName, word);
+  }
+
   /** Process ids of neighbours that have a layout of this process mapped. */
   holders(handle: LayoutHandle): readonly number[] {
     return this.#exporter.holders(handle);
@@ -196,4 +211,8 @@ export class Neighbours {
     this.#sockets ??= NeighbourSockets.open(this.#context);
     return this.#sockets;
   }
+}
+
+function markOf({ layout, group, blocks, bad }: MarkWord): BlockMark {
+  return { layout: BigInt(layout) as LayoutHandle, group, blocks: Uint32Array.from(blocks), bad };
 }

@@ -32,6 +32,10 @@ export interface TransferOptions extends OrderOptions {
   readonly layerwise?:
     boolean | { readonly every: number; readonly notify?: (layer: number) => Uint8Array | string };
   readonly bounce?: { readonly layout: LayoutReference; readonly blocks: BlockList };
+  /**
+   * Compare both ends after the last byte moved, over exactly the bytes that were written; a peer's end by sums that
+   * the peer makes. What differs is `CHECKSUM` with the block ids, and `notify` goes out only when nothing does.
+   */
   readonly checksum?: boolean;
   /** Transfers that must be done before this one starts; when one fails, this one never starts. */
   readonly after?: readonly Transfer[];

@@ -20,7 +20,8 @@ import type { EventHub } from "./events.ts";
 import type { HopOutcome } from "./executor.ts";
 import { groupsOf } from "./groups.ts";
 import { payloadBytes } from "./notifications.ts";
-import { Integrity, NO_STEPS, type IntegritySteps, type MoveRequest, type SideGroups } from "./integrity.ts";
+import { Integrity, NO_STEPS, type IntegritySteps, type SideGroups } from "./integrity.ts";
+import type { MoveRequest } from "./side-sums.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
 import type { MetricsBook } from "./metrics.ts";
@@ -49,7 +50,8 @@ export class Submitter {
   readonly #messenger: Messenger;
   readonly #events: EventHub;
   readonly #metrics: MetricsBook;
-  readonly #integrity: Integrity;
+  /** Which blocks are bad, and how that is found out. */
+  readonly integrity: Integrity;
   readonly #bounces: BounceLedger = new BounceLedger();
   #lastId = 0;
 
@@ -71,7 +73,7 @@ export class Submitter {
     this.#messenger = messenger;
     this.#events = events;
     this.#metrics = metrics;
-    this.#integrity = new Integrity(
+    this.integrity = new Integrity(
       new BlockIo(session.context, leases, this.moveUnchecked, session.stages),
       this.moveUnchecked,
       session.sums,
@@ -106,9 +108,9 @@ export class Submitter {
 
   /** Moves blocks between layouts that need not be registered, for reading and writing single blocks. */
   async move(source: LayoutRecord, destination: LayoutRecord, blocks: MovedBlocks): Promise<void> {
-    await this.#integrity.checkMove(source, blocks.source);
+    await this.integrity.checkMove(source, blocks.source);
     await this.moveUnchecked(source, destination, blocks);
-    await this.#integrity.afterMove(destination, blocks.destination, blocks.layers === undefined);
+    await this.integrity.afterMove(destination, blocks.destination, blocks.layers === undefined);
   }
 
   /** The same without asking whether blocks are good. */
@@ -181,8 +183,8 @@ export class Submitter {
     // Refuse what is invalid now; what has to wait is planned again, on the snapshot of then.
     const planned = plan();
     if (options.bounce !== undefined) this.#bounceOf(options.bounce, planned, blocks);
-    if (this.#integrity.anyBad)
-      this.#integrity.demandGood(planned.source, this.#groupsOf(planned, blocks, options).source);
+    if (this.integrity.bad.any)
+      this.integrity.demandGood(planned.source, this.#groupsOf(planned, blocks, options).source);
     const order = hasOrder(options) ? this.#orderOf(options, planned) : null;
     const first = after === undefined || after.length === 0;
     if (first && !(order instanceof Promise) && this.#engine.paused(agentOf(planned)) === undefined) {
@@ -297,7 +299,8 @@ export class Submitter {
     const { snapshot } = this.#planning;
     // Messages for layers go out by themselves: the last message must not overtake them on the hop's own way.
     const layerNotified = typeof options.layerwise === "object" && options.layerwise.notify !== undefined;
-    const byHop = agent !== null && !layerNotified;
+    // Whoever is told that the data is there must not be told before it was compared.
+    const byHop = agent !== null && !layerNotified && options.checksum !== true;
     const notification = given === null || !byHop ? given : this.#messenger.escape(agent, given);
     const groups = this.#groupsOf(plan, blocks, options, snapshot);
     const task: Task = {
@@ -332,10 +335,10 @@ export class Submitter {
 
   /** Checks beside the hops, where both sides can be read here. */
   #stepsOf(plan: TransferPlan, groups: SideGroups, options: TransferOptions): IntegritySteps {
-    if (options.checksum !== true && !this.#integrity.concerned) return NO_STEPS;
+    if (options.checksum !== true && !this.integrity.concerned) return NO_STEPS;
     const source = this.#planning.record(plan.source, "transfer");
     const destination = this.#planning.record(plan.destination, "transfer");
-    return this.#integrity.steps(source, destination, plan, groups, options);
+    return this.integrity.steps(source, destination, plan, groups, options);
   }
 
   #groupsOf(

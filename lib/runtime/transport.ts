@@ -31,6 +31,7 @@ import { Registrar } from "./registrar.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
 import { openStaging } from "./staging.ts";
+import { openSums } from "./sums.ts";
 import { TransportState } from "./state.ts";
 import { agentOf, type PrepareRequest, type TransferRequest } from "./submit.ts";
 import { Submitter } from "./submitter.ts";
@@ -57,6 +58,7 @@ export class Transport implements AsyncDisposable {
   readonly #planning: Planning;
   readonly #arrivals: Arrivals;
   readonly #fences: Fences;
+  readonly #mark: ReturnType<typeof openSums>;
   #closing: Promise<CloseReport> | undefined;
 
   private constructor(session: Session) {
@@ -159,6 +161,7 @@ export class Transport implements AsyncDisposable {
         if (session.agent === null)
           this.#arrivals.proveQuiet((arrival) => arrival.wireName === from.wire, "peer-gone");
       },
+      marked: (wireName, mark) => this.#mark(wireName, mark),
       used: (handle) => this.#leases.uses(handle) > 0,
       idle: (handle) => this.#leases.idle(handle),
       lost: (wireName, reason) => {
@@ -198,6 +201,17 @@ export class Transport implements AsyncDisposable {
       staging,
     });
     this.#registrar.fences = this.#fences;
+    const { integrity } = this.#submitter;
+    this.#arrivals.onDone = (layout, blocks) => integrity.bad.clear(layout, blocks);
+    this.#mark = openSums({
+      session,
+      state: this.#state,
+      messenger: this.#messenger,
+      peers: this.#peers,
+      integrity,
+      arrivals: this.#arrivals,
+      fences: this.#fences,
+    });
   }
 
   /**

@@ -12,6 +12,7 @@ for (const [file, least] of [
   ["standin-steps", 12],
   ["standin-transfers", 18],
   ["standin-slab", 10],
+  ["standin-checksums", 41],
 ] as const)
   test(
     `${file}: what fails in NIXL leaves nothing behind and is never taken for success`,

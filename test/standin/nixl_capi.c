@@ -22,6 +22,7 @@
  *   mode stuck              posts stay in progress for ever
  *   disorder on | off       notifications that are fetched together come with the later half first, as where two threads
  *                           of NIXL received them
+ *   flip N OFFSET           the N-th copy from now on changes the byte at OFFSET of all that it moves
  *   live                    requests, lists, maps, agents and other objects that were not destroyed
  *   reset                   as when it was loaded (objects stay)
  */
@@ -153,6 +154,8 @@ static uint32_t pending_polls;
 static bool disorder;
 static uint32_t turns;
 static long live;
+static uint64_t flip_in; /* copies until the one that is changed; 0 for none */
+static uint64_t flip_offset;
 
 static void count_live(long change) {
     pthread_mutex_lock(&table_mutex);
@@ -249,6 +252,7 @@ static long control_locked(const char *command) {
         memset(lost, 0, sizeof lost);
         mode = INLINE;
         disorder = false;
+        flip_in = 0;
         pthread_cond_broadcast(&unblocked);
         return 0;
     }
@@ -267,6 +271,11 @@ static long control_locked(const char *command) {
             return 0;
         }
         return verb[0] == 'l' ? -1 : 0;
+    }
+    if (strcmp(verb, "flip") == 0) {
+        flip_in = strtoull(name, NULL, 10);
+        flip_offset = a;
+        return given >= 3 ? 0 : -1;
     }
     if (strcmp(verb, "mode") == 0) {
         pending_polls = given >= 3 ? (uint32_t)a : 1;
@@ -713,12 +722,24 @@ FUNCTION(create_xfer_req, nixl_agent agent, uint32_t operation, nixl_xfer_dlist 
     return NIXL_SUCCESS;
 }
 
+/* A byte that changes on its way: its offset in what is moved, or UINT64_MAX. */
+static uint64_t flipped_offset(void) {
+    pthread_mutex_lock(&table_mutex);
+    uint64_t offset = flip_in > 0 && --flip_in == 0 ? flip_offset : UINT64_MAX;
+    pthread_mutex_unlock(&table_mutex);
+    return offset;
+}
+
 static void copy_all(const struct nixl_xfer_req_s *request) {
+    uint64_t flip = flipped_offset();
     for (size_t i = 0; i < request->local.count; i++) {
-        void *local = (void *)(uintptr_t)request->local.items[i].address;
-        void *remote = (void *)(uintptr_t)request->remote.items[i].address;
-        if (request->operation == 1) memcpy(remote, local, request->local.items[i].bytes);
-        else memcpy(local, remote, request->local.items[i].bytes);
+        uint8_t *local = (uint8_t *)(uintptr_t)request->local.items[i].address;
+        uint8_t *remote = (uint8_t *)(uintptr_t)request->remote.items[i].address;
+        uint64_t bytes = request->local.items[i].bytes;
+        uint8_t *target = request->operation == 1 ? remote : local;
+        memcpy(target, request->operation == 1 ? local : remote, bytes);
+        if (flip < bytes) target[flip] ^= 1;
+        flip = flip >= bytes && flip != UINT64_MAX ? flip - bytes : UINT64_MAX;
     }
 }
 

@@ -1,0 +1,174 @@
+import { KvferryError } from "../core/errors.ts";
+import { handleWorkerId, type LayoutHandle } from "../core/handle.ts";
+import type { LayoutRecord } from "../core/layout.ts";
+import { getLocal, isLocal } from "../core/registry-queries.ts";
+import type { Arrivals } from "./arrival.ts";
+import { CONTROL } from "./control-message.ts";
+import type { Fences } from "./fences.ts";
+import type { Integrity } from "./integrity.ts";
+import type { Messenger } from "./messenger.ts";
+import type { PeerBook } from "./peer-book.ts";
+import type { Session } from "./session.ts";
+import type { TransportState } from "./state.ts";
+import { SumClient, type SendSums } from "./sum-client.ts";
+import { SumServer } from "./sum-server.ts";
+import { MOST_SUM_IDS, readSumWord, writeSumWord } from "./sum-words.ts";
+
+/** What both ends of comparisons with peers are connected to. */
+export interface SumsParts {
+  readonly session: Session;
+  readonly state: TransportState;
+  readonly messenger: Messenger;
+  readonly peers: PeerBook;
+  readonly integrity: Integrity;
+  readonly arrivals: Arrivals;
+  readonly fences: Fences;
+}
+
+/** Blocks of a layout that somebody found bad, or wrote again. */
+export interface BlockMark {
+  readonly layout: LayoutHandle;
+  readonly group: string;
+  readonly blocks: Uint32Array;
+  readonly bad: boolean;
+}
+
+/**
+ * Connects comparisons of both ends with peers: sums are asked for and answered in control messages, and a block that
+ * is found bad is bad at its owner too, until somebody writes it again. Neighbours say so on their own connection.
+ *
+ * @returns Takes the mark of a neighbour, by its wire name.
+ */
+export function openSums(parts: SumsParts): (from: string, mark: BlockMark) => void {
+  const { session, state, messenger, peers, integrity, fences } = parts;
+  const { agent, clock, options } = session;
+  const marks = new Marks(parts);
+  if (agent === null) {
+    integrity.comparison.peers = {
+      unable: notThere,
+      ready: (name) => Promise.reject(notThere(name)),
+      sums: (name) => Promise.reject(notThere(name)),
+      tell: (layout, group, ids, bad) => marks.tellOwner(layout, group, ids, bad),
+    };
+    return (from, mark) => marks.take(from, mark);
+  }
+  const watched = new WeakSet<object>();
+  const send: SendSums = async (wireName, body) => {
+    const peer = peers.byWireName(wireName);
+    if (peer !== undefined && !watched.has(peer)) {
+      watched.add(peer);
+      void peer.lost.then(() => {
+        client.lost(wireName);
+        server.lost(wireName);
+      });
+    }
+    if (!(await fences.reach(wireName))) throw notThere(wireName);
+    await messenger.controlTo(wireName, CONTROL.sums, body);
+  };
+  const client = new SumClient(send, clock, (on) => messenger.wait(on), options.deadlineMillis);
+  const server = new SumServer({
+    send,
+    waiting: (on) => messenger.wait(on),
+    layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
+    demandGood: (layout, group, blocks) => integrity.demandGood(layout, () => new Map([[group, blocks]])),
+    sums: (layout, component, shape, side, count) =>
+      integrity.comparison.sums(layout, component, shape, side, count),
+  });
+  integrity.comparison.peers = {
+    unable: (name) => (peers.byWireName(name)?.understandsControl === true ? null : foreign(name)),
+    ready: async (name, layout, blocks) => {
+      await fences.introduced(name);
+      await client.ready(name, layout, blocks);
+    },
+    sums: (name, layout, component, shape, side, count) =>
+      client.sums(name, layout, component, shape, side, count),
+    tell: (layout, group, ids, bad) => marks.tellOwner(layout, group, ids, bad),
+  };
+  messenger.onControl(CONTROL.sums, (from, body) => {
+    const word = readSumWord(body);
+    if (word === null) return;
+    if (word.word === "sums" || word.word === "refused") client.answer(from, word);
+    else if (word.word === "mark") marks.take(from, word);
+    else server.take(from, word);
+  });
+  return (from, mark) => marks.take(from, mark);
+}
+
+/** Says and hears which blocks are bad. */
+class Marks {
+  readonly #parts: SumsParts;
+  /** Who said so of blocks of this process: they are told when the blocks are written again. */
+  readonly #sayers: Map<LayoutHandle, Set<string>> = new Map();
+
+  constructor(parts: SumsParts) {
+    this.#parts = parts;
+    parts.integrity.bad.onGood = (layout, group, ids) => {
+      const sayers = this.#sayers.get(layout);
+      if (sayers === undefined) return;
+      for (const wireName of sayers) this.#tell(wireName, layout, group, ids, false);
+      if (!parts.integrity.bad.has(layout)) this.#sayers.delete(layout);
+    };
+  }
+
+  tellOwner(layout: LayoutRecord, group: string, ids: readonly number[], bad: boolean): void {
+    const owner = layout.owner === null ? undefined : this.#parts.peers.peer(layout.owner);
+    if (owner?.understandsControl === true) this.#tell(owner.wireName, layout.handle, group, ids, bad);
+  }
+
+  /**
+   * Takes what a peer says: of a layout of this process if peers may write to it, of its own if it says that blocks are
+   * good again.
+   */
+  take(from: string, { layout, group, blocks, bad }: BlockMark): void {
+    const { state, peers, integrity, arrivals } = this.#parts;
+    if (!isLocal(state.snapshot, layout)) {
+      const own = peers.byWireName(from)?.workerId === handleWorkerId(layout);
+      if (own && !bad) integrity.bad.clear(layout, new Map([[group, blocks]]));
+      return;
+    }
+    const record = getLocal(state.snapshot, layout, "transfer");
+    const limit = record.components.reduce(
+      (most, { shape }) => (shape.group === group ? Math.max(most, shape.config.numBlocks) : most),
+      0,
+    );
+    if (record.access !== "read-write" || blocks.some((id) => id >= limit)) return;
+    if (!bad) {
+      integrity.bad.clear(layout, new Map([[group, blocks]]));
+      return;
+    }
+    integrity.bad.mark(layout, group, blocks);
+    const sayers = this.#sayers.get(layout) ?? new Set<string>();
+    this.#sayers.set(layout, sayers.add(from));
+    arrivals.spoilt(from, layout, group, blocks);
+  }
+
+  #tell(wireName: string, layout: LayoutHandle, group: string, ids: readonly number[], bad: boolean): void {
+    const { session, messenger } = this.#parts;
+    for (let at = 0; at < ids.length; at += MOST_SUM_IDS) {
+      const blocks = Uint32Array.from(ids.slice(at, at + MOST_SUM_IDS));
+      if (session.neighbours?.mark(wireName, { layout, group, blocks, bad }) === true) continue;
+      const body = writeSumWord({ word: "mark", id: 0, layout, group, blocks, bad });
+      messenger.controlTo(wireName, CONTROL.sums, body).catch(() => undefined);
+    }
+  }
+}
+
+function foreign(agent: string): KvferryError {
+  return new KvferryError(
+    "NO_ROUTE",
+    "transfer",
+    `checksum: true needs the sums of peer ${agent}, which is no kvferry transport`,
+    "Leave checksum out, or compare the blocks at both workers by other means.",
+    { agent },
+  );
+}
+
+function notThere(agent: string): KvferryError {
+  return new KvferryError(
+    "NO_ROUTE",
+    "transfer",
+    `checksum: true needs the sums of peer ${agent}, which cannot be asked here`,
+    "Leave checksum out, or open both transports with NIXL and import each other's metadata.",
+    { agent },
+  );
+}
