@@ -20,6 +20,11 @@ if (gpus === 0) {
       400_000,
     );
     test(
+      "the route table: every pair of memory kinds, here and at a peer",
+      () => expectCases("test/cuda/routes.cases.ts", findNixl() === null ? 2 : 4, environment),
+      400_000,
+    );
+    test(
       "order after streams and events, completion, layers",
       () => expectCases("test/cuda/completion.cases.ts", 10, environment),
       120_000,
