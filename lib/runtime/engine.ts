@@ -47,6 +47,8 @@ export interface EngineEffects {
     blocks: BlockGroups,
     reason: string,
   ) => void;
+  /** Path of an open file by its number, for errors. */
+  readonly fileName?: (file: number) => string | undefined;
   /** Milliseconds since 1970, for people. */
   readonly wallClock: () => number;
 }
@@ -473,15 +475,37 @@ class Run implements TransferControl, Expiring {
   #timeout(): KvferryError {
     const { agent, deadlineMillis, plan } = this.task;
     const unreached = agent !== null && !this.engine.reached(agent) && this.progress().done === 0;
+    const files = this.#files();
     return new KvferryError(
       "TIMEOUT",
       "transfer",
-      `the transfer did not finish within ${deadlineMillis} ms${unreached ? "; no byte has ever reached the peer" : ""}`,
+      `the transfer did not finish within ${deadlineMillis} ms${files.length > 0 ? `; it reads or writes ${files.join(", ")}` : ""}${unreached ? "; no byte has ever reached the peer" : ""}`,
       unreached
         ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=tcp,self)."
         : "Give it a longer deadlineMs, or look at explain(request) for why it is slow.",
-      { id: this.transfer.id, deadlineMillis, route: plan.route, agent, everReached: !unreached },
+      {
+        id: this.transfer.id,
+        deadlineMillis,
+        route: plan.route,
+        agent,
+        everReached: !unreached,
+        ...(files.length > 0 ? { files } : undefined),
+      },
     );
+  }
+
+  /** Paths of the files of this process that take part. */
+  #files(): string[] {
+    const { fileName } = this.engine.effects;
+    const names = new Set<string>();
+    for (const { hops } of this.task.plan.legs)
+      for (const { programs } of hops)
+        for (const { srcMemory, dstMemory } of programs)
+          for (const { kind, device } of [srcMemory, dstMemory]) {
+            const name = kind === 2 ? fileName?.(device) : undefined;
+            if (name !== undefined) names.add(name);
+          }
+    return [...names];
   }
 
   #stop(error: KvferryError, reason: unknown): void {

@@ -26,11 +26,13 @@ const DEPTH = 32;
  * @param environment - Where `KVFERRY_DISK_CACHE_DIR` and `DYN_KVBM_DISK_CACHE_DIR` name the directory of files
  *   without a name; default the system's directory for temporary files.
  * @param sums - Gets the hashes of the blocks of files that keep them, by file number.
+ * @param names - Gets the paths of open files, by file number, for errors.
  */
 export function fileMemory(
   context: NativeContext,
   environment: Readonly<Record<string, string | undefined>>,
   sums: Map<number, BlockSums>,
+  names: Map<number, string>,
 ): MemoryProvider {
   return async ({ shape, memory, regionBytes }, _provided, layout) => {
     if (memory.kind !== "disk") throw notDisk(shape);
@@ -46,19 +48,29 @@ export function fileMemory(
             layout.fingerprint,
             bytes,
           );
-    if (memory.checksums !== true) return componentOf(file, offsets, regionBytes, () => file.close());
+    const closeFile = async (): Promise<void> => {
+      names.delete(file.number);
+      await file.close();
+    };
+    names.set(
+      file.number,
+      memory.path === undefined
+        ? `a temporary file in ${temporaryFolder(environment)}`
+        : resolve(memory.path),
+    );
+    if (memory.checksums !== true) return componentOf(file, offsets, regionBytes, closeFile);
     let kept: BlockSums;
     try {
       const path = memory.path === undefined ? null : resolve(memory.path);
       kept = await BlockSums.open(path, shape.config.numBlocks, memory.open === "existing");
     } catch (error) {
-      await file.close();
+      await closeFile();
       throw error;
     }
     sums.set(file.number, kept);
     return componentOf(file, offsets, regionBytes, async () => {
       sums.delete(file.number);
-      await file.close();
+      await closeFile();
       await kept.close();
     });
   };
@@ -110,11 +122,13 @@ async function openTemporary(
       { field: "memory.path" },
     );
   }
-  const folder = resolve(
-    environment["KVFERRY_DISK_CACHE_DIR"] || environment["DYN_KVBM_DISK_CACHE_DIR"] || tmpdir(),
-  );
+  const folder = temporaryFolder(environment);
   await makeFolder(folder);
   return openNativeFile(context, { path: folder, mode: "temporary", bytes, depth: DEPTH });
+}
+
+function temporaryFolder(environment: Readonly<Record<string, string | undefined>>): string {
+  return resolve(environment["KVFERRY_DISK_CACHE_DIR"] || environment["DYN_KVBM_DISK_CACHE_DIR"] || tmpdir());
 }
 
 async function openNamed(

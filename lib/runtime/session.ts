@@ -52,6 +52,8 @@ export interface Session {
   readonly stages: CudaStages;
   /** Hashes of the blocks of open files that keep them, by file number. */
   readonly sums: Map<number, BlockSums>;
+  /** Paths of the open files of layouts, by file number. */
+  readonly files: Map<number, string>;
   /** Staging memory of two-hop routes and of what is sent, and of what peers send here. */
   readonly staging: { readonly send: StagingPool; readonly receive: StagingPool };
   /** What two-hop routes use; null where there are none. */
@@ -119,12 +121,13 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     };
     executors.set("staged", stagedExecutor(staged));
     const sums = new Map<number, BlockSums>();
+    const files = new Map<number, string>();
     const providers: MemoryProviders = {
       system: systemMemory(context, options.neighbours),
       "external-fd": externalFileMemory(context),
       external: externalMemory(cuda),
       shared: sharedMemory,
-      disk: fileMemory(context, process.env, sums),
+      disk: fileMemory(context, process.env, sums, files),
       ...(options.cuda === null
         ? undefined
         : {
@@ -149,6 +152,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       staging,
       staged,
       sums,
+      files,
       neighbours: options.neighbours
         ? new Neighbours(
             context,

@@ -76,6 +76,7 @@ export class Transport implements AsyncDisposable {
       {
         clock: session.clock,
         executor: (name) => session.executors.get(name),
+        fileName: (file) => session.files.get(file),
         report: (ended) => {
           this.#metrics.record(ended);
           this.#blame(ended);

@@ -85,6 +85,7 @@ export function startWorker(
     staging,
     staged,
     sums: new Map(),
+    files: new Map(),
     neighbours: null,
     place: {
       bootId: BOOT,

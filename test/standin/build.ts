@@ -48,6 +48,19 @@ export async function buildCudaStandin(out: string, options: StandinOptions = {}
   return out;
 }
 
+/**
+ * Compiles `hang_fs.c`, a file system that stops answering on demand, unless it is there and newer than its source.
+ *
+ * @param out - Path of the program.
+ * @returns `out`.
+ * @throws Error with the compiler's words.
+ */
+export async function buildHangingFiles(out: string): Promise<string> {
+  const source = join(import.meta.dir, "hang_fs.c");
+  if (!newerThan(out, [source])) await compile(out, undefined, ["-O1", source, "-lpthread"], []);
+  return out;
+}
+
 /** Compiles a shared library that has no function at all. */
 export async function buildEmptyLibrary(out: string): Promise<string> {
   if (!newerThan(out, [])) await compile(out, undefined, ["-x", "c", "/dev/null"]);
@@ -63,12 +76,13 @@ async function compile(
   out: string,
   compiler: readonly string[] | undefined,
   args: readonly string[],
+  library: readonly string[] = ["-fPIC", "-shared", "-fvisibility=hidden"],
 ): Promise<void> {
   const command =
     compiler ?? (Bun.which("cc") === null ? [...(await zigCommand(() => undefined)), "cc"] : ["cc"]);
   mkdirSync(dirname(out), { recursive: true });
   const made = `${out}.${process.pid}.tmp`;
-  const flags = ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"];
+  const flags = ["-std=c17", "-Wall", "-Wextra", "-Werror", ...library];
   const child = Bun.spawn([...command, ...flags, ...args, "-o", made], {
     stdin: "ignore",
     stdout: "ignore",
