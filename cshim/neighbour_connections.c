@@ -5,6 +5,7 @@
 #include "neighbour_object.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -113,31 +114,6 @@ kvf_connection *kvf_connection_add(kvf_neighbour *self, int socket, const struct
     return made;
 }
 
-/* Sends what is queued; true when the queue is empty afterwards. */
-void kvf_connection_flush(kvf_neighbour *self, kvf_connection *at) {
-    while (at->first) {
-        kvf_outgoing *message = at->first;
-        size_t before = message->sent;
-        kvf_link_state state = kvf_link_send(at->socket, message);
-        at->queued -= message->sent - before;
-        if (state == KVF_LINK_BROKEN) {
-            kvf_connection_break(self, at, "the other end is gone");
-            return;
-        }
-        if (state == KVF_LINK_WAIT) {
-            if (!at->waiting) kvf_neighbour_watch(self, at->socket, EPOLLIN | EPOLLRDHUP | EPOLLOUT, KVF_ABOUT_SOCKET, at->number, EPOLL_CTL_MOD);
-            at->waiting = true;
-            return;
-        }
-        at->first = message->next;
-        if (!at->first) at->last = NULL;
-        kvf_outgoing_free(message);
-    }
-    if (at->waiting) kvf_neighbour_watch(self, at->socket, EPOLLIN | EPOLLRDHUP, KVF_ABOUT_SOCKET, at->number, EPOLL_CTL_MOD);
-    at->waiting = false;
-    if (at->shutting) kvf_connection_break(self, at, "closed here");
-}
-
 void kvf_connection_receive(kvf_neighbour *self, kvf_connection *at, int turns) {
     for (int turn = 0; turn < turns && at->socket >= 0; turn++) {
         bool whole;
@@ -159,4 +135,30 @@ void kvf_connection_receive(kvf_neighbour *self, kvf_connection *at, int turns) 
         message->count = 0; /* the event's own now */
         message->length = 0;
     }
+}
+
+/* Sends what is queued; true when the queue is empty afterwards. */
+void kvf_connection_flush(kvf_neighbour *self, kvf_connection *at) {
+    while (at->first) {
+        kvf_outgoing *message = at->first;
+        size_t before = message->sent;
+        kvf_link_state state = kvf_link_send(at->socket, message);
+        at->queued -= message->sent - before;
+        if (state == KVF_LINK_BROKEN) {
+            kvf_connection_receive(self, at, INT_MAX); /* what it said before it went: no more than a socket holds */
+            kvf_connection_break(self, at, "the other end is gone");
+            return;
+        }
+        if (state == KVF_LINK_WAIT) {
+            if (!at->waiting) kvf_neighbour_watch(self, at->socket, EPOLLIN | EPOLLRDHUP | EPOLLOUT, KVF_ABOUT_SOCKET, at->number, EPOLL_CTL_MOD);
+            at->waiting = true;
+            return;
+        }
+        at->first = message->next;
+        if (!at->first) at->last = NULL;
+        kvf_outgoing_free(message);
+    }
+    if (at->waiting) kvf_neighbour_watch(self, at->socket, EPOLLIN | EPOLLRDHUP, KVF_ABOUT_SOCKET, at->number, EPOLL_CTL_MOD);
+    at->waiting = false;
+    if (at->shutting) kvf_connection_break(self, at, "closed here");
 }

@@ -156,8 +156,10 @@ kvf_link_state kvf_link_receive(int socket, kvf_incoming *message, bool *whole, 
     } control;
     struct msghdr head = {.msg_iov = pieces, .msg_iovlen = 2, .msg_control = control.room, .msg_controllen = sizeof control.room};
     ssize_t got;
+    /* An end that closed with something unread is told by an error once, before what it had said. */
+    bool reset = false;
     do got = recvmsg(socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (got < 0 && errno == EINTR);
+    while (got < 0 && (errno == EINTR || (errno == ECONNRESET && !reset && (reset = true))));
     if (got < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK) return KVF_LINK_WAIT;
         *why = "the other end is gone";

@@ -49,18 +49,23 @@ export async function releaseMemory(context: NativeContext, memory: MappedMemory
     unmapMemory(context, memory);
     return;
   }
-  await context.job(
-    "unregister",
-    (slot) =>
-      context.library.kvf_memory_unmap_job(
-        context.address,
-        slot,
-        memory.address,
-        memory.bytes,
-        memory.descriptor,
-      ),
-    () => undefined,
-  );
+  await context
+    .job(
+      "unregister",
+      (slot) =>
+        context.library.kvf_memory_unmap_job(
+          context.address,
+          slot,
+          memory.address,
+          memory.bytes,
+          memory.descriptor,
+        ),
+      () => undefined,
+    )
+    .catch((error: unknown) => {
+      // A context that closes meanwhile does not stop it, and nobody is left to be told.
+      if (context.isOpen) throw error;
+    });
 }
 
 /** Gives mapped memory back. Nothing may touch it any more. */

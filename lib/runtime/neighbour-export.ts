@@ -2,21 +2,16 @@ import type { LayoutHandle } from "../core/handle.ts";
 import type { HandedDescriptor, NeighbourProcess, NeighbourSockets } from "../native/neighbour.ts";
 import { describeLayout, type ServedLayout } from "./neighbour-describe.ts";
 import type { NeighbourDevices } from "./neighbour-devices.ts";
+import { type Guest, newGuest, proves, welcome } from "./neighbour-guest.ts";
 import { MESSAGE_WINDOW } from "./neighbour-outbox.ts";
 import {
-  freshNonce,
-  NEIGHBOUR_VERSION,
-  proofHolds,
-  proofOf,
-  readImporterWord,
-  readTag,
-  sameName,
-  wordBytes,
   type ExporterWord,
   type ImporterWord,
   type MarkWord,
-  type Meeting,
   type NeighbourName,
+  readImporterWord,
+  readTag,
+  wordBytes,
 } from "./neighbour-words.ts";
 import type { SecretKey } from "./options.ts";
 
@@ -42,21 +37,6 @@ export interface ExporterEffects {
 
 /** Who may have a layout: everybody, or the workers that it was exported to. */
 type Audience = "everybody" | Set<bigint>;
-
-interface Guest {
-  readonly process: NeighbourProcess;
-  phase: "new" | "welcomed" | "ready" | "gone";
-  name: NeighbourName | undefined;
-  meeting: Meeting | undefined;
-  key: string | null;
-  /** Layouts whose memory this neighbour was given and has not given back. */
-  readonly held: Set<LayoutHandle>;
-  /** Requests that are being answered one after the other. */
-  answering: Promise<void>;
-  /** Bytes of messages that were dealt with and not yet told. */
-  owed: number;
-  connected: boolean;
-}
 
 /**
  * The exporting side: proves itself to neighbours that connect, hands out the memory of layouts that were exported to
@@ -87,17 +67,7 @@ export class NeighbourExporter {
   }
 
   accepted(process: NeighbourProcess): void {
-    this.#guests.set(process.connection, {
-      process,
-      phase: "new",
-      name: undefined,
-      meeting: undefined,
-      key: null,
-      held: new Set(),
-      answering: Promise.resolve(),
-      owed: 0,
-      connected: true,
-    });
+    this.#guests.set(process.connection, newGuest(process));
   }
 
   /** @returns Whether the connection is one of this side's. */
@@ -207,37 +177,13 @@ export class NeighbourExporter {
   }
 
   #welcome(guest: Guest, hello: Extract<ImporterWord, { say: "hello" }>): void {
-    const { self, secrets } = this.#effects;
-    if (hello.version !== NEIGHBOUR_VERSION) return this.#refuse(guest, `it speaks version ${hello.version}`);
-    if (!sameName(hello.to, self))
-      return this.#refuse(guest, "its package is stale: it is of another incarnation of this worker");
-    const key = secrets.find((secret) => hello.keys.includes(secret.keyId))?.keyId ?? null;
-    if (secrets.length > 0 && key === null) return this.#refuse(guest, "it knows none of this worker's keys");
-    if (secrets.length === 0 && hello.keys.length > 0)
-      return this.#refuse(guest, "it has a secret and this worker has none");
-    guest.phase = "welcomed";
-    guest.name = hello.from;
-    guest.key = key;
-    guest.meeting = {
-      importer: hello.from,
-      exporter: self,
-      importerProcess: guest.process.processId,
-      exporterProcess: process.pid,
-      importerNonce: hello.nonce,
-      exporterNonce: freshNonce(),
-    };
-    const proof = key === null ? null : proofOf("exporter", guest.meeting, secrets, key);
-    this.#say(guest, { say: "welcome", nonce: guest.meeting.exporterNonce, key, proof });
+    const answer = welcome(guest, hello, this.#effects.self, this.#effects.secrets);
+    if (typeof answer === "string") this.#refuse(guest, answer);
+    else this.#say(guest, answer);
   }
 
   #admit(guest: Guest, proof: string | null): void {
-    const { secrets } = this.#effects;
-    const { key, meeting } = guest;
-    if (
-      key !== null &&
-      meeting !== undefined &&
-      !proofHolds(proofOf("importer", meeting, secrets, key), proof)
-    )
+    if (!proves(guest, proof, this.#effects.secrets))
       return this.#refuse(guest, "it does not know the secret");
     guest.phase = "ready";
     this.#say(guest, { say: "ready" });

@@ -7,6 +7,7 @@ import { type HostPlace, strangerReason } from "./neighbour-host.ts";
 import {
   answerTo,
   answerWaiting,
+  askFor,
   failLink,
   helloOf,
   type Link,
@@ -116,7 +117,9 @@ export class NeighbourImporter {
     const fresh = metadata.layouts.filter((layout) => isMappable(layout) && !link.mapped.has(layout.handle));
     const added: LayoutHandle[] = [];
     for (let at = 0; at < fresh.length; at += WANTED_AT_ONCE)
-      await this.#want(link, fresh.slice(at, at + WANTED_AT_ONCE), added, reasons);
+      for (const [handle, answer] of await askFor(this.#sockets, link, fresh.slice(at, at + WANTED_AT_ONCE)))
+        if (typeof answer === "string") reasons.set(handle, answer);
+        else added.push(handle);
     return {
       component: (layout, component) => {
         const mapped = link.mapped.get(layout.handle);
@@ -276,34 +279,6 @@ export class NeighbourImporter {
 
   // ---- mapping ----
 
-  async #want(
-    link: Link,
-    layouts: readonly PackageLayout[],
-    added: LayoutHandle[],
-    reasons: Map<LayoutHandle, string>,
-  ): Promise<void> {
-    const answers = layouts.map((layout) => {
-      link.described.set(layout.handle, layout);
-      return new Promise<MappedLayout | string>((resolve) => {
-        if (link.phase === "ready") link.wanted.set(layout.handle, resolve);
-        else resolve("The peer is gone.");
-      });
-    });
-    this.#say(link, { say: "want", layouts: layouts.map((layout) => layout.handle.toString()) });
-    await within(MEETING_MILLIS, Promise.all(answers), () => null).catch(() => {
-      for (const [handle, resolve] of link.wanted) {
-        link.wanted.delete(handle);
-        resolve(silent(MEETING_MILLIS));
-      }
-    });
-    for (const [index, answer] of (await Promise.all(answers)).entries()) {
-      const handle = (layouts[index] as PackageLayout).handle; // one answer each
-      link.described.delete(handle);
-      if (typeof answer === "string") reasons.set(handle, answer);
-      else added.push(handle);
-    }
-  }
-
   #handed(link: Link, word: LayoutWord, descriptors: readonly number[]): void {
     const handle = BigInt(word.layout) as LayoutHandle;
     const layout = link.described.get(handle);
@@ -337,14 +312,9 @@ export class NeighbourImporter {
   }
 
   async #pin(link: Link, handle: LayoutHandle, layout: MappedLayout): Promise<void> {
-    const storage = await pinLayout(layout, this.#effects.devices.pin);
-    if (storage === null || link.phase !== "ready" || link.mapped.get(handle) !== layout) return;
-    for (const [name, { bases, storage: before }] of layout.components) {
-      if (before?.kind !== "system") continue;
-      const pinned: MappedComponent = { bases, storage };
-      layout.components.set(name, pinned);
+    const stands = (): boolean => link.phase === "ready" && link.mapped.get(handle) === layout;
+    for (const [name, pinned] of await pinLayout(layout, this.#effects.devices.pin, stands))
       this.#effects.repinned(link.wireName, handle, name, pinned);
-    }
   }
 
   // ---- letting go ----

@@ -121,6 +121,34 @@ export function say(sockets: () => NeighbourSockets, link: Link, word: ImporterW
   return link.phase !== "closed" && sockets().send(link.process.connection, wordBytes(word));
 }
 
+/**
+ * Asks for layouts' memory.
+ *
+ * @returns For each the mapped layout, or why there is none.
+ */
+export async function askFor(
+  sockets: () => NeighbourSockets,
+  link: Link,
+  layouts: readonly PackageLayout[],
+): Promise<(readonly [LayoutHandle, MappedLayout | string])[]> {
+  const answers = layouts.map((layout) => {
+    link.described.set(layout.handle, layout);
+    return new Promise<MappedLayout | string>((resolve) => {
+      if (link.phase === "ready") link.wanted.set(layout.handle, resolve);
+      else resolve("The peer is gone.");
+    });
+  });
+  say(sockets, link, { say: "want", layouts: layouts.map((layout) => layout.handle.toString()) });
+  await within(MEETING_MILLIS, Promise.all(answers), () => null).catch(() => {
+    for (const [handle] of link.wanted) answerWaiting(link, handle, silent(MEETING_MILLIS));
+  });
+  const found = await Promise.all(answers);
+  return layouts.map(({ handle }, index) => {
+    link.described.delete(handle);
+    return [handle, found[index] as MappedLayout | string] as const; // one answer each
+  });
+}
+
 /** Gives whoever waits for a layout what came, or why nothing does. */
 export function answerWaiting(link: Link, handle: LayoutHandle, answer: MappedLayout | string): void {
   const resolve = link.wanted.get(handle);

@@ -104,12 +104,14 @@ export function isToPin({ segments, standing }: MappedLayout): boolean {
 /**
  * Pins a layout's segments for this process's driver, each once.
  *
- * @returns What its components in files are now; null when that is what they were.
+ * @param stands - Whether the layout is still wanted when that is done.
+ * @returns The components that are something else now.
  */
 export async function pinLayout(
-  { segments }: MappedLayout,
+  { segments, components }: MappedLayout,
   pin: MappingDevices["pin"],
-): Promise<Storage | null> {
+  stands: () => boolean,
+): Promise<(readonly [name: string, MappedComponent])[]> {
   const files = segments.filter(({ device }) => device === null);
   const pinned = await Promise.all(
     files.map((segment) => {
@@ -118,9 +120,15 @@ export async function pinLayout(
       return segment.pinned;
     }),
   );
+  const storage = pinned[0]?.storage;
   // A component is pinned when all of the layout's files are: they are made together.
-  const [first] = pinned;
-  return pinned.every((found) => found !== null && found !== undefined) ? (first?.storage ?? null) : null;
+  if (storage === undefined || !stands() || pinned.some((found) => found === null || found === undefined))
+    return [];
+  const changed: [string, MappedComponent][] = [];
+  for (const [name, { bases, storage: before }] of components)
+    if (before?.kind === "system") changed.push([name, { bases, storage }]);
+  for (const [name, component] of changed) components.set(name, component);
+  return changed;
 }
 
 function hasDescriptor(segment: SegmentWord): boolean {

@@ -196,10 +196,15 @@ export class Neighbours {
     if (this.#sockets?.look(here) === true) this.receive();
   }
 
-  /** Tells neighbours that this transport closes. @returns Whether all let go of its memory in time. */
+  /**
+   * Tells neighbours that this transport closes, and waits for what is being let go here.
+   *
+   * @returns Whether all let go of its memory in time.
+   */
   async closing(millis: number): Promise<boolean> {
     if (this.#sockets === undefined) return true;
-    return await this.#exporter.closing(millis);
+    const [free] = await Promise.all([this.#exporter.closing(millis), this.#importer.settled()]);
+    return free;
   }
 
   /** Ends every connection; after everything was let go. */

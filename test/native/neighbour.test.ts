@@ -8,6 +8,7 @@ import { buildDriver, canSanitize, expectHeld, runProgram, SANITIZERS } from "./
 const PARTS = [
   "messages",
   "looking",
+  "last words",
   "descriptors",
   "refused maps",
   "strangers",

@@ -189,6 +189,27 @@ static void looking(void) {
     close_side(&b);
 }
 
+/* What was said before a connection ended is heard, whichever way its end is noticed. */
+static void last_words(void) {
+    for (int way = 0; way < 2; way++) {
+        side a = open_side("a"), b = open_side("b");
+        double out[4];
+        uint32_t to = connect_to(&a, &b), back = expect_event(&b, KVF_NEIGHBOUR_ACCEPTED).connection;
+        const uint8_t *word = (const uint8_t *)"word";
+        /* Nobody reads for now. */
+        CHECK(kvf_neighbour_look(a.self, 1, out) == KVF_OK && kvf_neighbour_look(b.self, 1, out) == KVF_OK);
+        if (way) CHECK(kvf_neighbour_send(b.self, back, word, 4, NULL, 0, out) == KVF_OK); /* never read there: a reset here */
+        for (int k = 0; k < 3; k++) CHECK(kvf_neighbour_send(a.self, to, word, 4, NULL, 0, out) == KVF_OK);
+        CHECK(kvf_neighbour_shut(a.self, to) == KVF_OK && kvf_neighbour_forget(a.self, to) == KVF_OK);
+        if (way) CHECK(kvf_neighbour_look(b.self, 1, out) == KVF_OK);
+        else CHECK(kvf_neighbour_send(b.self, back, word, 4, NULL, 0, out) == KVF_E_PEER);
+        for (int k = 0; k < 3; k++) expect_event(&b, KVF_NEIGHBOUR_MESSAGE);
+        expect_event(&b, KVF_NEIGHBOUR_CLOSED);
+        close_side(&a);
+        close_side(&b);
+    }
+}
+
 /* ---- descriptors and mapping --------------------------------------------------------------------------------- */
 
 static int memory_file(size_t bytes, int seals) {
@@ -323,7 +344,7 @@ static void refused_maps(void) {
     int gone = memory_file(bytes, F_SEAL_SHRINK);
     close(gone);
     CHECK(kvf_neighbour_map(gone, bytes, 0, out) == KVF_E_SYSTEM);
-    shrunk_while_looked_at(3000);
+    shrunk_while_looked_at(1000);
     /* A caller's file: sealed where it can be. */
     int own = memory_file(bytes + 100, 0);
     CHECK(kvf_neighbour_inspect(own, out) == KVF_OK && out[0] == (double)bytes + 100 && out[1] == 1);
@@ -516,6 +537,8 @@ int main(int count, char **arguments) {
     printf("held messages\n");
     looking();
     printf("held looking\n");
+    last_words();
+    printf("held last words\n");
     descriptors();
     printf("held descriptors\n");
     refused_maps();

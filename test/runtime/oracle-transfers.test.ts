@@ -149,6 +149,8 @@ async function pushOrPull(
       leaving = other.unregister({ wait: true });
     }
   });
+  await peer.forget();
+  await leaving;
 }
 
 /** Resolves when the peer is known to help. */
