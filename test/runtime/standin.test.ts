@@ -13,6 +13,7 @@ for (const [file, least] of [
   ["standin-transfers", 18],
   ["standin-slab", 10],
   ["standin-checksums", 41],
+  ["standin-layers", 12],
 ] as const)
   test(
     `${file}: what fails in NIXL leaves nothing behind and is never taken for success`,

@@ -11,7 +11,7 @@
  *
  *   fail FUNCTION N CODE    the N-th call from now on answers CODE (N 0: every call)
  *   delay FUNCTION MICROS   every call takes so much longer
- *   block FUNCTION          calls wait inside the library ...
+ *   block FUNCTION [N]      calls wait inside the library, but for the next N ...
  *   unblock FUNCTION        ... until here
  *   blocked FUNCTION        how many wait
  *   calls FUNCTION          how many calls there were
@@ -140,6 +140,7 @@ typedef struct fault {
     int32_t code;
     uint64_t delay_micros;
     bool block;
+    uint64_t block_after; /* calls that went before */
     uint32_t blocked;
 } fault;
 
@@ -167,11 +168,11 @@ static void count_live(long change) {
 static nixl_status enter(enum function which) {
     pthread_mutex_lock(&table_mutex);
     fault *f = &faults[which];
-    f->calls++;
+    uint64_t call = ++f->calls;
     nixl_status code = f->fail_always || (f->fail_at != 0 && f->calls == f->fail_at) ? f->code : NIXL_SUCCESS;
     uint64_t delay = f->delay_micros;
     f->blocked++;
-    while (f->block) pthread_cond_wait(&unblocked, &table_mutex);
+    while (f->block && call > f->block_after) pthread_cond_wait(&unblocked, &table_mutex);
     f->blocked--;
     pthread_mutex_unlock(&table_mutex);
     if (delay > 0) nanosleep(&(struct timespec){(time_t)(delay / 1000000), (long)(delay % 1000000 * 1000)}, NULL);
@@ -226,6 +227,7 @@ static long control_function(const char *verb, const char *name, uint64_t a, lon
         f->delay_micros = a;
     } else if (strcmp(verb, "block") == 0) {
         f->block = true;
+        f->block_after = f->calls + (given >= 3 ? a : 0);
     } else if (strcmp(verb, "unblock") == 0) {
         f->block = false;
         pthread_cond_broadcast(&unblocked);
