@@ -277,11 +277,11 @@ async function target(transport: Transport, name: string): Promise<LocalLayout> 
   return await transport.register(spec(name, "disk"));
 }
 
-test("transfers that share few chunks share them alike: none ends before all have had half of their turns", async () => {
+test("64 transfers that share 2 chunks share them alike: none ends before all have had half of their turns", async () => {
   await using transport = await openLocal({ staging: TWO_CHUNKS });
   const source = await transport.register(spec("source", "disk"));
   const targets = await Promise.all(
-    Array.from({ length: 6 }, (_unused, index) => target(transport, `t${index}`)),
+    Array.from({ length: 64 }, (_unused, index) => target(transport, `t${index}`)),
   );
   await source.fill({ random: 9 });
   const all = Array.from({ length: 16 }, (_unused, index) => index);
@@ -329,6 +329,87 @@ nixlTest(
     const all = Array.from({ length: 16 }, (_unused, index) => index);
     await demandSame(fromA, all, diskB, all);
     await demandSame(fromB, all, diskA, all);
+  },
+  60_000,
+);
+
+nixlTest(
+  "the same with one in ten cancelled and one in ten from a file that was cut: the others are right and nothing is held",
+  async () => {
+    await using pair = await openPair({ staging: TWO_CHUNKS });
+    const sides = await Promise.all(
+      [pair.a, pair.b].map(async (transport, index) => {
+        const path = join(FOLDER, `cut ${index}.bin`);
+        const from = await transport.register(systemSpec("from", CONFIG));
+        const disk = await transport.register(spec("disk", "disk"));
+        const cut = await transport.register(spec("cut", "disk", { memory: { kind: "disk", path } }));
+        const into = await transport.register(systemSpec("into", CONFIG));
+        await from.fill({ random: index });
+        await cut.fill({ random: index });
+        truncateSync(path, 4096);
+        return { transport, from, disk, cut, into, path };
+      }),
+    );
+    const { a, b } = await pair.meetBoth();
+    const start = (side: number, index: number) => {
+      const own = sides[side];
+      const peer = side === 0 ? b : a;
+      if (own === undefined) throw new Error("no such side");
+      const blocks = [index % 16];
+      const [sourceBlocks, destinationBlocks] = [blocks, blocks];
+      const bad = index % 10 === 3;
+      const transfer = bad
+        ? own.transport.transfer({
+            source: peer.layout("cut"),
+            sourceBlocks: [15],
+            destination: own.into,
+            destinationBlocks,
+          })
+        : own.transport.transfer({
+            source: own.from,
+            sourceBlocks,
+            destination: peer.layout("disk"),
+            destinationBlocks,
+          });
+      const cancelled = index % 10 === 6;
+      if (cancelled) transfer.cancel();
+      return { bad, cancelled, transfer };
+    };
+    const round = (): ReturnType<typeof start>[] =>
+      Array.from({ length: 32 }, (_unused, index) => [start(0, index), start(1, index)]).flat();
+    for (const { bad, cancelled, transfer } of round()) {
+      if (bad) await refused("IO", transfer);
+      else if (cancelled)
+        await transfer.then(
+          () => undefined,
+          () => undefined,
+        );
+      else await transfer;
+      await transfer.settled;
+    }
+    // What was cancelled goes again; then every block is right, and nothing holds a layout.
+    const all = Array.from({ length: 16 }, (_unused, index) => index);
+    await Promise.all(
+      sides.map(({ transport, from }, side) =>
+        transport.transfer({
+          source: from,
+          sourceBlocks: all,
+          destination: (side === 0 ? b : a).layout("disk"),
+          destinationBlocks: all,
+        }),
+      ),
+    );
+    for (const [index, { transport, from }] of sides.entries()) {
+      const far = sides[1 - index]?.disk;
+      if (far === undefined) throw new Error("no other side");
+      await demandSame(from, all, far, all);
+      expect(transport.metrics()).toMatchObject({
+        "kvferry.transfers.in_flight": 0,
+        "kvferry.transfers.in_doubt": 0,
+        "kvferry.blocks.quarantined": 0,
+      });
+      expect(transport.dump().jobsRunning).toBe(0);
+    }
   },
   60_000,
 );
