@@ -48,7 +48,10 @@ export const demoCommand: Command = {
     const note = (line: string): void => output.note(line);
     if (await installPackages(note)) return await restart();
     await readyShim(note);
-    const nixl = await setupNixl({ progress: note });
+    const nixl = await setupNixl({
+      progress: note,
+      unpacked: (bytes, total) => output.progress("unpacking", bytes, total),
+    });
     const started = performance.now();
     const { pids, results, ucx, problems } = await runDemo(nixl.library, output);
     const ok = results.every((result) => result.verified) && results.length === DEMO_CASES.length;
@@ -73,11 +76,9 @@ async function runDemo(library: string, output: Output): Promise<DemoRun> {
   const child = startChild(moduleCommand("demo-peer"));
   try {
     const secret = crypto.getRandomValues(new Uint8Array(32));
-    const far = await runCases(child, { nixl: library, secret }, (line) =>
-      output.note(`over NIXL    ${line}`),
-    );
+    const far = await runCases(child, { nixl: library, secret }, "over NIXL", output);
     const ucx = child.ucx();
-    const near = await runCases(child, "neighbour", (line) => output.note(`neighbours   ${line}`));
+    const near = await runCases(child, "neighbour", "neighbours", output);
     const results = DEMO_CASES.map((one, index): DemoResult => {
       const [over, beside] = [far[index], near[index]];
       const [gbps, neighbourGbps] = [over?.gbps ?? 0, beside?.gbps ?? 0];
@@ -107,7 +108,8 @@ interface CaseOutcome {
 async function runCases(
   child: DemoChild,
   distance: DemoDistance,
-  note: (line: string) => void,
+  label: string,
+  output: Output,
 ): Promise<CaseOutcome[]> {
   const { openDemoAgent } = await import("./demo-agent.ts");
   const [own] = await Promise.all([openDemoAgent("a", distance), child.open(distance)]);
@@ -118,7 +120,10 @@ async function runCases(
     for (const [index, one] of DEMO_CASES.entries()) {
       const outcome = await runCase(index, one, agents);
       outcomes.push(outcome);
-      note(`${outcome.problems.length === 0 ? "verified" : "WRONG   "}  ${one.name}`);
+      output.note(
+        `${label.padEnd(12)} ${outcome.problems.length === 0 ? "verified" : "WRONG   "}  ${one.name}`,
+      );
+      output.progress(label, index + 1, DEMO_CASES.length);
     }
     await child.agent.close();
     return outcomes;

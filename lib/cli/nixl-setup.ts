@@ -25,6 +25,8 @@ export interface SetupNixlOptions extends FindNixlOptions {
   readonly python?: string;
   /** Receives one line for each step. */
   readonly progress?: (line: string) => void;
+  /** Told of bytes that are unpacked, and how many there are. */
+  readonly unpacked?: (bytes: number, total: number) => void;
 }
 
 /** A NIXL installation, and whether this call made it. */
@@ -68,7 +70,7 @@ export async function setupNixl(options: SetupNixlOptions = {}): Promise<SetUpNi
         options.wheel === undefined
           ? await fetchWheel(downloads, pinned, options, environment, progress)
           : await givenWheel(resolve(options.wheel), pinned);
-      await unpackWheel(wheel, target, progress);
+      await unpackWheel(wheel, target, progress, options.unpacked);
       if (options.wheel === undefined) rmSync(downloads, { recursive: true, force: true });
     },
     (holder) =>

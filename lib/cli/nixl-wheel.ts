@@ -58,12 +58,14 @@ export async function sha256Of(file: string): Promise<string> {
 /**
  * Unpacks what kvferry needs of a wheel into `target`, which appears whole, by one rename.
  *
+ * @param unpacked - Told of bytes that are unpacked, and how many there are.
  * @throws KvferryError `IO` when the wheel is damaged.
  */
 export async function unpackWheel(
   wheel: string,
   target: string,
   progress: (line: string) => void,
+  unpacked: (bytes: number, total: number) => void = () => undefined,
 ): Promise<void> {
   const archive = new Uint8Array(await Bun.file(wheel).arrayBuffer());
   const wanted = zipEntries(archive).filter(isNeeded);
@@ -75,10 +77,12 @@ export async function unpackWheel(
   const partial = `${target}.${process.pid}.partial`;
   rmSync(partial, { recursive: true, force: true });
   try {
+    let done = 0;
     for (const entry of wanted) {
       const file = join(partial, entry.name);
       mkdirSync(dirname(file), { recursive: true });
       writeFileSync(file, readZipEntry(archive, entry), { mode: 0o644 });
+      unpacked((done += entry.bytes), total);
     }
     const record = { package: PACKAGE, version: NIXL_VERSION, wheel: basename(wheel), bytes: total };
     writeFileSync(join(partial, "kvferry.json"), `${JSON.stringify(record, null, 2)}\n`);

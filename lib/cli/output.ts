@@ -1,4 +1,5 @@
 import { isKvferryError } from "../core/errors.ts";
+import { barOn } from "./bar.ts";
 
 /** Words in colour, where the stream is a terminal and nobody asked for none. */
 export interface Style {
@@ -18,6 +19,8 @@ export interface Output {
   say(line?: string): void;
   /** Progress: always standard error. */
   note(line: string): void;
+  /** How far long work is: a bar on a terminal, nothing elsewhere. */
+  progress(label: string, done: number, total: number): void;
   /** The command's result; printed only when JSON was asked for. */
   emit(value: unknown): void;
 }
@@ -30,11 +33,19 @@ export function processOutput(json: boolean): Output {
     if (error.code === "EPIPE") process.exit(0);
     throw error;
   });
+  const bar = barOn(process.stderr);
   return {
     json,
     style: styleFor(stream.isTTY === true, process.env),
-    say: (line = "") => void stream.write(`${line}\n`),
-    note: (line) => void process.stderr.write(`${line}\n`),
+    say: (line = "") => {
+      bar.clear();
+      stream.write(`${line}\n`);
+    },
+    note: (line) => {
+      bar.clear();
+      process.stderr.write(`${line}\n`);
+    },
+    progress: (label, done, total) => bar.update(label, done, total),
     emit: (value) => {
       if (json) process.stdout.write(`${JSON.stringify(value, jsonValue)}\n`);
     },

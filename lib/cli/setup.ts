@@ -44,6 +44,7 @@ export const setupCommand: Command = {
       ...(python === undefined ? {} : { python }),
       force: parsed.values["force"] === true,
       progress: (line) => output.note(line),
+      unpacked: (bytes, total) => output.progress("unpacking", bytes, total),
     });
     const seconds = Math.round(performance.now() - started) / 1_000;
     output.say(
