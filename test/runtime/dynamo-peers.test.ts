@@ -1,7 +1,8 @@
 // What a package of Dynamo's does not say: no fingerprint, no generation, no proof, no names, no age.
+import { ptr } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { handleGeneration, makeHandle } from "../../lib/core/handle.ts";
-import { encodeDynamoPackage } from "../../lib/wire/index.ts";
+import { decodeDynamoPackage, encodeDynamoPackage } from "../../lib/wire/index.ts";
 import type { DynamoDescriptor } from "../../lib/wire/index.ts";
 import { kvbmOf, rawOf } from "../wire/builders.ts";
 import { refused } from "./helpers/refusal.ts";
@@ -110,3 +111,50 @@ describe.each(FORMATS)("a package in %s", (format) => {
     expect(peer.layout("layout-0")).toMatchObject({ stagedOnly: true, storage: { kind: "disk" } });
   });
 });
+
+nixlTest(
+  "memory that the caller owns is described where it lies: one region, or one for each layer",
+  async () => {
+    await using here = await openRemote({ agentName: "builder" });
+    const config = {
+      numBlocks: 2,
+      numLayers: 3,
+      outerDim: 2,
+      pageSize: 4,
+      innerDim: 8,
+      dtypeWidthBytes: 2,
+    } as const;
+    const layerBytes = 2 * 2 * 4 * 8 * 2;
+    const backing = new Uint8Array(new ArrayBuffer(2 * 3 * layerBytes));
+    const start = Number(ptr(backing.buffer));
+    const regionsOf = (arrangement: string): { address: number; size: number }[] =>
+      arrangement === "fully-contiguous"
+        ? [{ address: start, size: 3 * layerBytes }]
+        : [0, 1, 2].map((layer) => ({ address: start + (3 + layer) * layerBytes, size: layerBytes }));
+    for (const arrangement of ["fully-contiguous", "layer-separate/block-first"] as const)
+      await here.register({
+        name: arrangement,
+        config,
+        arrangement,
+        memory: { kind: "external", storage: "system", regions: regionsOf(arrangement) },
+      });
+    const bytes = await here.exportMetadata({ format: "dynamo-1.0" });
+    const { worker_address: address, layouts } = decodeDynamoPackage(bytes, "dynamo-1.0");
+    for (const [index, { layout }] of layouts.entries()) {
+      const arrangement = index === 0 ? "fully-contiguous" : "layer-separate/block-first";
+      expect(layout).toMatchObject({
+        location: "System",
+        layout_config: { num_blocks: 2n, num_layers: 3n, outer_dim: 2n, page_size: 4n, inner_dim: 8n },
+        nixl_metadata: { agent_name: address.nixl_agent_name, mem_type: "Dram", device_id: 0n },
+        layout_type_details:
+          index === 0 ? { FullyContiguous: {} } : { LayerSeparate: { block_dim: "BlockIsFirstDim" } },
+      });
+      expect(layout.memory_descriptors).toEqual(
+        regionsOf(arrangement).map((region) => ({ addr: BigInt(region.address), size: BigInt(region.size) })),
+      );
+    }
+    expect(layouts.length).toBe(2);
+    expect(address.nixl_agent_name).toStartWith("builder");
+    expect(backing.every((byte) => byte === 0)).toBe(true);
+  },
+);
