@@ -1,40 +1,34 @@
-import { mappedAddresses } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { Explanation } from "../core/explain.ts";
-import { formatHandle, handleLayoutId, type LayoutHandle } from "../core/handle.ts";
+import { formatHandle, type LayoutHandle } from "../core/handle.ts";
 import type { LayoutSpec } from "../core/layout.ts";
-import { emptyRegistry, type RegistrySnapshot } from "../core/registry.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
 import { isLocal, isRemote, localCount, remoteCount } from "../core/registry-queries.ts";
-import { Arrivals, type Arrival, type ExpectOptions } from "./arrival.ts";
-import { BlockIo } from "./block-io.ts";
+import type { Arrivals, Arrival, ExpectOptions } from "./arrival.ts";
 import { closeTransport, type CloseReport } from "./closing.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
-import { answerBody } from "./control-bodies.ts";
-import { CONTROL } from "./control-message.ts";
-import { Engine, type EndedTransfer } from "./engine.ts";
-import { EventHub, type TransportEvents } from "./events.ts";
+import type { Engine } from "./engine.ts";
+import type { EventHub, TransportEvents } from "./events.ts";
 import { exportMetadata, type ExportOptions } from "./exporting.ts";
-import { Fences } from "./fences.ts";
-import { Leases } from "./leases.ts";
-import { listenForControl } from "./listening.ts";
-import { Liveness } from "./liveness.ts";
+import type { Fences } from "./fences.ts";
+import type { Leases } from "./leases.ts";
+import type { Liveness } from "./liveness.ts";
 import type { LocalLayout } from "./local-layout.ts";
-import { MetricsBook, prometheusText, type TransportMetrics } from "./metrics.ts";
-import { Messenger } from "./messenger.ts";
-import { NotificationQueue, type Notification, type NotificationOptions } from "./notifications.ts";
+import { prometheusText, type MetricsBook, type TransportMetrics } from "./metrics.ts";
+import type { Messenger } from "./messenger.ts";
+import type { NotificationQueue, Notification, NotificationOptions } from "./notifications.ts";
+import { connectParts } from "./transport-parts.ts";
 import { resolveOptions, type OpenOptions } from "./options.ts";
-import { PeerBook } from "./peer-book.ts";
+import type { PeerBook } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
-import { Planning } from "./planning.ts";
+import type { Planning } from "./planning.ts";
 import { PreparedTransfer } from "./prepared.ts";
-import { Registrar } from "./registrar.ts";
+import type { Registrar } from "./registrar.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
-import { openStaging } from "./staging.ts";
-import { openSums } from "./sums.ts";
-import { TransportState } from "./state.ts";
-import { agentOf, type PrepareRequest, type TransferRequest } from "./submit.ts";
-import { Submitter } from "./submitter.ts";
+import type { TransportState } from "./state.ts";
+import type { PrepareRequest, TransferRequest } from "./submit.ts";
+import type { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
 
 /**
@@ -45,9 +39,9 @@ import type { Transfer } from "./transfer.ts";
 export class Transport implements AsyncDisposable {
   readonly #session: Session;
   readonly #state: TransportState;
-  readonly #events: EventHub = new EventHub();
-  readonly #metrics: MetricsBook = new MetricsBook();
-  readonly #leases: Leases = new Leases();
+  readonly #events: EventHub;
+  readonly #metrics: MetricsBook;
+  readonly #leases: Leases;
   readonly #engine: Engine;
   readonly #registrar: Registrar;
   readonly #peers: PeerBook;
@@ -58,161 +52,25 @@ export class Transport implements AsyncDisposable {
   readonly #planning: Planning;
   readonly #arrivals: Arrivals;
   readonly #fences: Fences;
-  readonly #mark: ReturnType<typeof openSums>;
   #closing: Promise<CloseReport> | undefined;
 
   private constructor(session: Session) {
-    const { options } = session;
+    const parts = connectParts(session);
     this.#session = session;
-    this.#state = new TransportState(
-      emptyRegistry({
-        workerId: options.workerId,
-        agentName: options.agentName,
-        wireName: session.wireName,
-        incarnation: session.incarnation,
-      }),
-    );
-    this.#engine = new Engine(
-      {
-        clock: session.clock,
-        executor: (name) => session.executors.get(name),
-        fileName: (file) => session.files.get(file),
-        report: (ended) => {
-          this.#metrics.record(ended);
-          this.#blame(ended);
-          if (!this.#events.has("transfer")) return;
-          const { id, plan, settlement, bytes, durationMicros, error } = ended;
-          const descriptors = plan.legs.reduce(
-            (sum, leg) => sum + leg.hops.reduce((inner, hop) => inner + hop.descriptorsAfter, 0),
-            0,
-          );
-          this.#events.emit("transfer", {
-            id,
-            route: plan.route,
-            settlement,
-            bytes,
-            descriptors,
-            durationMicros,
-            error,
-          });
-        },
-        quarantine: (change, layout, groups, reason) => {
-          if (!this.#events.has("quarantine")) return;
-          for (const [group, ids] of groups)
-            this.#events.emit("quarantine", { change, layout, group, blocks: Array.from(ids), reason });
-        },
-        wallClock: () => Date.now(),
-      },
-      this.#leases,
-    );
-    session.context.onProgress = () => this.#engine.progress();
-    this.#peers = new PeerBook(session, this.#state, this.#engine, this.#events);
-    this.#queue = new NotificationQueue((waiting) => this.#messenger.wait(waiting));
-    this.#messenger = new Messenger(session, this.#state, this.#peers, this.#queue);
-    this.#messenger.onOverflow = (from) =>
-      this.#events.emit("warning", {
-        code: "NOTIFICATIONS",
-        message: `messages of ${from} are dropped: nobody reads notifications()`,
-      });
-    this.#liveness = new Liveness(
-      {
-        clock: session.clock,
-        peers: () => this.#peers.peers.filter((peer) => peer.understandsControl),
-        send: (peer) => this.#messenger.control(peer, CONTROL.heartbeat, answerBody(options.heartbeatMillis)),
-        lost: (peer, reason) => this.#peers.lose(peer, reason),
-      },
-      session.agent === null ? 0 : options.heartbeatMillis,
-    );
-    listenForControl(this.#messenger, this.#peers, this.#liveness, (wireName) =>
-      this.#fences.reaches(wireName),
-    );
-    const staging = openStaging(session, this.#state, this.#messenger, this.#peers, this.#leases);
-    this.#planning = new Planning(session, this.#state, this.#leases);
-    this.#submitter = new Submitter(
-      session,
-      this.#state,
-      this.#engine,
-      this.#leases,
-      this.#planning,
-      this.#messenger,
-      this.#events,
-      this.#metrics,
-    );
-    const io = new BlockIo(
-      session.context,
-      this.#leases,
-      (source, destination, blocks) => this.#submitter.move(source, destination, blocks),
-      session.stages,
-    );
-    this.#registrar = new Registrar(session, this.#state, this.#leases, {
-      io,
-      unregister: (layout, unregisterOptions) => this.#registrar.unregister(layout, unregisterOptions),
-      quarantined: (handle) => this.#leases.quarantined(handle),
-    });
-    session.neighbours?.serve({
-      find: (handle) => {
-        const layout = this.#registrar.find(handleLayoutId(handle), handle);
-        return layout === undefined
-          ? undefined
-          : { record: layout.record, components: layout.memory.components };
-      },
-      deliver: (from, payload) => this.#messenger.deliverFrom(from.wire, payload),
-      gone: (from) => {
-        // Without NIXL nothing but its mappings could write here.
-        if (session.agent === null)
-          this.#arrivals.proveQuiet((arrival) => arrival.wireName === from.wire, "peer-gone");
-      },
-      marked: (wireName, mark) => this.#mark(wireName, mark),
-      used: (handle) => this.#leases.uses(handle) > 0,
-      idle: (handle) => this.#leases.idle(handle),
-      lost: (wireName, reason) => {
-        const peer = this.#peers.byWireName(wireName);
-        if (peer !== undefined) this.#peers.lose(peer, reason);
-      },
-      withdrawn: (wireName, handle) => {
-        const peer = this.#peers.byWireName(wireName);
-        if (peer !== undefined) this.#peers.takeBack(peer, handle);
-      },
-      repinned: (wireName, handle, component, { bases, storage }) => {
-        const peer = this.#peers.byWireName(wireName);
-        if (peer !== undefined && isRemote(this.#state.snapshot, handle))
-          this.#peers.reattach(peer, handle, component, mappedAddresses(bases, storage ?? undefined));
-      },
-      warn: (message) => this.#events.emit("warning", { code: "NEIGHBOUR", message }),
-    });
-    this.#arrivals = new Arrivals(
-      this.#state,
-      this.#leases,
-      this.#queue,
-      this.#messenger,
-      this.#events,
-      session.clock,
-      session.options.deadlineMillis,
-    );
-    this.#fences = new Fences({
-      clock: session.clock,
-      processes: session.processes,
-      agent: session.agent,
-      wireName: session.wireName,
-      engine: this.#engine,
-      peers: this.#peers,
-      arrivals: this.#arrivals,
-      messenger: this.#messenger,
-      liveness: this.#liveness,
-      staging,
-    });
-    this.#registrar.fences = this.#fences;
-    const { integrity } = this.#submitter;
-    this.#arrivals.onDone = (layout, blocks) => integrity.bad.clear(layout, blocks);
-    this.#mark = openSums({
-      session,
-      state: this.#state,
-      messenger: this.#messenger,
-      peers: this.#peers,
-      integrity,
-      arrivals: this.#arrivals,
-      fences: this.#fences,
-    });
+    this.#state = parts.state;
+    this.#events = parts.events;
+    this.#metrics = parts.metrics;
+    this.#leases = parts.leases;
+    this.#engine = parts.engine;
+    this.#registrar = parts.registrar;
+    this.#peers = parts.peers;
+    this.#queue = parts.queue;
+    this.#messenger = parts.messenger;
+    this.#liveness = parts.liveness;
+    this.#submitter = parts.submitter;
+    this.#planning = parts.planning;
+    this.#arrivals = parts.arrivals;
+    this.#fences = parts.fences;
   }
 
   /**
@@ -223,6 +81,7 @@ export class Transport implements AsyncDisposable {
    */
   static async open(options: OpenOptions): Promise<Transport> {
     const transport = Transport.over(await openSession(resolveOptions(options, process.env)));
+    dropped.register(transport, transport.agentName, transport.#session);
     installExitHook();
     return transport;
   }
@@ -230,7 +89,8 @@ export class Transport implements AsyncDisposable {
   /** @internal A transport over a session that was opened elsewhere; a simulation gives its own. */
   static over(session: Session): Transport {
     const transport = new Transport(session);
-    openTransports.add(transport);
+    const open = { state: transport.#state, context: session.context };
+    openTransports.set(session, open);
     return transport;
   }
 
@@ -442,6 +302,7 @@ export class Transport implements AsyncDisposable {
    * @returns What it had to leave: layouts whose memory may still be touched, and native calls that are stuck.
    */
   close(): Promise<CloseReport> {
+    dropped.unregister(this.#session);
     this.#closing ??= this.#close();
     return this.#closing;
   }
@@ -452,17 +313,7 @@ export class Transport implements AsyncDisposable {
 
   /** @internal The last chance at process exit, when nothing asynchronous runs any more. */
   closeNow(): void {
-    this.#state.close();
-    this.#session.context.close(0);
-  }
-
-  /** A transfer that failed because its peer is gone says so of the peer too. */
-  #blame(ended: EndedTransfer): void {
-    if (ended.error?.code !== "ERR_KVF_PEER_LOST") return;
-    const agent = agentOf(ended.plan);
-    const peer = agent === null ? undefined : this.#peers.byWireName(agent);
-    if (peer !== undefined)
-      queueMicrotask(() => this.#peers.lose(peer, ended.error?.message ?? "a transfer failed"));
+    closeAtOnce({ state: this.#state, context: this.#session.context });
   }
 
   #warn(code: string, message: string): void {
@@ -485,11 +336,26 @@ export class Transport implements AsyncDisposable {
       liveness: this.#liveness,
       fences: this.#fences,
       queue: this.#queue,
-    }).finally(() => openTransports.delete(this));
+    }).finally(() => openTransports.delete(this.#session));
   }
 }
 
-const openTransports: Set<Transport> = new Set();
+/** What must be stopped before the process may end. */
+interface OpenParts {
+  readonly state: TransportState;
+  readonly context: Session["context"];
+}
+
+const openTransports: Map<Session, OpenParts> = new Map();
+
+/** Says what was left behind, and frees nothing: whoever was given a layout or a peer may still use it. */
+const dropped: FinalizationRegistry<string> = new FinalizationRegistry((agentName) =>
+  process.emitWarning(
+    `the transport ${agentName} was dropped without close(): its memory and its threads stay until the process ends`,
+    { type: "KvferryWarning", code: "KVF_LEAK" },
+  ),
+);
+
 let exitHook = false;
 let secretWarned = false;
 
@@ -498,6 +364,11 @@ function installExitHook(): void {
   if (exitHook) return;
   exitHook = true;
   process.on("exit", () => {
-    for (const transport of openTransports) transport.closeNow();
+    for (const open of openTransports.values()) closeAtOnce(open);
   });
+}
+
+function closeAtOnce({ state, context }: OpenParts): void {
+  state.close();
+  context.close(0);
 }

@@ -145,6 +145,7 @@ describe("closing", () => {
         await b.close();
       }
     },
+    30_000,
   );
 
   test("many transports one after the other leave neither mappings nor descriptors", async () => {
@@ -171,6 +172,18 @@ async function cycle(): Promise<void> {
   await layout.fill(1);
   await transport.close();
 }
+
+test("transports that are dropped without close are said, by name, and lose nothing that is still held", async () => {
+  const { code, out, words } = await runFixture("dropped.ts", []);
+  expect({ code, out }).toEqual({ code: 0, out: "said\n" });
+  const named = [
+    ...words.matchAll(/KVF_LEAK\] KvferryWarning: the transport dropped-(\d+) was dropped/g),
+  ].map(([, id]) => Number(id));
+  // The collector may keep one or the other for what still lies on a stack; what was closed is never named.
+  expect(named.length).toBeGreaterThan(0);
+  expect(named.filter((id) => id % 2 === 0)).toEqual([]);
+  expect(new Set(named).size).toBe(named.length);
+}, 60_000);
 
 describe("a process", () => {
   const modes = [
