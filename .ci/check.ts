@@ -61,6 +61,8 @@ function long(): Step[][] {
     [command("proof at length: wire", proof("wire", 1_000_000), { minutes: 60 })],
     [command("proof at length: simulate", proof("simulate", 100_000), { minutes: 40 })],
     [command("proof at length: neighbours", proof("neighbours", 400), { minutes: 15 })],
+    [command("proof at length: kill", proof("kill", 600), { minutes: 40 })],
+    [command("proof at length: lifetime", [...proof("lifetime", 1), "--minutes", "10"], { minutes: 20 })],
     [suite("package: installed, compiled in, emulated, looked at", PACKAGE, { minutes: 15 })],
     [sanitizedSuite("all tests under ASan and UBSan", [], 20)],
     [suite("tests in parallel processes", ["--parallel=2"], { minutes: 15 })],

@@ -26,6 +26,27 @@ export function readHandle(body: Uint8Array): LayoutHandle | null {
   return body.byteLength === HANDLE_BYTES ? handleAt(body, 0) : null;
 }
 
+/** Most handles of one {@link goneBody}. */
+export const MOST_GONE = 4_000;
+
+/** Handles of layouts that are gone, at most {@link MOST_GONE}, and whether more follow. */
+export function goneBody(handles: readonly LayoutHandle[], more: boolean): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(1 + handles.length * HANDLE_BYTES));
+  bytes[0] = more ? 1 : 0;
+  for (const [at, handle] of handles.entries()) putHandle(bytes, 1 + at * HANDLE_BYTES, handle);
+  return bytes;
+}
+
+/** @returns Null for a body of another form. */
+export function readGone(
+  body: Uint8Array,
+): { readonly handles: readonly LayoutHandle[]; readonly more: boolean } | null {
+  const count = (body.byteLength - 1) / HANDLE_BYTES;
+  if (!Number.isInteger(count) || count > MOST_GONE || (body[0] ?? 2) > 1) return null;
+  const handles = Array.from({ length: count }, (_, at) => handleAt(body, 1 + at * HANDLE_BYTES));
+  return { handles, more: body[0] === 1 };
+}
+
 /** A question about a layout: a number of the asker's, and the handle. */
 export function questionBody(question: number, handle: LayoutHandle): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(new ArrayBuffer(4 + HANDLE_BYTES));

@@ -27,6 +27,11 @@ export const CONTROL = {
   staging: 10,
   /** A word by which both ends of a transfer are compared: see sum-words.ts. */
   sums: 11,
+  /**
+   * The answer to `imported`: the sender will tell the receiver of layouts that it takes back, and took these back
+   * already: whether more such messages follow, and handles.
+   */
+  known: 12,
 } as const;
 
 /** A control message that was read. */

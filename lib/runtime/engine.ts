@@ -81,7 +81,7 @@ export class Engine {
   /** Who waits for transfers to end for good, with those that they wait for. */
   readonly #barriers: Set<{ readonly open: Set<Run>; readonly resolve: () => void }> = new Set();
   /** Peers with whom no transfer may start now. */
-  readonly #paused: Map<string, Promise<void>> = new Map();
+  readonly #paused: Map<string, Set<Promise<void>>> = new Map();
 
   constructor(effects: EngineEffects, leases: Leases) {
     this.#effects = effects;
@@ -167,16 +167,20 @@ export class Engine {
   /** Lets no transfer with a peer start until the returned function is called. */
   pause(agent: string): () => void {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#paused.set(agent, promise);
+    const pauses = this.#paused.get(agent) ?? new Set();
+    this.#paused.set(agent, pauses.add(promise));
     return () => {
-      if (this.#paused.get(agent) === promise) this.#paused.delete(agent);
+      pauses.delete(promise);
+      if (pauses.size === 0 && this.#paused.get(agent) === pauses) this.#paused.delete(agent);
       resolve();
     };
   }
 
   /** Resolves when transfers with the peer may start again; undefined when they may now. */
   paused(agent: string | null): Promise<void> | undefined {
-    return agent === null || this.#paused.size === 0 ? undefined : this.#paused.get(agent);
+    if (agent === null || this.#paused.size === 0) return undefined;
+    const [pause] = this.#paused.get(agent) ?? [];
+    return pause;
   }
 
   /** Resolves when no outcome of a transfer with the peer is open. */

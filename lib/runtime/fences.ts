@@ -4,10 +4,13 @@ import type { NixlAgent } from "../native/agent.ts";
 import type { Arrival, Arrivals } from "./arrival.ts";
 import {
   answerBody,
+  goneBody,
   handleBody,
   importedBody,
+  MOST_GONE,
   questionBody,
   readAnswer,
+  readGone,
   readHandle,
   readImported,
   readQuestion,
@@ -24,6 +27,12 @@ import type { StagingSides } from "./staging.ts";
 
 /** How long a peer that is let go is given to end what runs, and to answer. Milliseconds. */
 const LEAVE_MILLIS = 300;
+
+/**
+ * How long transfers with a new peer wait for its word that it knows this importer: memory that it takes back without
+ * knowing may be somebody else's. Milliseconds.
+ */
+const GREETING_MILLIS = 1_000;
 
 const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(0));
 
@@ -69,6 +78,9 @@ export class Fences implements PeerWatcher {
   /** Workers that NIXL knows only because they imported this one. */
   readonly #connected: Set<string> = new Set();
   readonly #introductions: Map<string, Promise<void>> = new Map();
+  /** New peers that did not say yet that they know this importer, and what lets transfers with them begin. */
+  readonly #greetings: Map<string, () => void> = new Map();
+  readonly #greeted: WeakSet<Peer> = new WeakSet();
   #connection: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
   constructor(parts: FenceParts) {
@@ -99,6 +111,7 @@ export class Fences implements PeerWatcher {
     // Silence from before it was imported says nothing.
     this.#parts.liveness.forget(peer.wireName);
     if (!peer.understandsControl) return;
+    const greeted = this.#greet(peer);
     const introduced = this.#connectionInfo()
       .then((connection) =>
         messenger.control(
@@ -107,7 +120,8 @@ export class Fences implements PeerWatcher {
           importedBody({ sequence, process: processes.self, connection }),
         ),
       )
-      .catch(() => undefined);
+      // Whoever cannot be told is gone.
+      .catch(greeted);
     this.#introductions.set(peer.wireName, introduced);
     // The same process again: what it could not be asked when it was lost it can be asked now.
     for (const arrival of this.#parts.arrivals.doubtful(peer.wireName)) this.#ask(arrival);
@@ -145,6 +159,7 @@ export class Fences implements PeerWatcher {
     this.#parts.liveness.forget(wireName);
     this.#leaving.delete(wireName);
     this.#connected.delete(wireName);
+    this.#greetings.get(wireName)?.();
     this.#parts.arrivals.lose(wireName, peer.loss?.reason ?? "gone");
     for (const [question, asked] of this.#questions)
       if (asked.wireName === wireName) this.#questions.delete(question);
@@ -251,7 +266,17 @@ export class Fences implements PeerWatcher {
       if (message === null || from === this.#parts.wireName) return;
       const importer = this.#importers.noteImport(from, message);
       if (importer === null) return;
-      void this.#connect(importer).then(() => this.#remind(importer));
+      void this.#connect(importer).then(() => {
+        this.#remind(importer);
+        this.#answer(importer, message.sequence);
+      });
+    });
+    messenger.onControl(CONTROL.known, (from, body) => {
+      const gone = readGone(body);
+      const peer = peers.byWireName(from);
+      if (gone === null || peer === undefined) return;
+      for (const handle of gone.handles) peers.takeBack(peer, handle);
+      if (!gone.more) this.#greetings.get(from)?.();
     });
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);
@@ -286,6 +311,33 @@ export class Fences implements PeerWatcher {
       this.#questions.delete(question);
       asked.resolve();
     });
+  }
+
+  /** Lets no transfer with a new peer begin before it knows this importer. @returns Ends that. */
+  #greet(peer: Peer): () => void {
+    const { agent, clock, engine } = this.#parts;
+    if (agent === null || this.#greeted.has(peer)) return () => undefined;
+    this.#greeted.add(peer);
+    const { wireName } = peer;
+    const resume = engine.pause(wireName);
+    const end = (): void => {
+      stopTimer();
+      if (this.#greetings.get(wireName) === end) this.#greetings.delete(wireName);
+      resume();
+    };
+    const stopTimer = clock.after(GREETING_MILLIS, end);
+    this.#greetings.get(wireName)?.();
+    this.#greetings.set(wireName, end);
+    return end;
+  }
+
+  /** Tells an importer that it is known, and which layouts of its package are gone already. */
+  #answer({ wireName }: Importer, sequence: number): void {
+    const gone = this.#importers.goneSince(sequence);
+    do {
+      const some = gone.splice(0, MOST_GONE);
+      this.#tell(wireName, CONTROL.known, goneBody(some, gone.length > 0));
+    } while (gone.length > 0);
   }
 
   /** Asks the peer whose push did not come whether it is done with the blocks. */

@@ -25,9 +25,13 @@ const MOST_RELEASED = 65_536;
 /** Workers that may have imported this one; what more say so are not heard. */
 const MOST_IMPORTERS = 16_384;
 
+/** Layouts that were given back and of which late importers are told; the longest gone go first. */
+const MOST_GONE = 65_536;
+
 interface Exported {
-  /** Sequence number of the first package that had the layout. */
+  /** Sequence numbers of the first and the last package that had the layout. */
   readonly first: number;
+  last: number;
   /** When the last one was made, on the transport's clock. */
   lastAt: number;
   /** It stood in a package of a format whose importers say nothing back. */
@@ -46,6 +50,8 @@ export class Importers {
   readonly #importers: Map<string, Importer> = new Map();
   /** Workers that said that they are done with this one. */
   readonly #released: Set<string> = new Set();
+  /** Layouts that stood in packages and were given back. */
+  readonly #gone: Map<LayoutHandle, Exported> = new Map();
   readonly #waiters: Map<LayoutHandle, (() => void)[]> = new Map();
 
   constructor(clock: Clock) {
@@ -58,8 +64,9 @@ export class Importers {
     const lastAt = this.#clock.now();
     for (const handle of handles) {
       const known = this.#exports.get(handle);
-      if (known === undefined) this.#exports.set(handle, { first: sequence, lastAt, silent });
+      if (known === undefined) this.#exports.set(handle, { first: sequence, last: sequence, lastAt, silent });
       else {
+        known.last = sequence;
         known.lastAt = lastAt;
         known.silent ||= silent;
       }
@@ -147,8 +154,19 @@ export class Importers {
     });
   }
 
+  /** Layouts of a package that were given back since it was made. */
+  goneSince(sequence: number): LayoutHandle[] {
+    return [...this.#gone]
+      .filter(([, { first, last }]) => first <= sequence && sequence <= last)
+      .map(([handle]) => handle);
+  }
+
   /** The layout's memory was given back. */
   forget(handle: LayoutHandle): void {
+    const exported = this.#exports.get(handle);
+    if (exported !== undefined) this.#gone.set(handle, exported);
+    const oldest = this.#gone.keys().next();
+    if (this.#gone.size > MOST_GONE && oldest.done !== true) this.#gone.delete(oldest.value);
     this.#exports.delete(handle);
     for (const importer of this.#importers.values()) importer.letGo.delete(handle);
   }

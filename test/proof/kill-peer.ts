@@ -1,12 +1,12 @@
 // A process that lives to be killed, or to stay: it has a pool of blocks, and pushes and pulls when it is told to.
-import { Transport, type Peer } from "../../index.ts";
-import { KILL_OPTIONS, POOL, type PeerWord, type SurvivorWord } from "./kill-words.ts";
+import { Transport, type Peer, type Transfer } from "../../index.ts";
+import { ALL_BLOCKS, KILL_OPTIONS, POOL, type PeerWord, type SurvivorWord } from "./kill-words.ts";
 
 const workerId = BigInt(process.argv[2] ?? "2");
 const transport = await Transport.open({ workerId, ...KILL_OPTIONS });
 const pool = await transport.register({ ...POOL, name: "pool" });
-await pool.fill({ random: Number(workerId) });
 let survivor: Peer | undefined;
+const running = new Set<Transfer>();
 
 const say = (word: PeerWord): void => void process.send?.(word);
 
@@ -30,7 +30,7 @@ async function act(word: SurvivorWord): Promise<void> {
       return;
     case "fill":
       await pool.fill({ random: word.seed });
-      say({ say: "filled" });
+      say({ say: "sums", sums: await pool.checksums(ALL_BLOCKS) });
       return;
     case "push":
     case "pull": {
@@ -39,12 +39,23 @@ async function act(word: SurvivorWord): Promise<void> {
       const [source, destination] = word.do === "push" ? [pool, there] : [there, pool];
       const { sourceBlocks, destinationBlocks, deadlineMs } = word;
       const tag = word.tag === null ? {} : { notify: word.tag };
+      const transfer = transport.transfer({
+        source,
+        sourceBlocks,
+        destination,
+        destinationBlocks,
+        deadlineMs,
+        ...tag,
+      });
+      running.add(transfer);
       // Whatever becomes of it is for the survivor to see.
-      transport
-        .transfer({ source, sourceBlocks, destination, destinationBlocks, deadlineMs, ...tag })
-        .catch(() => undefined);
+      transfer.catch(() => undefined).finally(() => running.delete(transfer));
       return;
     }
+    case "end":
+      await Promise.allSettled(running);
+      say({ say: "ended" });
+      return;
     case "checksums":
       say({ say: "sums", sums: await pool.checksums(word.blocks) });
       return;

@@ -1,96 +1,49 @@
 // The process that lives on: moves blocks to and from a victim and a third process while the victim is killed, stopped, or
 // cut off, and says after each case what it saw. Runs in a network namespace of its own.
+// Words: how many cases, seed, first case, how many processes in all (2 or 3).
 import { readdirSync } from "node:fs";
-import { isKvferryError, Transport, type LocalLayout, type Peer, type Transfer } from "../../index.ts";
+import { isKvferryError, Transport } from "../../index.ts";
 import { randomOf, type Random } from "../random.ts";
-import {
-  BLOCKS,
-  KILL_OPTIONS,
-  POOL,
-  type Fault,
-  type KillReport,
-  type PeerWord,
-  type SurvivorWord,
-} from "./kill-words.ts";
+import { Other, within } from "./kill-other.ts";
+import { HANG_MILLIS, Traffic, type Book } from "./kill-traffic.ts";
+import { ALL_BLOCKS, KILL_OPTIONS, POOL, USE, type Fault, type KillReport } from "./kill-words.ts";
 
-const [cases = 1, seed = 1, first = 0] = process.argv.slice(2).map(Number) as [number?, number?, number?];
-
-/** How late a transfer may settle after its deadline, milliseconds. */
-const LATE_MILLIS = 1_000;
-/** A hang is one. */
-const HANG_MILLIS = 15_000;
-
-class Other {
-  readonly workerId: number;
-  readonly child: Bun.Subprocess<"ignore", "ignore", "inherit">;
-  peer: Peer | undefined;
-  #waiting: ((word: PeerWord) => void)[] = [];
-
-  constructor(workerId: number) {
-    this.workerId = workerId;
-    this.child = Bun.spawn([process.execPath, `${import.meta.dir}/kill-peer.ts`, String(workerId)], {
-      stdin: "ignore",
-      stdout: "ignore",
-      stderr: "inherit",
-      serialization: "advanced",
-      ipc: (word: PeerWord) => this.#waiting.shift()?.(word),
-    });
-  }
-
-  tell(word: SurvivorWord): void {
-    this.child.send(word);
-  }
-
-  async ask(word: SurvivorWord): Promise<PeerWord> {
-    const answer = new Promise<PeerWord>((resolve) => this.#waiting.push(resolve));
-    this.child.send(word);
-    return await within(answer, 20_000, `worker ${this.workerId} does not answer ${word.do}`);
-  }
-
-  kill(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
-  }
-}
+const [cases = 1, seed = 1, first = 0, processes = 3] = process.argv.slice(2).map(Number) as [
+  number?,
+  number?,
+  number?,
+  number?,
+];
+const VICTIM = 2;
+const THIRD = 3;
+/** How long the proof may take that a process which ended touches nothing. Milliseconds. */
+const PROOF_MILLIS = 5_000;
 
 const transport = await Transport.open({ workerId: 1n, ...KILL_OPTIONS });
 const pool = await transport.register({ ...POOL, name: "pool" });
 await pool.fill({ random: 1 });
 const scratch = await transport.register({ ...POOL, name: "scratch" });
 let scratchBlock = 0;
-const third = await meet(3);
-let victim = await meet(2);
+let third = processes > 2 ? await meet(THIRD, 1) : null;
+let victim = await meet(VICTIM, 2);
+/** Whether the link was down since the third process began. */
+let thirdWasCut = false;
 
 for (let index = first; index < first + cases; index++) {
   const report = await tryCase(index);
   process.stdout.write(`${JSON.stringify(report)}\n`);
 }
 victim.kill("SIGKILL");
-third.kill("SIGKILL");
+third?.kill("SIGKILL");
 const closing = await transport.close();
 process.stdout.write(`${JSON.stringify({ closed: closing })}\n`);
 process.exit(0);
 
-async function meet(workerId: number): Promise<Other> {
+async function meet(workerId: number, bytes: number): Promise<Other> {
   const other = new Other(workerId);
-  await connect(other);
+  await other.connect(transport);
+  await other.fill(bytes);
   return other;
-}
-
-/** Both import each other, anew where that is needed. */
-async function connect(other: Other): Promise<void> {
-  const word = await other.ask({ do: "export" });
-  if (word.say !== "package") throw new Error(`worker ${other.workerId}: ${Bun.inspect(word)}`);
-  other.peer = await transport.importMetadata(word.bytes);
-  const answer = await other.ask({ do: "import", bytes: await transport.exportMetadata() });
-  if (answer.say !== "imported") throw new Error(`worker ${other.workerId}: ${Bun.inspect(answer)}`);
-}
-
-interface Watched {
-  readonly what: string;
-  readonly transfer: Transfer;
-  readonly since: number;
-  readonly deadlineMs: number;
-  readonly withThird: boolean;
 }
 
 async function tryCase(index: number): Promise<KillReport> {
@@ -98,25 +51,33 @@ async function tryCase(index: number): Promise<KillReport> {
   const fault = (["kill", "stop", "link"] as const)[index % 3] ?? "kill";
   const problems: string[] = [];
   const tally: Record<string, number> = {};
-  const count = (what: string): void => {
-    tally[what] = (tally[what] ?? 0) + 1;
+  const book: Book = {
+    problems,
+    count: (what, by = 1) => {
+      tally[what] = (tally[what] ?? 0) + by;
+    },
   };
   try {
-    if (third.peer?.loss !== undefined) {
-      // The end of the connection that the link had cut took the new one with it.
-      count("third connected anew");
-      await third.ask({ do: "forget" });
-      await connect(third);
+    // What the link had cut may have taken a later connection with it.
+    if (third !== null && third.peer?.loss !== undefined) {
+      book.count("third connected anew");
+      await third.reconnect(transport);
     }
-    const heldBefore = held();
-    const watched = start(random, problems, count);
-    await Bun.sleep(random.between(0, 25));
+    await pool.fill({ random: index + 3_000_000 }, { blocks: USE.survivor.sources });
+    const traffic = new Traffic(transport, pool, random, fault, book);
+    traffic.begin(victim, third);
+    await Bun.sleep(random.between(0, random.pick([0, 6, 60])));
+    book.count(traffic.open > 0 ? "struck amid transfers" : "struck after all transfers");
     const over = strike(fault, random);
-    await Promise.all(watched.map((one) => judge(one, fault, problems, count)));
+    if (random.chance(0.5)) traffic.begin(victim, third);
+    await traffic.ended();
     await over;
-    await recover(fault, index, heldBefore, problems, count);
+    const lost = await recover(fault, index, book);
+    const alive = [...(lost ? [] : [victim]), ...(third === null ? [] : [third])];
+    await traffic.compare(alive);
+    await verify(fault, index, book);
   } catch (error) {
-    problems.push(`thrown: ${error instanceof Error ? error.message : Bun.inspect(error)}`);
+    problems.push(`thrown: ${error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error)}`);
   }
   return {
     index,
@@ -129,115 +90,9 @@ async function tryCase(index: number): Promise<KillReport> {
   };
 }
 
-/** Blocks 0 to 7 are pushed from, 8 to 15 pulled into, 16 to 23 pushed into by the victim, 24 to 31 the third's. */
-function start(random: Random, problems: string[], count: (what: string) => void): Watched[] {
-  const watched: Watched[] = [];
-  const peer = victim.peer;
-  const other = third.peer;
-  if (peer === undefined || other === undefined) throw new Error("nobody to move blocks to");
-  const begin = (
-    what: string,
-    deadlineMs: number,
-    withThird: boolean,
-    request: Parameters<Transport["transfer"]>[0],
-  ): void => {
-    watched.push({
-      what,
-      transfer: transport.transfer({ ...request, deadlineMs }),
-      since: performance.now(),
-      deadlineMs,
-      withThird,
-    });
-  };
-  for (let step = random.between(1, 4); step > 0; step--) {
-    const some = ids(random, 8);
-    const deadlineMs = random.pick([300, 1_000, 2_500]);
-    if (random.chance(0.5))
-      begin("push to the victim", deadlineMs, false, {
-        source: pool,
-        sourceBlocks: some,
-        destination: peer.layout("pool"),
-        destinationBlocks: some.map((id) => id + 8 * (step % 2)),
-      });
-    else {
-      const blocks = freeOf(
-        pool,
-        some.map((id) => id + 8),
-        count,
-      );
-      begin("pull from the victim", deadlineMs, false, {
-        source: peer.layout("pool"),
-        sourceBlocks: some.slice(0, blocks.length),
-        destination: pool,
-        destinationBlocks: blocks,
-      });
-    }
-  }
-  if (random.chance(0.6)) {
-    const blocks = freeOf(
-      pool,
-      ids(random, 8).map((id) => id + 16),
-      count,
-    );
-    const tag = `tag ${performance.now()}`;
-    if (blocks.length > 0) {
-      try {
-        const since = performance.now();
-        const deadlineMs = random.pick([300, 1_500]);
-        const arrival = transport.expect({ layout: pool, blocks, from: peer, tag, deadlineMs });
-        arrival.then(
-          () => count("arrived"),
-          (error: unknown) => {
-            count(isKvferryError(error) ? `arrival ${error.code}` : "arrival ?");
-            const late = performance.now() - since - deadlineMs;
-            if (late > LATE_MILLIS) problems.push(`an arrival ended ${late.toFixed(0)} ms late`);
-          },
-        );
-        victim.tell({
-          do: "push",
-          sourceBlocks: blocks.map((_, at) => at),
-          destinationBlocks: blocks,
-          deadlineMs,
-          tag,
-        });
-      } catch (error) {
-        count(isKvferryError(error) ? `expect ${error.code}` : "expect ?");
-      }
-    }
-  }
-  if (random.chance(0.5))
-    victim.tell({
-      do: "pull",
-      sourceBlocks: ids(random, 8),
-      destinationBlocks: [24, 25, 26].slice(0, random.between(1, 3)),
-      deadlineMs: 1_000,
-      tag: null,
-    });
-  const some = ids(random, 4);
-  begin("push to the third", 5_000, true, {
-    source: pool,
-    sourceBlocks: some,
-    destination: other.layout("pool"),
-    destinationBlocks: some.map((id) => id + 24),
-  });
-  const blocks = freeOf(
-    pool,
-    some.map((id) => id + 24),
-    count,
-  );
-  begin("pull from the third", 5_000, true, {
-    source: other.layout("pool"),
-    sourceBlocks: some.slice(0, blocks.length),
-    destination: pool,
-    destinationBlocks: blocks,
-  });
-  return watched;
-}
-
 /** @returns Resolves when the fault is over. */
 function strike(fault: Fault, random: Random): Promise<void> {
-  const millis = random.pick([100, 600, 1_800]);
-  const over = Bun.sleep(millis);
+  const over = Bun.sleep(random.pick([100, 500, 1_500]));
   switch (fault) {
     case "kill":
       victim.kill("SIGKILL");
@@ -256,86 +111,70 @@ function link(state: "up" | "down"): void {
   if (exitCode !== 0) throw new Error(`ip link set lo ${state}: ${stderr.toString()}`);
 }
 
-async function judge(
-  { what, transfer, since, deadlineMs, withThird }: Watched,
-  fault: Fault,
-  problems: string[],
-  count: (what: string) => void,
-): Promise<void> {
-  const outcome = await within(
-    transfer.then(
-      () => "done",
-      (error: unknown) => (isKvferryError(error) ? `${error.code} ${error.settlement ?? ""}` : String(error)),
-    ),
-    HANG_MILLIS,
-    `${what} hangs`,
-  ).catch((error: unknown) => String(error));
-  count(`${withThird ? "third" : "victim"}: ${outcome}`);
-  const late = performance.now() - since - deadlineMs;
-  if (late > LATE_MILLIS)
-    problems.push(`${what} (${outcome}) ended ${late.toFixed(0)} ms after its deadline`);
-  // A link that is down cuts off everybody who is reached by it.
-  const affected = fault === "link";
-  // A link that was down earlier may have left its blocks in doubt.
-  const refused = outcome.startsWith("ERR_KVF_QUARANTINED");
-  if (withThird && !affected && !refused && outcome !== "done")
-    problems.push(`${what} was not done: ${outcome}`);
+/** Everybody is there again and imported. @returns Whether the victim is another process than before. */
+async function recover(fault: Fault, index: number, book: Book): Promise<boolean> {
+  if (fault === "kill") {
+    const lost = victim.peer?.lost ?? Promise.resolve({ reason: "it was never imported" });
+    const { reason } = await within(lost, 5_000, "peer.lost does not resolve");
+    book.count(`lost: ${reason.replaceAll(/\d+/g, "N").slice(0, 60)}`);
+    await provenQuiet(index, book);
+    victim = await meet(VICTIM, index);
+    return true;
+  }
+  if (victim.peer?.loss !== undefined) book.count(`lost after a ${fault}`);
+  await victim.reconnect(transport);
+  if (fault === "link" && third !== null) {
+    thirdWasCut = true;
+    await third.reconnect(transport);
+    await reached(third, book);
+  }
+  await reached(victim, book);
+  await victim.ask({ do: "end" }, "ended");
+  return false;
 }
 
-/** The victim is back, imported where that is needed, and its bytes are right. */
-async function recover(
-  fault: Fault,
-  index: number,
-  heldBefore: number,
-  problems: string[],
-  count: (what: string) => void,
-): Promise<void> {
-  const before = victim.peer;
-  if (fault === "kill") {
-    const loss = await within(
-      before?.lost ?? Promise.resolve({ reason: "" }),
-      5_000,
-      "peer.lost does not resolve",
-    );
-    count(`lost: ${loss.reason.replaceAll(/\d+/g, "N").slice(0, 60)}`);
-    victim = await meet(2);
-  } else {
-    // Over what is left of the fault, the two may have lost each other.
-    await Bun.sleep(200);
-    if (victim.peer?.loss !== undefined) count("lost while stopped");
-    await victim.peer?.forget().catch(() => undefined);
-    await victim.ask({ do: "forget" });
-    await connect(victim);
-    // A link that was down has cut off the third as well.
-    if (fault === "link") {
-      await third.peer?.forget().catch(() => undefined);
-      await third.ask({ do: "forget" });
-      await connect(third);
-      await untilReached(third, count);
-    }
+/** Who wrote here has ended: every quarantine must end by that proof. */
+async function provenQuiet(index: number, book: Book): Promise<void> {
+  const before = held();
+  if (await quietWithin(thirdWasCut ? PROOF_MILLIS / 5 : PROOF_MILLIS)) {
+    if (before > 0) book.count("blocks whose quarantine ended with the victim", before);
+    return;
   }
-  await quiet(fault, heldBefore, problems, count);
-  await victim.ask({ do: "fill", seed: index });
-  await untilReached(victim, count);
-  await verify(problems, count);
+  if (third !== null && thirdWasCut) {
+    // A link that was down had cut off the third as well: what it may still touch is free once it has ended too.
+    const rest = held();
+    third.kill("SIGKILL");
+    await third.child.exited;
+    if (await quietWithin(PROOF_MILLIS)) book.count("blocks whose quarantine ended with the third", rest);
+    third = await meet(THIRD, index);
+    thirdWasCut = false;
+  }
+  if (held() > 0)
+    book.problems.push(
+      `${held()} blocks are in quarantine though the process has ended: ${Bun.inspect(pool.quarantinedBlocks().slice(0, 2))}`,
+    );
+}
+
+async function quietWithin(millis: number): Promise<boolean> {
+  const end = performance.now() + millis;
+  while (held() > 0 && performance.now() < end) await Bun.sleep(10);
+  return held() === 0;
 }
 
 /** The end of an old connection may take a new one with it, since NIXL drops peers by their names: then anew. */
-async function untilReached(other: Other, count: (what: string) => void): Promise<void> {
+async function reached(other: Other, book: Book): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
       // Longer than what is left of the old connection.
       for (let step = 0; step < 3; step++) {
         await reach(other);
-        await Bun.sleep(50);
+        await Bun.sleep(40);
       }
       return;
     } catch (error) {
       if (attempt === 5 || !isKvferryError(error)) throw error;
-      count(`${other === third ? "third" : "victim"} connected anew`);
-      await other.peer?.forget().catch(() => undefined);
-      await other.ask({ do: "forget" });
-      await connect(other);
+      book.count(`${other === third ? "third" : "victim"} connected anew`);
+      await other.reconnect(transport);
     }
   }
 }
@@ -346,10 +185,9 @@ async function reach(other: Other): Promise<void> {
   await within(
     transport.transfer({
       source: other.peer.layout("pool"),
-      // Nobody pushes into it.
-      sourceBlocks: [20],
+      sourceBlocks: [USE.other.sources[0] ?? 0],
       destination: scratch,
-      destinationBlocks: [scratchBlock++ % BLOCKS],
+      destinationBlocks: [scratchBlock++ % ALL_BLOCKS.length],
       deadlineMs: 5_000,
     }),
     HANG_MILLIS,
@@ -357,80 +195,59 @@ async function reach(other: Other): Promise<void> {
   );
 }
 
-async function verify(problems: string[], count: (what: string) => void): Promise<void> {
-  const fresh = victim.peer;
-  if (fresh === undefined) throw new Error("the victim did not come back");
-  const blocks = freeOf(pool, [8, 9], count);
+/**
+ * The victim that came back is imported, and its bytes are right both ways. Blocks that left quarantine, or never were
+ * in it, are written anew: nothing that was still on its way may change them.
+ */
+async function verify(fault: Fault, index: number, book: Book): Promise<void> {
+  const quarantined = new Set(pool.quarantinedBlocks().map(({ block }) => block));
+  if (quarantined.size > 0) book.count(`blocks in quarantine after a ${fault}`, quarantined.size);
+  const { pulledFromVictim, pushedByVictim, pulledFromThird } = USE.survivor;
+  const free = [...pulledFromVictim, ...pushedByVictim, ...pulledFromThird].filter(
+    (block) => !quarantined.has(block),
+  );
+  await pool.fill({ random: index + 1_000_000 }, { blocks: free });
+  const marked = await pool.checksums(free);
+  await victim.fill(index + 2_000_000);
+  await reached(victim, book);
+  const there = victim.peer?.layout("pool");
+  if (there === undefined) throw new Error("the victim did not come back");
   await within(
     transport.transfer({
-      source: fresh.layout("pool"),
-      sourceBlocks: [20, 21].slice(0, blocks.length),
-      destination: pool,
-      destinationBlocks: blocks,
+      source: there,
+      sourceBlocks: USE.other.sources,
+      destination: scratch,
+      destinationBlocks: USE.other.sources,
       deadlineMs: 10_000,
     }),
     HANG_MILLIS,
     "the pull after the fault hangs",
   );
+  const pulled = await scratch.checksums(USE.other.sources);
+  if (pulled.some((sum, at) => sum !== victim.sums[USE.other.sources[at] ?? -1]))
+    book.problems.push("what was pulled after the fault is wrong");
+  const sources = USE.survivor.sources.slice(0, USE.other.verified.length);
   await within(
     transport.transfer({
       source: pool,
-      sourceBlocks: [0, 1],
-      destination: fresh.layout("pool"),
-      destinationBlocks: [30, 31],
+      sourceBlocks: sources,
+      destination: there,
+      destinationBlocks: USE.other.verified,
       deadlineMs: 10_000,
     }),
     HANG_MILLIS,
     "the push after the fault hangs",
   );
-  const theirs = await victim.ask({ do: "checksums", blocks: [20, 21, 30, 31] });
-  const sums = theirs.say === "sums" ? theirs.sums : [];
-  const pulled = await pool.checksums(blocks);
-  const pushed = await pool.checksums([0, 1]);
-  if (pulled.some((sum, at) => sum !== sums[at])) problems.push("what was pulled after the fault is wrong");
-  if (pushed[0] !== sums[2] || pushed[1] !== sums[3])
-    problems.push("what was pushed after the fault is wrong");
-}
-
-/** Quarantines of a process that ended are proven; others end late, or when their peer says so. */
-async function quiet(
-  fault: Fault,
-  heldBefore: number,
-  problems: string[],
-  count: (what: string) => void,
-): Promise<void> {
-  const end = performance.now() + (fault === "kill" ? 4_000 : 1_000);
-  while (held() > heldBefore && performance.now() < end) await Bun.sleep(20);
-  if (held() <= heldBefore) return;
-  count(`quarantined after a ${fault}`);
-  if (fault === "kill")
-    problems.push(`${held()} blocks are in quarantine though the victim's process has ended`);
+  const pushed = await victim.checksums(USE.other.verified);
+  const expected = await pool.checksums(sources);
+  if (pushed.some((sum, at) => sum !== expected[at] || sum === victim.sums[USE.other.verified[at] ?? -1]))
+    book.problems.push("what was pushed after the fault is wrong");
+  const after = await pool.checksums(free);
+  if (after.some((sum, at) => sum !== marked[at]))
+    book.problems.push("a late write changed a block that was not in quarantine any more");
 }
 
 /** Blocks in quarantine, of this process and of others. */
 function held(): number {
   return transport.metrics()["kvferry.blocks.quarantined"];
-}
-
-function ids(random: Random, most: number): number[] {
-  return random.shuffled(Array.from({ length: 8 }, (_, id) => id)).slice(0, random.between(1, most));
-}
-
-/** Those of some blocks that are not in quarantine. */
-function freeOf(layout: LocalLayout, blocks: readonly number[], count: (what: string) => void): number[] {
-  const held = new Set(layout.quarantinedBlocks().map(({ block }) => block));
-  if (held.size > 0) count("blocks were in quarantine");
-  return blocks.filter((block) => !held.has(block));
-}
-
-async function within<T>(promise: PromiseLike<T>, millis: number, what: string): Promise<T> {
-  let timer: Timer | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} within ${millis} ms`)), millis);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

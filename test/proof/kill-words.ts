@@ -4,6 +4,31 @@ import type { LayoutSpec, OpenOptions } from "../../index.ts";
 /** Blocks of a pool: enough bytes that a fault falls into the middle of a transfer. */
 export const BLOCKS = 32;
 
+export const ALL_BLOCKS: readonly number[] = Array.from({ length: BLOCKS }, (_, block) => block);
+
+/**
+ * What a pool's blocks are for. Sources are only ever filled, and within one case no block is the destination of two
+ * transfers, so that the bytes of every transfer that was done are known.
+ */
+export const USE: {
+  readonly survivor: Readonly<
+    Record<"sources" | "pulledFromVictim" | "pushedByVictim" | "pulledFromThird", readonly number[]>
+  >;
+  readonly other: Readonly<Record<"pushedBySurvivor" | "sources" | "pulled" | "verified", readonly number[]>>;
+} = {
+  survivor: {
+    sources: ids(0, 8),
+    pulledFromVictim: ids(8, 8),
+    pushedByVictim: ids(16, 8),
+    pulledFromThird: ids(24, 8),
+  },
+  other: { pushedBySurvivor: ids(0, 16), sources: ids(16, 8), pulled: ids(24, 4), verified: ids(28, 4) },
+};
+
+function ids(first: number, count: number): readonly number[] {
+  return ALL_BLOCKS.slice(first, first + count);
+}
+
 /** 1 MiB a block. */
 export const POOL: LayoutSpec = {
   config: { numBlocks: BLOCKS, numLayers: 4, outerDim: 2, pageSize: 64, innerDim: 1_024 },
@@ -22,7 +47,7 @@ export const KILL_OPTIONS: Omit<OpenOptions, "workerId"> = {
 
 /** What a peer is told. */
 export type SurvivorWord =
-  | { readonly do: "export" | "forget" }
+  | { readonly do: "export" | "forget" | "end" }
   | { readonly do: "import"; readonly bytes: Uint8Array }
   | { readonly do: "fill"; readonly seed: number }
   | {
@@ -37,7 +62,7 @@ export type SurvivorWord =
 /** What a peer says. */
 export type PeerWord =
   | { readonly say: "package"; readonly bytes: Uint8Array }
-  | { readonly say: "imported" | "filled" }
+  | { readonly say: "imported" | "ended" }
   | { readonly say: "sums"; readonly sums: readonly string[] }
   | { readonly say: "failed"; readonly why: string };
 

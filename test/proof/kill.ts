@@ -47,30 +47,46 @@ export async function run(options: KillProofOptions): Promise<KillProofResult> {
   });
   const lacking = whatLacks();
   if (lacking !== null) return { ...result(), failures: 1, findings: [lacking] };
-  for (const [index, route] of (["sm", "tcp"] as const).entries()) {
+  // Two processes for a third of the cases, three for the others; the routes side by side: their processes mostly wait.
+  const survivors = (["sm", "tcp"] as const).map(async (route, index) => {
     const share = Math.floor((options.cases + 1 - index) / 2);
-    const reports = await survive(route, share, options.seed, until);
-    cases += reports.length;
-    for (const { index: at, fault, problems, tally: seen } of reports) {
-      for (const [what, count] of Object.entries(seen))
-        tally[`${route} ${what}`] = (tally[`${route} ${what}`] ?? 0) + count;
-      tally[`${route} ${fault}`] = (tally[`${route} ${fault}`] ?? 0) + 1;
-      if (problems.length === 0) continue;
-      failures++;
-      if (findings.length < 20)
+    const alone = Math.floor(share / 3);
+    for (const [processes, wanted] of [
+      [2, alone],
+      [3, share - alone],
+    ] as const) {
+      const group = { route, processes, seed: options.seed };
+      const { reports, how } = await survive(group, wanted, until);
+      cases += reports.length;
+      for (const { index: at, fault, problems, tally: seen } of reports) {
+        for (const [what, count] of Object.entries(seen))
+          tally[`${route} ${what}`] = (tally[`${route} ${what}`] ?? 0) + count;
+        tally[`${route} ${fault}`] = (tally[`${route} ${fault}`] ?? 0) + 1;
+        tally[`${route} with ${processes} processes`] =
+          (tally[`${route} with ${processes} processes`] ?? 0) + 1;
+        if (problems.length === 0) continue;
+        failures++;
+        if (findings.length < 20)
+          findings.push(
+            `${nameOf(group)}, case ${at} (${fault}): ${problems.join("; ")}`.slice(0, 1_500) +
+              `\nagain: ${commandOf(group, 1, at).join(" ")}`,
+          );
+      }
+      if (reports.length < wanted && performance.now() < until) {
+        failures++;
         findings.push(
-          `seed ${options.seed} ${route} case ${at} (${fault}): ${problems.join("; ")}`.slice(0, 1_000),
+          `${nameOf(group)}: the survivor ended after ${reports.length} of ${wanted} cases, ${how}`,
         );
+      }
+      for (const [what, slope] of Object.entries(growth(reports))) {
+        tally[`${route} ${processes} ${what} a case`] = Number(slope.toFixed(3));
+        if (slope <= NOISE[what as keyof typeof NOISE]) continue;
+        failures++;
+        findings.push(`${nameOf(group)}: ${what} grow by ${slope.toFixed(2)} a case`);
+      }
     }
-    if (reports.length < share && performance.now() < until) {
-      failures++;
-      findings.push(`${route}: the survivor ended after ${reports.length} of ${share} cases`);
-    }
-    for (const what of growth(reports)) {
-      failures++;
-      findings.push(`${route}: ${what}`);
-    }
-  }
+  });
+  await Promise.all(survivors);
   return result();
 }
 
@@ -82,35 +98,38 @@ function whatLacks(): string | null {
   return null;
 }
 
+interface Group {
+  readonly route: "sm" | "tcp";
+  /** How many there are in all. */
+  readonly processes: 2 | 3;
+  readonly seed: number;
+}
+
+function nameOf({ route, processes, seed }: Group): string {
+  return `seed ${seed}, ${route}, ${processes} processes`;
+}
+
+/** Runs some cases, in a network namespace with nothing but a link of its own. */
+function commandOf({ route, processes, seed }: Group, cases: number, first: number): string[] {
+  const words = [process.execPath, `${import.meta.dir}/kill-survivor.ts`, cases, seed, first, processes];
+  const way = route === "tcp" ? ["UCX_TLS=tcp"] : [];
+  return ["env", ...way, "unshare", "-n", "sh", "-c", SCRIPT, ...words.map(String)];
+}
+
+const SCRIPT = 'ip link set lo up && exec "$0" "$@"';
+
 async function survive(
-  route: "sm" | "tcp",
+  group: Group,
   cases: number,
-  seed: number,
   until: number,
-): Promise<KillReport[]> {
-  if (cases === 0) return [];
-  const script = 'ip link set lo up && exec "$0" "$@"';
-  const child = Bun.spawn(
-    [
-      "unshare",
-      "-n",
-      "sh",
-      "-c",
-      script,
-      process.execPath,
-      `${import.meta.dir}/kill-survivor.ts`,
-      String(cases),
-      String(seed),
-      "0",
-    ],
-    {
-      env: { ...process.env, ...(route === "tcp" ? { UCX_TLS: "tcp" } : undefined) },
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "inherit",
-      detached: true,
-    },
-  );
+): Promise<{ readonly reports: readonly KillReport[]; readonly how: string }> {
+  if (cases === 0) return { reports: [], how: "" };
+  const child = Bun.spawn(commandOf(group, cases, 0), {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+    detached: true,
+  });
   const end = (): void => {
     try {
       // The survivor and whoever it started.
@@ -135,17 +154,19 @@ async function survive(
   await child.exited;
   end();
   process.off("exit", end);
-  return reports;
+  return { reports, how: String(child.signalCode ?? `exit status ${child.exitCode}`) };
 }
 
-/** What rises from case to case once everything has been used for a while. */
-function growth(reports: readonly KillReport[]): string[] {
+/** What rises from case to case once everything has been used for a while: slopes, nothing for too few cases. */
+function growth(reports: readonly KillReport[]): Partial<Record<keyof typeof NOISE, number>> {
   const warm = reports.filter(({ index }) => index >= WARM_CASES);
-  if (warm.length < WARM_CASES) return [];
-  return (["descriptors", "threads", "rss"] as const).flatMap((what) => {
-    const slope = slopeOf(warm.map((report) => report[what]));
-    return slope > NOISE[what] ? [`${what} grow by ${slope.toFixed(2)} a case`] : [];
-  });
+  if (warm.length < WARM_CASES) return {};
+  return Object.fromEntries(
+    (["descriptors", "threads", "rss"] as const).map((what) => [
+      what,
+      slopeOf(warm.map((report) => report[what])),
+    ]),
+  );
 }
 
 /** Slope of the line through values at equal distances, by least squares. */

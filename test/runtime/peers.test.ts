@@ -187,6 +187,47 @@ describe("an update", () => {
   });
 });
 
+describe("an import of a package whose layout was given back meanwhile", () => {
+  nixlTest(
+    "is told so before the first byte: nothing is written to memory that its owner has again",
+    async () => {
+      await using pair = await openPair();
+      const { a, b } = pair;
+      const memory = new Uint8Array(new ArrayBuffer(2048));
+      const there = await b.register({
+        name: "there",
+        config: SMALL,
+        arrangement: "fully-contiguous",
+        memory: {
+          kind: "external",
+          storage: "system",
+          regions: [{ address: Number(ptr(memory)), size: memory.byteLength }],
+        },
+      });
+      await b.register(systemSpec("stays"));
+      const early = await b.exportMetadata();
+      // Nobody is known who could touch it: the memory is the caller's again.
+      await there.unregister();
+      memory.fill(0xa5);
+      const here = await a.register(systemSpec("here"));
+      await here.fill({ random: 5 });
+      const peer = await a.importMetadata(early);
+      await refused(
+        "STALE_HANDLE",
+        a.transfer({
+          source: here,
+          destination: peer.layout("there"),
+          sourceBlocks: IDS,
+          destinationBlocks: IDS,
+        }),
+      );
+      await moves(a, here, peer.layout("stays"));
+      expect(memory.every((byte) => byte === 0xa5)).toBe(true);
+      expect(peer.layouts.map(({ name }) => name)).toEqual(["stays"]);
+    },
+  );
+});
+
 describe("a peer that is forgotten", () => {
   nixlTest("leaves stale layouts, refuses messages, tells `lost`, and can be imported again", async () => {
     await using pair = await openPair();
