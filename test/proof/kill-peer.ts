@@ -5,13 +5,14 @@ import { ALL_BLOCKS, KILL_OPTIONS, POOL, type PeerWord, type SurvivorWord } from
 const workerId = BigInt(process.argv[2] ?? "2");
 const transport = await Transport.open({ workerId, ...KILL_OPTIONS });
 const pool = await transport.register({ ...POOL, name: "pool" });
+await pool.fill({ random: Number(workerId) });
 let survivor: Peer | undefined;
 const running = new Set<Transfer>();
 
 const say = (word: PeerWord): void => void process.send?.(word);
 
 process.on("message", (word: SurvivorWord) => {
-  void act(word).catch((error: unknown) => say({ say: "failed", why: Bun.inspect(error) }));
+  void act(word).catch((error: unknown) => say({ say: "failed", why: String(error) }));
 });
 
 async function act(word: SurvivorWord): Promise<void> {
@@ -28,10 +29,16 @@ async function act(word: SurvivorWord): Promise<void> {
       survivor = undefined;
       say({ say: "imported" });
       return;
-    case "fill":
-      await pool.fill({ random: word.seed });
-      say({ say: "sums", sums: await pool.checksums(ALL_BLOCKS) });
+    case "fill": {
+      // What it pulled itself may be in quarantine here too.
+      const held = new Set(pool.quarantinedBlocks().map(({ block }) => block));
+      const blocks = ALL_BLOCKS.filter((block) => !held.has(block));
+      await pool.fill({ random: word.seed }, { blocks });
+      const sums = ALL_BLOCKS.map(() => "");
+      for (const [at, sum] of (await pool.checksums(blocks)).entries()) sums[blocks[at] ?? -1] = sum;
+      say({ say: "sums", sums });
       return;
+    }
     case "push":
     case "pull": {
       if (survivor === undefined) return;

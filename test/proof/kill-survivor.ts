@@ -64,7 +64,7 @@ async function tryCase(index: number): Promise<KillReport> {
       await third.reconnect(transport);
     }
     await pool.fill({ random: index + 3_000_000 }, { blocks: USE.survivor.sources });
-    const traffic = new Traffic(transport, pool, random, fault, book);
+    const traffic = new Traffic(transport, pool, random, { fault, thirdWasCut }, book);
     traffic.begin(victim, third);
     await Bun.sleep(random.between(0, random.pick([0, 6, 60])));
     book.count(traffic.open > 0 ? "struck amid transfers" : "struck after all transfers");
