@@ -13,6 +13,8 @@ export interface PlanEnvironment {
   >;
   /** Whether NIXL may move GPU memory to and from peers. */
   readonly gpuRdma?: boolean;
+  /** Whether GPUDirect Storage was asked for. */
+  readonly gds?: boolean;
   /** Whether the peer of that wire name helps with staged transfers: a kvferry transport that knows this one. */
   readonly assists?: (agent: string) => boolean;
   /** Which executors to prefer where several can do the work. */
@@ -326,12 +328,22 @@ function passedOver(
         reason: unmappedReason(from, to) ?? "The peer's memory has no addresses in this process.",
       },
     ];
+  if (isGpuAndFile(from, to)) return [{ route: "gds", reason: environment.gds === true ? GDS_WANTED : GDS }];
   if (environment.prefer === "nixl" && !isRemote(from) && !isRemote(to))
     return [
       { route: "nixl", reason: "Both sides have addresses in this process: NIXL would only add a detour." },
     ];
   return [];
 }
+
+function isGpuAndFile(from: Place, to: Place): boolean {
+  const gpu = (place: Place): boolean => place.storage === "device" && place.reach === "here";
+  return (gpu(from) && to.reach === "file") || (from.reach === "file" && gpu(to));
+}
+
+const GDS = "kvferry has no method for GPUDirect Storage: the bytes go through host memory.";
+const GDS_WANTED =
+  "`capabilities: { gds: true }` asks for GPUDirect Storage, for which kvferry has no method: the bytes go through host memory.";
 
 function inBrackets(words: string | undefined): string {
   return words === undefined ? "" : ` (${words})`;

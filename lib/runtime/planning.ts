@@ -41,6 +41,7 @@ export class Planning {
       executors: [...session.executors.keys()],
       missing: missingExecutors(session),
       gpuRdma: session.options.capabilities.gpuRdma,
+      gds: session.options.capabilities.gds,
       assists: (agent) => session.staged?.assists(agent) ?? false,
       nixlTransport: (agent) => this.#transportTo(agent),
       prefer: session.options.prefer,

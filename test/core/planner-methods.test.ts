@@ -355,6 +355,33 @@ describe("the route table names the way or what is missing", () => {
     },
   );
 
+  test.each([[true], [false]])(
+    "GPU memory and files: GPUDirect Storage is passed over by name (asked for: %p)",
+    (gds) => {
+      const world = new World();
+      const gpu = world.add(device);
+      const file = world.add({ ...device, storage: { kind: "disk" }, reach: "file" });
+      for (const [source, destination] of [
+        [gpu, file],
+        [file, gpu],
+      ] as const) {
+        const plan = world.plan(
+          {
+            source: source.handle,
+            destination: destination.handle,
+            sourceBlocks: [1],
+            destinationBlocks: [2],
+          },
+          { ...everything, gds },
+        );
+        expect(plan.legs[0]?.hops[0]?.method).toBe("staged/pipeline");
+        expect(plan.passedOver).toEqual([
+          { route: "gds", reason: expect.stringContaining(gds ? "asks for GPUDirect Storage" : "no method") },
+        ]);
+      }
+    },
+  );
+
   test("programs carry the kind and number of each side's memory", () => {
     const world = new World();
     const from = world.add(device);

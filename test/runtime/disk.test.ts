@@ -144,20 +144,23 @@ test("a file serves one layout at a time", async () => {
   await transport.register(diskSpec(path, CONFIG, { name: "third" }));
 });
 
-test("a file without a name is nowhere to be seen, and its directory is made", async () => {
-  const folder = join(FOLDER, "cache", "deep");
-  process.env["KVFERRY_DISK_CACHE_DIR"] = folder;
-  try {
-    await using transport = await openLocal();
-    const disk = await transport.register(diskSpec(undefined));
-    await disk.fill(7);
-    expect(new Set(await disk.read(3))).toEqual(new Set([7]));
-    expect(statSync(folder).isDirectory()).toBe(true);
-    expect([...new Bun.Glob("*").scanSync({ cwd: folder, onlyFiles: false })]).toEqual([]);
-  } finally {
-    delete process.env["KVFERRY_DISK_CACHE_DIR"];
-  }
-});
+test.each(["KVFERRY_DISK_CACHE_DIR", "DYN_KVBM_DISK_CACHE_DIR"])(
+  "a file without a name is nowhere to be seen, and its directory, of %s, is made",
+  async (variable) => {
+    const folder = join(FOLDER, "cache", variable);
+    process.env[variable] = folder;
+    try {
+      await using transport = await openLocal();
+      const disk = await transport.register(diskSpec(undefined));
+      await disk.fill(7);
+      expect(new Set(await disk.read(3))).toEqual(new Set([7]));
+      expect(statSync(folder).isDirectory()).toBe(true);
+      expect([...new Bun.Glob("*").scanSync({ cwd: folder, onlyFiles: false })]).toEqual([]);
+    } finally {
+      delete process.env[variable];
+    }
+  },
+);
 
 test("what cannot be a layout's file is refused by name and left as it is", async () => {
   await using transport = await openLocal();
