@@ -26,7 +26,8 @@ interface Pending {
   readonly ended: PromiseWithResolvers<void>;
   answered: boolean;
   credited: boolean;
-  cancelled: boolean;
+  /** Nothing more needs to be said about it. */
+  closed: boolean;
 }
 
 /** The near side's requests to peers for their staging memory. */
@@ -58,7 +59,7 @@ export class StagingClient {
       ended: Promise.withResolvers<void>(),
       answered: false,
       credited: false,
-      cancelled: false,
+      closed: false,
     };
     // Whoever gave up awaits neither.
     pending.credit.promise.catch(() => undefined);
@@ -78,8 +79,8 @@ export class StagingClient {
       moved: () => say({ word: "moved", id }),
       cancel: (error) => {
         // Also to a peer that was lost and came back: it may keep a chunk for this.
-        if (pending.answered || pending.cancelled) return;
-        pending.cancelled = true;
+        if (pending.closed) return;
+        pending.closed = true;
         say({ word: "cancel", id });
         this.#fail(id, error);
       },
@@ -98,7 +99,10 @@ export class StagingClient {
     if (word.word === "credit") {
       pending.credited = true;
       pending.credit.resolve(word.address);
-    } else pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
+    } else {
+      pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
+      pending.closed = true;
+    }
     if (word.word === "ended") {
       this.#pending.delete(word.id);
       pending.ended.resolve();

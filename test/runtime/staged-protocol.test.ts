@@ -2,14 +2,16 @@
 // outside the layout, or falls silent, gets nothing and costs nothing.
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import type { LayoutHandle } from "../../lib/core/handle.ts";
+import { makeHandle, type LayoutHandle } from "../../lib/core/handle.ts";
 import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { RunProgram } from "../../lib/runtime/assisted-run.ts";
 import { Leases } from "../../lib/runtime/leases.ts";
 import { readStaging, writeStaging, type StagingWord } from "../../lib/runtime/staged-protocol.ts";
+import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingServer } from "../../lib/runtime/staging-server.ts";
 import type { Chunk, ChunkSource, ChunkWaiter } from "../../lib/runtime/staging-pool.ts";
+import { refused } from "./helpers/refusal.ts";
 import { openLocal, systemSpec } from "./helpers/transports.ts";
 
 const numbers = fc.array(fc.integer({ min: 0, max: 2 ** 40 }), { minLength: 1, maxLength: 20 });
@@ -211,4 +213,55 @@ test("a peer that falls silent has its chunk replaced, not another's", async () 
   // Heard of at last.
   server.take("peer", { word: "moved", id: 1 });
   expect([free.length, server.pending]).toEqual([1, 0]);
+});
+
+test("a chunk that a lost peer may still touch is lent again once it says that it is done, or is proven gone", async () => {
+  const { transport, server, said, ran, given, free, ask } = await world();
+  await using _closing = transport;
+  server.take("peer", ask(1));
+  server.lost("peer");
+  expect([given.length, free.length, server.pending]).toEqual([1, 0, 0]);
+  server.take("peer", { word: "moved", id: 1 });
+  expect(said.at(-1)).toMatchObject({ word: "refused", id: 1, code: "NO_ROUTE" });
+  expect([ran.length, free.length]).toEqual([0, 1]);
+  server.take("peer", ask(2));
+  server.lost("peer");
+  server.take("peer", ask(3));
+  expect(server.release("other")).toBeNull();
+  expect(free.length).toBe(0);
+  // The chunk that comes back goes to nobody who is gone as well.
+  expect(server.release("peer")).toBeNull();
+  expect([free.length, server.pending]).toEqual([1, 0]);
+  server.take("peer", { word: "moved", id: 2 });
+  expect(free.length).toBe(1);
+});
+
+test("a peer that forgot this worker is told all the same when its chunk is touched no more, once", async () => {
+  const said: string[] = [];
+  const client = new StagingClient(async (_agent, body) => {
+    said.push(readStaging(body)?.word ?? "nothing");
+  });
+  const program = {
+    stageBase: Float64Array.of(0),
+    farBase: Float64Array.of(0),
+    stageOffset: Float64Array.of(0),
+    farOffset: Float64Array.of(0),
+    count: [],
+    stageStride: [],
+    farStride: [],
+    rowBytes: 8,
+    bytes: 8,
+  };
+  const lent = client.ask("peer", "write", makeHandle(2n, 0), "kv", program);
+  const unseen = client.ask("peer", "write", makeHandle(2n, 0), "kv", program);
+  client.answer("peer", { word: "credit", id: lent.id, address: 4096 });
+  expect(await lent.credit).toBe(4096);
+  client.released("other");
+  client.released("peer");
+  const error = await refused("NO_ROUTE", lent.ended);
+  await refused("NO_ROUTE", unseen.credit);
+  // What it lent it moves no more; what it has not seen yet it may still take up.
+  expect([lent.answered, unseen.answered]).toEqual([true, false]);
+  for (const request of [lent, lent, unseen]) request.cancel(error);
+  expect(said).toEqual(["ask", "ask", "cancel", "cancel"]);
 });
