@@ -94,7 +94,7 @@ function describe(declaration: Declaration): string {
 function memberLine({ signature, doc }: Member): string {
   const [first = "", ...more] = docText(doc);
   const words = [first, ...more].join(" ").replaceAll("\n", " ").replaceAll(/ - /g, " ").trim();
-  return `- ${code(signature.replace(/^(?:async|readonly) /, ""))}${words === "" ? "" : `: ${words}`}`;
+  return `- ${code(signature.replace(/^(?:async|readonly|declare) /, ""))}${words === "" ? "" : `: ${words}`}`;
 }
 
 /** A docstring's paragraphs as Markdown; its tags as sentences. */

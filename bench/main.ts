@@ -3,7 +3,8 @@ import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 
-import { installPackages, restart } from "../lib/cli/checkout.ts";
+import { installPackages, isClone, restart } from "../lib/cli/checkout.ts";
+import { EXIT } from "../lib/cli/command.ts";
 import { setupNixl } from "../lib/cli/nixl-setup.ts";
 import { table } from "../lib/cli/output.ts";
 import { readyShim } from "../lib/cli/shim.ts";
@@ -44,7 +45,7 @@ SUITE is one of: ${suiteNames().join(", ")}.
   --list         print the names of the suites
 
 Ratios are ours / other for rates and other / ours for times: 1 is equal, more is better.
-Exit status: 0 measured, 2 the command line was wrong. A goal that is missed is said, and is no failure.`;
+Exit status: 0 measured, 2 the command line was wrong, 3 the suite needs a clone of the repository. A goal that is missed is said, and is no failure.`;
 
 async function main(): Promise<number> {
   const { values, positionals } = parseCommandLine();
@@ -52,6 +53,12 @@ async function main(): Promise<number> {
   if (values["help"] === true || values["list"] === true) {
     process.stdout.write(`${values["list"] === true ? suiteNames().join("\n") : HELP}\n`);
     return 0;
+  }
+  if (name !== undefined && allSuites().includes(name) && !suiteNames().includes(name)) {
+    process.stderr.write(
+      `The suite ${name} needs a clone of the repository: it measures against C programs that are built there. Here are: ${suiteNames().join(", ")}.\n`,
+    );
+    return EXIT.unavailable;
   }
   if (name === undefined || !suiteNames().includes(name)) {
     process.stderr.write(
@@ -152,8 +159,16 @@ function count(text: string | boolean | undefined, option: string, otherwise: nu
   process.exit(2);
 }
 
-/** Modules beside this one that export `run`; the others are parts of them. */
+/** What an installed package can measure; the others are measured against C programs that only a clone can build. */
+const WITHOUT_CLONE: readonly string[] = ["calibrate", "report", "wire"];
+
+/** Suites that can run here. */
 function suiteNames(): string[] {
+  return allSuites().filter((name) => isClone() || WITHOUT_CLONE.includes(name));
+}
+
+/** Modules beside this one that export `run`; the others are parts of them. */
+function allSuites(): string[] {
   return readdirSync(import.meta.dirname)
     .filter((file) => file.endsWith(".ts") && file !== basename(import.meta.path))
     .filter((file) =>

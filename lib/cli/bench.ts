@@ -9,7 +9,7 @@ import type { Command } from "./command.ts";
 export const benchCommand: Command = {
   name: "bench",
   operands: "SUITE",
-  summary: "measure against the machine's limits (in a clone of the repository)",
+  summary: "measure against the machine's limits (most suites in a clone of the repository)",
   description:
     "Runs a suite of bench/ in processes of its own and prints a table, or the machine and all results as JSON.",
   options: {

@@ -8,6 +8,7 @@ import type { DemoCase, DemoPeerName } from "./demo-cases.ts";
 import { startChild } from "./demo-channel.ts";
 import type { DemoChild } from "./demo-channel.ts";
 import { setupNixl } from "./nixl-setup.ts";
+import type { NixlLocation } from "./nixl-setup.ts";
 import { table } from "./output.ts";
 import type { Output } from "./output.ts";
 import { readyShim } from "./shim.ts";
@@ -19,12 +20,12 @@ export interface DemoResult {
   readonly bytes: number;
   /** Every byte of both layouts was as it must be, guard blocks included. */
   readonly verified: boolean;
-  /** Gigabits (10^9) of payload per second over NIXL, the fastest of a few runs. */
-  readonly gbps: number;
+  /** Gigabits (10^9) of payload per second over NIXL, the fastest of a few runs; null where NIXL was left out. */
+  readonly gbps: number | null;
   /** The same between neighbours that map each other's memory. */
   readonly neighbourGbps: number;
-  /** How many times as fast neighbours are. */
-  readonly ratio: number;
+  /** How many times as fast neighbours are; null where NIXL was left out. */
+  readonly ratio: number | null;
 }
 
 /** Runs for the clock after the first, verified one. */
@@ -43,27 +44,39 @@ export const demoCommand: Command = {
     "gbps: gigabits (10^9) of payload per second, from submit to await, the fastest of a few runs; neighbourGbps: the",
     "same between neighbours; ratio: how many times as fast that is.",
   ].join("\n"),
-  options: {},
-  run: async (_parsed, output) => {
+  options: {
+    neighbours: { type: "boolean", description: "Only as neighbours: needs no NIXL, so fetches none." },
+  },
+  run: async (parsed, output) => {
     const note = (line: string): void => output.note(line);
     if (await installPackages(note)) return await restart();
     await readyShim(note);
-    const nixl = await setupNixl({
-      progress: note,
-      unpacked: (bytes, total) => output.progress("unpacking", bytes, total),
-    });
+    const nixl = parsed.values["neighbours"] === true ? null : await nixlOrHint(output);
     const started = performance.now();
-    const { pids, results, ucx, problems } = await runDemo(nixl.library, output);
+    const { pids, results, ucx, problems } = await runDemo(nixl?.library ?? null, output);
     const ok = results.every((result) => result.verified) && results.length === DEMO_CASES.length;
     const seconds = Math.round(performance.now() - started) / 1_000;
     const transport = transportsBetween(ucx);
-    const summary = { version: nixl.version, backend: "UCX", transport };
+    const summary = nixl === null ? null : { version: nixl.version, backend: "UCX", transport };
     report(results, pids, summary, seconds, output);
     for (const problem of problems) output.note(output.style.bad(problem));
     output.emit({ ok, nixl: summary, pids, cases: results, seconds });
     return ok ? EXIT.ok : EXIT.failed;
   },
 };
+
+/** NIXL, fetched if need be; where it is not to be had, what works without it is said too. */
+async function nixlOrHint(output: Output): Promise<NixlLocation> {
+  try {
+    return await setupNixl({
+      progress: (line) => output.note(line),
+      unpacked: (bytes, total) => output.progress("unpacking", bytes, total),
+    });
+  } catch (error) {
+    output.note("without NIXL: `demo --neighbours` shows what processes of one host do");
+    throw error;
+  }
+}
 
 interface DemoRun {
   readonly pids: readonly [number, number];
@@ -72,26 +85,28 @@ interface DemoRun {
   readonly problems: readonly string[];
 }
 
-async function runDemo(library: string, output: Output): Promise<DemoRun> {
+async function runDemo(library: string | null, output: Output): Promise<DemoRun> {
   const child = startChild(moduleCommand("demo-peer"));
   try {
     const secret = crypto.getRandomValues(new Uint8Array(32));
-    const far = await runCases(child, { nixl: library, secret }, "over NIXL", output);
+    const far =
+      library === null ? null : await runCases(child, { nixl: library, secret }, "over NIXL", output);
     const ucx = child.ucx();
     const near = await runCases(child, "neighbour", "neighbours", output);
     const results = DEMO_CASES.map((one, index): DemoResult => {
-      const [over, beside] = [far[index], near[index]];
-      const [gbps, neighbourGbps] = [over?.gbps ?? 0, beside?.gbps ?? 0];
+      const [over, beside] = [far?.[index], near[index]];
+      const neighbourGbps = beside?.gbps ?? 0;
+      const gbps = far === null ? null : (over?.gbps ?? 0);
       return {
         name: one.name,
         bytes: movedBytes(one),
-        verified: over?.problems.length === 0 && beside?.problems.length === 0,
+        verified: (far === null || over?.problems.length === 0) && beside?.problems.length === 0,
         gbps,
         neighbourGbps,
-        ratio: gbps === 0 ? 0 : Math.round((neighbourGbps / gbps) * 100) / 100,
+        ratio: gbps === null ? null : gbps === 0 ? 0 : Math.round((neighbourGbps / gbps) * 100) / 100,
       };
     });
-    const problems = [...far, ...near].flatMap((outcome) => outcome.problems);
+    const problems = [...(far ?? []), ...near].flatMap((outcome) => outcome.problems);
     return { pids: [process.pid, child.pid], results, ucx, problems };
   } finally {
     await child.end();
@@ -166,7 +181,11 @@ function transportsBetween(ucx: UcxFacts): string | null {
 function report(
   results: readonly DemoResult[],
   pids: readonly number[],
-  nixl: { readonly version: string | null; readonly backend: string; readonly transport: string | null },
+  nixl: {
+    readonly version: string | null;
+    readonly backend: string;
+    readonly transport: string | null;
+  } | null,
   seconds: number,
   output: Output,
 ): void {
@@ -174,21 +193,23 @@ function report(
     result.name,
     result.bytes.toLocaleString("en"),
     result.verified ? "every byte" : "WRONG",
-    result.gbps.toFixed(2),
+    result.gbps?.toFixed(2) ?? "-",
     result.neighbourGbps.toFixed(2),
-    `${result.ratio.toFixed(1)} x`,
+    result.ratio === null ? "-" : `${result.ratio.toFixed(1)} x`,
   ]);
   output.say();
   const header = ["transfer", "bytes", "verified", "NIXL Gbit/s", "neighbours Gbit/s", "ratio"];
   for (const line of table(header, rows)) output.say(line);
   output.say();
   output.say(
-    `Processes ${pids.join(" and ")}, NIXL ${nixl.version ?? "of unknown release"}, backend ${nixl.backend}, transports ${nixl.transport ?? "unknown"}; ${seconds} s.`,
+    `Processes ${pids.join(" and ")}, ${nixl === null ? "without NIXL" : `NIXL ${nixl.version ?? "of unknown release"}, backend ${nixl.backend}, transports ${nixl.transport ?? "unknown"}`}; ${seconds} s.`,
   );
   const wrong = results.filter((result) => !result.verified).length;
   output.say(
     wrong === 0
-      ? output.style.good(`All ${results.length} transfers verified, at both distances.`)
+      ? output.style.good(
+          `All ${results.length} transfers verified${nixl === null ? "" : ", at both distances"}.`,
+        )
       : output.style.bad(`${wrong} of ${results.length} transfers are wrong.`),
   );
 }

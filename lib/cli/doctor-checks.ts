@@ -92,7 +92,7 @@ export function machineChecks(): readonly DoctorCheck[] {
     },
     check("OpenSSL 3", false, openssl !== null, openssl ?? "libcrypto.so.3 cannot be loaded", {
       cost: "NIXL cannot be loaded: no transfers between machines.",
-      remedy: "Debian, Ubuntu: apt-get install libssl3; Fedora: dnf install openssl-libs",
+      remedy: "Debian, Ubuntu: sudo apt-get install libssl3; Fedora: sudo dnf install openssl-libs",
     }),
     check(
       "C++ runtime and zlib",
@@ -101,7 +101,7 @@ export function machineChecks(): readonly DoctorCheck[] {
       absent.length === 0 ? libraries.map(([name]) => name).join(", ") : `missing: ${absent.join(", ")}`,
       {
         cost: "NIXL cannot be loaded: no transfers between machines.",
-        remedy: "Debian, Ubuntu: apt-get install libstdc++6 libgcc-s1 zlib1g libssl3",
+        remedy: "Debian, Ubuntu: sudo apt-get install libstdc++6 libgcc-s1 zlib1g libssl3",
       },
     ),
     cudaCheck(),
@@ -109,7 +109,7 @@ export function machineChecks(): readonly DoctorCheck[] {
     transparentPages("shmem_enabled", "pools that neighbours map"),
     check("io_uring", false, ioUringAllowed(), ioUringAllowed() ? "allowed" : ioUringRefusal(), {
       cost: "Disk tiers read and write through plain system calls on threads: more CPU time for small blocks.",
-      remedy: "sysctl kernel.io_uring_disabled=0, and a container profile that allows io_uring_setup",
+      remedy: "sudo sysctl kernel.io_uring_disabled=0, and a container profile that allows io_uring_setup",
     }),
     crossMemoryCheck(),
     lockedMemoryCheck(),
@@ -152,7 +152,7 @@ function transparentPages(file: "enabled" | "shmem_enabled", pools: string): Doc
     word === null ? "the kernel has no transparent huge pages" : `${word} (${path})`,
     {
       cost: `Large ${pools} are made of 4 KiB pages: scattered copies and registration are slower.`,
-      remedy: `echo ${file === "enabled" ? "madvise" : "advise"} > ${path}`,
+      remedy: `echo ${file === "enabled" ? "madvise" : "advise"} | sudo tee ${path}`,
     },
   );
 }
@@ -171,11 +171,11 @@ function crossMemoryCheck(): DoctorCheck {
   const allowed = scope === null || scope === "0" || scope === "1" || (scope === "2" && privileged);
   const found =
     scope === null
-      ? "no Yama in this kernel"
+      ? "allowed (no Yama in this kernel)"
       : `kernel.yama.ptrace_scope is ${scope}${privileged ? ", with CAP_SYS_PTRACE" : ""}`;
   return check("cross-memory attach", false, allowed, found, {
     cost: "NIXL between processes of this host goes through TCP on the loopback: a few times slower.",
-    remedy: "sysctl kernel.yama.ptrace_scope=1",
+    remedy: "sudo sysctl kernel.yama.ptrace_scope=1",
   });
 }
 

@@ -1,12 +1,15 @@
 import { findNixl, nixlPlugins } from "../native/find-nixl.ts";
 import type { NixlLocation } from "../native/find-nixl.ts";
-import { moduleCommand } from "./checkout.ts";
+import { isClone, moduleCommand } from "./checkout.ts";
 import { check } from "./doctor-checks.ts";
 import type { DoctorCheck } from "./doctor-checks.ts";
 import { splitUcxLog, UCX_LOG_ENVIRONMENT } from "./ucx-log.ts";
 
 /** An agent that does not come up within this time is reported as broken, milliseconds. */
 const PROBE_MILLISECONDS = 20_000;
+
+/** The command that fetches NIXL, as it is typed where this runs. */
+const SETUP: string = isClone() ? "bun run setup" : "bunx kvferry setup";
 
 const SOURCES: Readonly<Record<NixlLocation["source"], string>> = {
   given: "given on the command line",
@@ -27,7 +30,7 @@ export async function nixlChecks(
     cost: "No transfers to other machines, nor to processes that cannot be mapped (NO_NIXL); all local work goes on.",
     remedy:
       named === undefined || named === ""
-        ? "bunx kvferry setup (in a clone: bun run setup)"
+        ? SETUP
         : `There is nothing at ${named}; name another library or unset KVFERRY_NIXL_LIBRARY`,
   };
   if (location === null) return [check("NIXL", false, false, "not found", absent)];
@@ -42,8 +45,7 @@ export async function nixlChecks(
       probe.problem === null ? where : `${where}; ${probe.problem}`,
       {
         cost: absent.cost,
-        remedy:
-          "Look at OpenSSL 3 and the C++ runtime below; bunx kvferry setup --force fetches the tested release",
+        remedy: `Look at OpenSSL 3 and the C++ runtime below; ${SETUP}${isClone() ? " --" : ""} --force fetches the tested release`,
       },
     ),
     check(
@@ -53,7 +55,10 @@ export async function nixlChecks(
       plugins.length === 0
         ? "no plugins beside the library"
         : `${plugins.join(", ")} (files that are there${canTry ? "; UCX was tried" : ""})`,
-      { cost: "Without UCX there are no transfers between processes.", remedy: "bunx kvferry setup --force" },
+      {
+        cost: "Without UCX there are no transfers between processes.",
+        remedy: `${SETUP}${isClone() ? " --" : ""} --force`,
+      },
     ),
     ...(probe.problem === null && probe !== NOT_TRIED
       ? [

@@ -30,11 +30,15 @@ export const doctorCommand: Command = {
     ];
     for (const check of checks) for (const line of checkText(check, output)) output.say(line);
     const ok = checks.every((check) => check.ok || !check.required);
-    const missing = checks.filter((check) => !check.ok).length;
+    const missing = checks.filter((check) => !check.ok && !check.required).length;
     output.say();
     output.say(
       ok
-        ? output.style.good(missing === 0 ? "Everything is there." : "All that is needed is there.")
+        ? output.style.good(
+            missing === 0
+              ? "Everything is there."
+              : `All that is needed is there; ${missing} that would help ${missing === 1 ? "is" : "are"} not.`,
+          )
         : output.style.bad("Something is missing without which nothing works."),
     );
     output.emit({ ok, checks });
@@ -47,7 +51,7 @@ function checkText(check: DoctorCheck, output: Output): string[] {
   const mark = check.ok ? good("ok     ") : check.required ? bad("missing") : warn("without");
   return [
     `${mark}  ${strong(check.name)}: ${check.found}`,
-    ...(check.cost === undefined ? [] : [`         ${check.cost}`]),
-    ...(check.remedy === undefined ? [] : [faint(`         ${check.remedy}`)]),
+    ...(check.cost === undefined ? [] : [`         ${faint("costs")}  ${check.cost}`]),
+    ...(check.remedy === undefined ? [] : [`         ${faint("mend ")}  ${check.remedy}`]),
   ];
 }

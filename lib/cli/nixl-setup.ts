@@ -136,7 +136,11 @@ async function fetchWheel(
     progress(`using ${basename(kept)}, which an earlier setup fetched`);
     return kept;
   }
-  const { python, resumes } = findPip(options.python ?? environment["KVFERRY_PYTHON"], environment);
+  const { python, resumes } = findPip(
+    options.python ?? environment["KVFERRY_PYTHON"],
+    environment,
+    wheelName(pinned),
+  );
   // pip has the user's mirrors, proxies and certificates in its own configuration: that is why it is called.
   const command = [
     python,

@@ -10,8 +10,13 @@ export interface Pip {
   readonly resumes: boolean;
 }
 
-/** The first Python that has pip, and whether that pip can resume a download (25.1 and later). */
-export function findPip(given: string | undefined, environment: Environment): Pip {
+/**
+ * The first Python that has pip, and whether that pip can resume a download (25.1 and later).
+ *
+ * @param wheel - Name of the file that pip is wanted for, for the words of a refusal.
+ */
+export function findPip(given: string | undefined, environment: Environment, wheel: string): Pip {
+  const offline = `fetch ${wheel} elsewhere and give it with --wheel FILE`;
   const candidates = given === undefined || given === "" ? ["python3", "python"] : [given];
   const withoutPip: string[] = [];
   for (const python of candidates) {
@@ -30,14 +35,14 @@ export function findPip(given: string | undefined, environment: Environment): Pi
       "NO_NIXL",
       "setup",
       `${python} has no pip, which setup fetches NIXL with.`,
-      `Install it (Debian, Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip; elsewhere: ${python} -m ensurepip --user), name another Python with KVFERRY_PYTHON, or give a wheel with --wheel FILE.`,
+      `Install it (Debian, Ubuntu: sudo apt-get install python3-pip; Fedora: sudo dnf install python3-pip; elsewhere: ${python} -m ensurepip --user), name another Python with KVFERRY_PYTHON, or ${offline}.`,
       { python },
     );
   throw new KvferryError(
     "NO_NIXL",
     "setup",
-    `There is no Python (${candidates.join(", ")}), which setup fetches NIXL with.`,
-    "Install Python 3 with pip (Debian, Ubuntu: apt-get install python3-pip), name one with KVFERRY_PYTHON, or give a wheel with --wheel FILE.",
+    `There is no Python (${candidates.join(", ")}) on the PATH, which setup fetches NIXL with.`,
+    `Install Python 3 with pip (Debian, Ubuntu: sudo apt-get install python3-pip), name one with KVFERRY_PYTHON, or ${offline}.`,
     { candidates },
   );
 }

@@ -57,7 +57,7 @@ export class KvferryError extends Error {
   /** A sentence that says what to do about it. */
   readonly remedy: string;
   /** Set on failures of transfers: what is known about the destination's bytes. */
-  settlement?: Settlement;
+  declare settlement?: Settlement;
 
   constructor(
     word: ErrorWord,

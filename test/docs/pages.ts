@@ -40,3 +40,16 @@ export function codeBlocks(page: string): readonly CodeBlock[] {
     text: found[3] ?? "",
   }));
 }
+
+/** Commands that the pages name: lines of `sh` blocks, and spans of code that begin like one; without comments. */
+export function documentedCommands(): readonly string[] {
+  const found = pages().flatMap((page) => {
+    const lines = codeBlocks(page)
+      .filter((block) => block.language === "sh")
+      .flatMap((block) => block.text.split("\n"));
+    const spans = [...pageText(page).matchAll(/`((?:bunx?|npx|npm) [^`\n]+)`/g)].map((span) => span[1] ?? "");
+    return [...lines, ...spans].flatMap((line) => (line.split(/\s#/)[0] ?? "").split("&&"));
+  });
+  const commands = found.map((line) => line.trim()).filter((line) => line !== "" && !line.startsWith("#"));
+  return [...new Set(commands)].toSorted();
+}
