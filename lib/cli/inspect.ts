@@ -1,4 +1,4 @@
-import { KvferryError } from "../core/errors.ts";
+import { isKvferryError, KvferryError } from "../core/errors.ts";
 import type { MetadataPackage, PackageComponent, PackageFormat, PackageLayout } from "../core/package.ts";
 import { installPackages, restart } from "./checkout.ts";
 import { EXIT, textOption, UsageError } from "./command.ts";
@@ -38,7 +38,7 @@ export const inspectCommand: Command = {
       throw new KvferryError("IO", "inspect", `There is no file ${file}.`, "Check the path.", { file });
     const bytes = new Uint8Array(await input.arrayBuffer());
     const wire = await import("../wire/index.ts");
-    const value = wire.decodePackage(bytes);
+    const value = decoded(() => wire.decodePackage(bytes), file);
     const facts = describePackage(value, bytes.byteLength);
     if (format === undefined)
       for (const line of packageText(value, bytes.byteLength, output)) output.say(line);
@@ -47,6 +47,23 @@ export const inspectCommand: Command = {
     return EXIT.ok;
   },
 };
+
+/** Says first that the file may be something else altogether: how it fails to be a package comes second. */
+function decoded(decode: () => MetadataPackage, file: string): MetadataPackage {
+  try {
+    return decode();
+  } catch (error) {
+    if (!isKvferryError(error, "METADATA_MALFORMED")) throw error;
+    throw new KvferryError(
+      "METADATA_MALFORMED",
+      "inspect",
+      `${file} is no metadata package, or a damaged one. Read as a package: ${error.message}`,
+      error.remedy,
+      error.details,
+      error,
+    );
+  }
+}
 
 async function convert(
   bytes: Uint8Array,

@@ -46,7 +46,7 @@ const RUNS: readonly (readonly [RegExp, Run])[] = [
     /^bun run bench -- (?:SUITE|wire)(?: --out \S+)?$/,
     { words: [...BENCH, "wire", "--quick", "--only", "physical-1.decode"], says: /kvbm-physical-1\.decode/ },
   ],
-  [/^bun run bench -- gpu(?: --out \S+)?$/, { words: [...BENCH, "gpu", ...NOTHING] }],
+  [/^bun run bench -- gpu(?: --(?:out|format) \S+)?$/, { words: [...BENCH, "gpu", ...NOTHING] }],
   [/^bun run bench -- neighbours(?: .*)?$/, { words: [...BENCH, "neighbours", ...NOTHING] }],
   [/^bun run bench -- (?:host|nixl|plan|start|tiers)(?: .*)?$/, { words: [...BENCH, "plan", ...NOTHING] }],
   [/^bun run build:shim(?: -- --compiler clang --sanitize thread)?$/, { words: [BUN, "cshim/build.ts"] }],
