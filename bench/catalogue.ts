@@ -52,7 +52,7 @@ export const CATALOGUE: readonly CatalogueEntry[] = [
   ...rows("neighbours", 2, each("F14.nvlink", ["push", "pull"], NVLINK_SIZES)),
   ...rows("neighbours", 1, each("F14.same.push", NVLINK_SIZES)),
   ...rows("neighbours", 1, ["F15.out", "F15.in", "F15.out.16k", "F15.in.16k"]),
-  ...rows(null, 2, ["F16.scatter.16k"]),
+  ...rows("scatter", 2, ["F16.scatter.16k"]),
   ...rows("tiers", 0, each("F17", ["read", "write"], FILE_SIZES)),
   ...rows("tiers", 1, ["F17.gpu-out", "F17.gpu-in"]),
   ...rows("neighbours", 0, ["F18.notify"]),

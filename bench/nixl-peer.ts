@@ -5,7 +5,13 @@ import { FarProcess, serve } from "./far-process.ts";
 
 /** What a peer is asked. */
 export type PeerCall =
-  | { readonly do: "open"; readonly specs: readonly LayoutSpec[]; readonly alias: readonly AliasSpec[] }
+  | {
+      readonly do: "open";
+      readonly specs: readonly LayoutSpec[];
+      readonly alias: readonly AliasSpec[];
+      /** With the CUDA driver, and NIXL moving GPU memory; default false. */
+      readonly gpu?: boolean;
+    }
   | { readonly do: "import"; readonly bytes: Uint8Array }
   | { readonly do: "fill"; readonly layout: string; readonly seed: number }
   | { readonly do: "checksums"; readonly layout: string; readonly blocks: readonly number[] };
@@ -58,7 +64,12 @@ function answerCalls(): void {
   const answer = async (call: PeerCall): Promise<unknown> => {
     switch (call.do) {
       case "open":
-        transport = await Transport.open({ workerId: WORKER, nixl: {}, cuda: false, neighbours: false });
+        transport = await Transport.open({
+          workerId: WORKER,
+          nixl: {},
+          neighbours: false,
+          ...(call.gpu === true ? { capabilities: { gpuRdma: true } } : { cuda: false }),
+        });
         layouts = await registerAll(transport, call.specs, call.alias);
         return await transport.exportMetadata();
       case "import":
