@@ -50,8 +50,8 @@ export interface ControlEnds {
 
 // No text and no UUID begins so; a user's payload that does is carried inside a control message.
 const MAGIC: readonly number[] = [0x00, 0x6b, 0x76, 0x66, 0xff, 0x63, 0x74, 0x6c];
-const VERSION = 1;
-const HEADER_BYTES = 16;
+const VERSION = 2;
+const HEADER_BYTES = 20;
 const CODE_BYTES = 32;
 
 /** Longer bodies are refused unread. */
@@ -67,11 +67,12 @@ export function looksLikeControl(payload: Uint8Array): boolean {
 /** The number of what looks like a control message; 0 for one that is too short, which nobody takes. */
 export function controlSequence(payload: Uint8Array): number {
   if (payload.byteLength < HEADER_BYTES) return 0;
-  return new DataView(payload.buffer, payload.byteOffset, payload.byteLength).getUint32(12, true);
+  const sequence = new DataView(payload.buffer, payload.byteOffset, payload.byteLength).getFloat64(12, true);
+  return Number.isSafeInteger(sequence) ? sequence : 0;
 }
 
 /**
- * Writes a control message: magic, version, type, key id length, 0, sequence (u32), body, key id, code.
+ * Writes a control message: magic, version, type, key id length, 0, sequence (f64), body, key id, code.
  *
  * @param secrets - The first key authenticates it; none leaves the code out.
  */
@@ -90,7 +91,7 @@ export function writeControl(
   bytes[8] = VERSION;
   bytes[9] = type;
   bytes[10] = keyId.byteLength;
-  new DataView(bytes.buffer).setUint32(12, sequence, true);
+  new DataView(bytes.buffer).setFloat64(12, sequence, true);
   bytes.set(body, HEADER_BYTES);
   if (key !== undefined) {
     bytes.set(keyId, HEADER_BYTES + body.byteLength);
@@ -133,10 +134,11 @@ export function readControl(
     if (expected === null || !codesEqual(expected, payload.subarray(payload.byteLength - CODE_BYTES)))
       return null;
   }
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  const sequence = controlSequence(payload);
+  if (sequence < 1) return null;
   const body = new Uint8Array(new ArrayBuffer(bodyEnd - HEADER_BYTES));
   body.set(payload.subarray(HEADER_BYTES, bodyEnd));
-  return { type: payload[9] ?? 0, sequence: view.getUint32(12, true), body };
+  return { type: payload[9] ?? 0, sequence, body };
 }
 
 /** What the code covers: the message and both names, each with its length. */

@@ -52,7 +52,10 @@ export class StagingClient {
     component: string,
     program: StagedProgram,
   ): StagingRequest {
-    const id = ++this.#lastId;
+    // Numbers are of 32 bits on the wire, and used again.
+    do this.#lastId = (this.#lastId + 1) >>> 0;
+    while (this.#pending.has(this.#lastId));
+    const id = this.#lastId;
     const pending: Pending = {
       agent,
       credit: Promise.withResolvers<number>(),

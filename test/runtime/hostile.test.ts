@@ -481,7 +481,13 @@ describe("control messages", () => {
     inject(pair, writeControl(CONTROL.alive, 50, new Uint8Array(0), ends(pair), []));
     inject(pair, writeControl(CONTROL.bye, 49, new Uint8Array(0), ends(pair), []));
     expect(pair.peers.b.loss).toBeUndefined();
+    for (const sequence of [0, -60, 60.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53])
+      inject(pair, writeControl(CONTROL.bye, sequence, new Uint8Array(0), ends(pair), []));
+    // Numbers never begin anew.
+    inject(pair, writeControl(CONTROL.alive, 2 ** 32 + 50, new Uint8Array(0), ends(pair), []));
     inject(pair, writeControl(CONTROL.bye, 51, new Uint8Array(0), ends(pair), []));
+    expect(pair.peers.b.loss).toBeUndefined();
+    inject(pair, writeControl(CONTROL.bye, 2 ** 32 + 51, new Uint8Array(0), ends(pair), []));
     expect(pair.peers.b.loss?.reason).toBe("it closed");
   });
 
