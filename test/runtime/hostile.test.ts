@@ -443,7 +443,12 @@ nixlTest("a layout that peers may only read is announced as not enforced where N
   await using exporter = await openRemote({ secret: KEYS, trustedNetwork: true });
   const warnings: string[] = [];
   exporter.on("warning", ({ code }) => warnings.push(code));
-  await exporter.register(systemSpec("ours", undefined, { access: "read" }));
+  const ours = await exporter.register(systemSpec("ours", undefined, { access: "read" }));
+  const open = await exporter.register(systemSpec("open"));
+  await exporter.exportMetadata({ layouts: [open] });
+  expect(warnings).toEqual([]);
+  await exporter.exportMetadata({ layouts: [ours] });
+  expect(warnings).toEqual(["ACCESS"]);
   await exporter.exportMetadata();
   expect(warnings).toEqual(["ACCESS"]);
 });
