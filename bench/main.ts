@@ -30,6 +30,9 @@ export interface Suite {
   run(options: SuiteOptions, operands: readonly string[]): Promise<readonly BenchResult[] | string>;
 }
 
+/** What an installed package can measure; the others are measured against C programs that only a clone can build. */
+const WITHOUT_CLONE: readonly string[] = ["calibrate", "report", "wire"];
+
 const HELP = `Usage: bun run bench -- SUITE [options]
 
 Measures kvferry against the machine's limits and against others, each contender in turn, in several processes.
@@ -158,9 +161,6 @@ function count(text: string | boolean | undefined, option: string, otherwise: nu
   process.stderr.write(`--${option} takes a number above 0, found ${JSON.stringify(text)}\n`);
   process.exit(2);
 }
-
-/** What an installed package can measure; the others are measured against C programs that only a clone can build. */
-const WITHOUT_CLONE: readonly string[] = ["calibrate", "report", "wire"];
 
 /** Suites that can run here. */
 function suiteNames(): string[] {

@@ -48,7 +48,10 @@ const RUNS: readonly (readonly [RegExp, Run])[] = [
   ],
   [/^bun run bench -- gpu(?: --(?:out|format) \S+)?$/, { words: [...BENCH, "gpu", ...NOTHING] }],
   [/^bun run bench -- neighbours(?: .*)?$/, { words: [...BENCH, "neighbours", ...NOTHING] }],
-  [/^bun run bench -- (?:host|nixl|plan|start|tiers)(?: .*)?$/, { words: [...BENCH, "plan", ...NOTHING] }],
+  [
+    /^bun run bench -- (?!SUITE|calibrate|gpu|neighbours|report|wire)[a-z]+(?: .*)?$/,
+    { words: [...BENCH, "plan", ...NOTHING] },
+  ],
   [/^bun run build:shim(?: -- --compiler clang --sanitize thread)?$/, { words: [BUN, "cshim/build.ts"] }],
   [
     /^bun run proof -- planner .*$/,
@@ -80,6 +83,7 @@ const RUNS: readonly (readonly [RegExp, Run])[] = [
 /** Commands that other tests run, by a file that has the words. */
 const ELSEWHERE: readonly (readonly [RegExp, file: string, words: string])[] = [
   [/^(?:npx -y bun@[\d.]+ run|bun run|bunx kvferry) demo$/, "test/cli/demo.test.ts", `"demo", "--json"`],
+  [/^bun run proof -- (?:kill|lifetime|simulate)(?: .*)?$/, ".ci/check.ts", `proof("kill", 600)`],
   [/^npx -y bun@[\d.]+ run check$/, ".ci/run", "npx -y"],
   [/^bun run examples\/[\w-]+\.ts$/, "test/examples/examples.test.ts", "examples/${file}"],
   [/^bun run pack$/, "test/package/packed.ts", "pack(join(SCRATCH"],

@@ -3,7 +3,17 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, lstatSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pack } from "../../.ci/pack.ts";
-import { demand, project, removeScratch, ROOT, SCRATCH, tarball, TEN_LINES } from "./packed.ts";
+import { runCommand } from "../runtime/helpers/child.ts";
+import {
+  demand,
+  project,
+  removeScratch,
+  ROOT,
+  SCRATCH,
+  tarball,
+  TEN_LINES,
+  USER_ENVIRONMENT,
+} from "./packed.ts";
 
 afterAll(removeScratch);
 
@@ -80,6 +90,19 @@ test("an empty project that adds the tarball runs the ten lines, without a compi
   const library = report.checks.find(({ name }) => name === "native library");
   expect(library).toMatchObject({ ok: true });
   expect(library?.found).toContain(join(folder, "node_modules/kvferry/cshim/prebuilt"));
+}, 300_000);
+
+test("the installed command line measures what it can, and says what takes a clone", async () => {
+  const folder = await project();
+  const command = [process.execPath, "node_modules/.bin/kvferry", "bench"];
+  const { out } = await demand([...command, "--list"], folder);
+  expect(out).toBe("calibrate\nreport\nwire\n");
+  const refused = await runCommand([...command, "host"], USER_ENVIRONMENT, 60_000, folder);
+  expect({ code: refused.code, out: refused.out }).toEqual({ code: 3, out: "" });
+  expect(refused.words).toContain("needs a clone of the repository");
+  const quick = [...command, "wire", "--quick", "--only", "dynamo-1.0.decode", "--json"];
+  const { results } = JSON.parse((await demand(quick, folder)).out) as { readonly results: unknown[] };
+  expect(results).toHaveLength(1);
 }, 300_000);
 
 test("nothing of the package runs at installation, and it is small", async () => {
