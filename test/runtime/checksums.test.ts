@@ -9,7 +9,7 @@ import { KvferryError } from "../../lib/core/errors.ts";
 import { SumServer } from "../../lib/runtime/sum-server.ts";
 import { readSumWord, writeSumWord, type SumWord } from "../../lib/runtime/sum-words.ts";
 import { refused } from "./helpers/refusal.ts";
-import { openLocal, openNeighbours, systemSpec, until } from "./helpers/transports.ts";
+import { nixlTest, openLocal, openNeighbours, openPair, systemSpec, until } from "./helpers/transports.ts";
 
 const CONFIG: LayoutConfig = {
   numBlocks: 8,
@@ -232,6 +232,34 @@ test("a layout that may only be read cannot be marked by its readers", async () 
   });
   expect(await into.read(2)).toEqual(await theirs.read(1));
 });
+
+nixlTest(
+  "a peer that has not imported this worker sums its side too, over NIXL, both ways",
+  async () => {
+    await using pair = await openPair();
+    const own = await pair.a.register(systemSpec("own", CONFIG));
+    await pair.b.register(systemSpec("theirs", CONFIG, { order: "hnd" }));
+    await own.fill({ random: 5 });
+    const remote = (await pair.meet()).layout("theirs");
+    const checksum = true;
+    await pair.a.transfer({
+      source: own,
+      sourceBlocks: [1, 2],
+      destination: remote,
+      destinationBlocks: [7, 0],
+      checksum,
+    });
+    await pair.a.transfer({
+      source: remote,
+      sourceBlocks: [7, 0],
+      destination: own,
+      destinationBlocks: [4, 5],
+      checksum,
+    });
+    expect(await own.checksums([4, 5])).toEqual(await own.checksums([1, 2]));
+  },
+  30_000,
+);
 
 // ---- words ----
 

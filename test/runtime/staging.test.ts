@@ -6,8 +6,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
-import { stagePieces } from "../../lib/core/staging.ts";
+import { defaultProfile } from "../../lib/core/profile.ts";
+import { plannedHop, stagePieces } from "../../lib/core/staging.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
+import type { Executor, RunningHop } from "../../lib/runtime/executor.ts";
+import { stagedExecutor } from "../../lib/runtime/staged-executor.ts";
+import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "../../lib/runtime/staging-pool.ts";
 import { buildCudaStandin } from "../standin/build.ts";
 import { refused } from "./helpers/refusal.ts";
 import { nixlTest, openLocal, openPair, systemSpec } from "./helpers/transports.ts";
@@ -159,9 +163,16 @@ test.each(ARRANGEMENTS.flatMap((from) => ARRANGEMENTS.map((to) => [from, to] as 
       layerwise: true,
     });
     const layers: number[] = [];
-    for await (const layer of transfer.layers()) layers.push(layer);
+    for await (const layer of transfer.layers()) {
+      layers.push(layer);
+      const { done, total } = transfer.progress;
+      expect(total).toBe(ids.length * BLOCK);
+      expect(done).toBeGreaterThanOrEqual((total / 4) * layers.length);
+      expect(done).toBeLessThanOrEqual(total);
+    }
     expect(layers).toEqual([0, 1, 2, 3]);
     expect(await transfer).toMatchObject({ settlement: "done", bytes: ids.length * BLOCK });
+    expect(transfer.progress).toEqual({ done: ids.length * BLOCK, total: ids.length * BLOCK });
     await demandSame(source, ids, target, to9);
     expect(new Set(await target.read(0))).toEqual(new Set([0]));
   },
@@ -228,6 +239,79 @@ test("bounce blocks are checked like any list, and two transfers that were lent 
   );
   await demandSame(source, [0, 1, 2, 3, 4, 5, 6, 7], target, [8, 9, 10, 11, 12, 13, 14, 15]);
   await bounce.unregister();
+});
+
+test("layer 0 of two hops is readable, and counted, while nothing of the last layer has come through the second hop", async () => {
+  const layers = 32;
+  const rowBytes = 64;
+  const none = new Float64Array(1);
+  const programs = Array.from({ length: layers }, (_unused, layer): CopyProgram => ({
+    srcBase: Float64Array.of(layer * rowBytes),
+    dstBase: Float64Array.of(layer * rowBytes),
+    srcOffset: none,
+    dstOffset: none,
+    run: null,
+    pairs: 1,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: [],
+    srcStride: [],
+    dstStride: [],
+    rowBytes,
+    bytes: rowBytes,
+    rows: 1,
+    srcMemory: { kind: 2, device: 1 },
+    dstMemory: { kind: 1, device: 0 },
+    layers: { start: layer, end: layer + 1 },
+  }));
+  const free: Chunk[] = [1, 2].map((index) => ({ address: index * 4096, bytes: rowBytes }));
+  const waiters: ChunkWaiter[] = [];
+  const serve = (): void => {
+    while (free.length > 0 && waiters.length > 0) waiters.shift()?.grant(free.pop() as Chunk);
+  };
+  const source: ChunkSource = {
+    chunkBytes: rowBytes,
+    count: 2,
+    pageable: false,
+    request: (waiter) => (waiters.push(waiter), serve()),
+    cancel: (waiter) => void waiters.splice(waiters.indexOf(waiter), 1),
+    release: (chunk) => (free.push(chunk), serve()),
+    giveUp: () => undefined,
+  };
+  const running: RunningHop = { cancel() {}, abandon() {}, programsDone: () => 0, bytesDone: () => 0 };
+  const good = { ok: true, cancelled: false, touched: true, inDoubt: false, bytes: rowBytes, error: null };
+  // Reading the file takes no time; each step of the second hop ends when the test says so.
+  const second: (() => void)[] = [];
+  const executors: Record<string, Executor> = {
+    file: { start: (_hop, _context, done) => (done(good), running) },
+    cuda: { start: (_hop, _context, done) => (second.push(() => done(good)), running) },
+  };
+  const seen: [number, number][] = [];
+  let ended = false;
+  const executor = stagedExecutor({
+    pool: { source: () => source } as unknown as StagingPool, // what two hops of one process need of it
+    executor: (name) => executors[name],
+    profile: () => defaultProfile,
+    environment: { executors: ["host", "file", "cuda"] },
+    agent: null,
+    client: null,
+    waiting: () => undefined,
+    assists: () => false,
+    progressed: () => seen.push([run.programsDone(), run.bytesDone()]),
+  });
+  const hop = plannedHop("staged", "copy", null, programs, false, defaultProfile, { executors: ["staged"] });
+  const run = executor.start(hop, { notification: null, watch: true }, () => (ended = true));
+  // Two chunks: the second layer is read while the first is on its next hop, and no further.
+  expect(second).toHaveLength(2);
+  expect(run.programsDone()).toBe(0);
+  for (let layer = 0; layer < layers; layer++) {
+    expect(ended).toBe(false);
+    second.shift()?.();
+    expect([run.programsDone(), run.bytesDone()]).toEqual([layer + 1, (layer + 1) * rowBytes]);
+    expect(second.length).toBe(Math.min(2, layers - layer - 1));
+  }
+  expect(ended).toBe(true);
+  expect(seen).toEqual(programs.map((_program, layer) => [layer + 1, (layer + 1) * rowBytes]));
 });
 
 // ---- many over few ----
