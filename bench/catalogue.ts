@@ -24,7 +24,7 @@ export const FAMILIES: Readonly<Record<string, string>> = {
   F13: "From the first line to the first finished transfer",
   F14: "GPU to another process's GPU",
   F15: "GPU to and from a neighbour's host pool",
-  F16: "Scattered GPU blocks through NIXL",
+  F16: "GPU blocks through NIXL: scattered, and through staging memory",
   F17: "Files",
   F18: "Notification to a neighbour",
   F19: "GPU to GPU in one process",

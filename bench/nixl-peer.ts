@@ -9,8 +9,8 @@ export type PeerCall =
       readonly do: "open";
       readonly specs: readonly LayoutSpec[];
       readonly alias: readonly AliasSpec[];
-      /** With the CUDA driver, and NIXL moving GPU memory; default false. */
-      readonly gpu?: boolean;
+      /** With the CUDA driver, and GPU memory moved by NIXL or through staging memory; without it where left out. */
+      readonly gpu?: "nixl" | "staged";
     }
   | { readonly do: "import"; readonly bytes: Uint8Array }
   | { readonly do: "fill"; readonly layout: string; readonly seed: number }
@@ -68,7 +68,7 @@ function answerCalls(): void {
           workerId: WORKER,
           nixl: {},
           neighbours: false,
-          ...(call.gpu === true ? { capabilities: { gpuRdma: true } } : { cuda: false }),
+          ...(call.gpu === undefined ? { cuda: false } : { capabilities: { gpuRdma: call.gpu === "nixl" } }),
         });
         layouts = await registerAll(transport, call.specs, call.alias);
         return await transport.exportMetadata();

@@ -110,7 +110,7 @@ export async function measure(parameters: {
   if (near === null) return null;
   await using peer = new BenchPeer();
   const metadata = await peer
-    .call<Uint8Array>({ do: "open", specs: [specOf(one, 1)], alias: [], gpu: onGpu })
+    .call<Uint8Array>({ do: "open", specs: [specOf(one, 1)], alias: [], ...(onGpu ? { gpu: "nixl" } : {}) })
     .catch(() => null);
   if (metadata === null) return null;
   const remote = (await transport.importMetadata(metadata)).layout("blocks");
