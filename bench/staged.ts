@@ -44,7 +44,7 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
     });
     const taken = sets.filter((set) => set !== null);
     if (taken.length < sets.length) {
-      options.progress(`NOT RUN: S.${name} needs a GPU`);
+      options.progress(`NOT RUN: F16.staged.${name} needs a GPU`);
       continue;
     }
     results.push(
