@@ -1,7 +1,7 @@
 // What plain C on the driver does with the same bytes, for the GPU rows to be compared with.
 import { dlopen } from "bun:ffi";
 
-import { CUDA_LIBRARY_VARIABLE } from "../lib/native/cuda.ts";
+import { CUDA_LIBRARY_VARIABLE } from "../lib/native/no-cuda.ts";
 
 /** Addresses of chunks, here and on the device. */
 export interface Tables {

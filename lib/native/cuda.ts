@@ -1,9 +1,7 @@
 import { KvferryError, type ErrorDetails } from "../core/errors.ts";
 import { cString, nativeError, type Completion, type NativeContext } from "./context.ts";
+import { noCuda } from "./no-cuda.ts";
 import { KVF_CUDA_IPC_BYTES, KVF_CUDA_POINTER_DEVICE, KVF_CUDA_POINTER_PINNED, KVF_OK } from "./symbols.ts";
-
-/** Environment variable with the path of a CUDA driver library to use instead of `libcuda.so.1`. */
-export const CUDA_LIBRARY_VARIABLE = "KVFERRY_CUDA_LIBRARY" as const;
 
 /** A GPU as the driver describes it. Sizes are bytes. */
 export interface CudaDeviceInfo {
@@ -326,19 +324,6 @@ export class CudaDriver {
       );
     });
   }
-}
-
-/** The error for CUDA that is not there, from its reason. */
-export function noCuda(reason: unknown, details: ErrorDetails = {}): KvferryError {
-  const words = reason instanceof Error ? reason.message : String(reason);
-  return new KvferryError(
-    "NO_CUDA",
-    "open",
-    words,
-    "Run on a machine with an NVIDIA driver of 525 or later and a GPU; `kvferry doctor` shows what this one has.",
-    details,
-    reason instanceof Error ? reason : undefined,
-  );
 }
 
 function parseInfo(bytes: Uint8Array): CudaInfo {

@@ -1,4 +1,3 @@
-import { createHmac, timingSafeEqual } from "node:crypto";
 import type { SecretKey } from "./options.ts";
 
 /** HMAC-SHA-256 over bytes by the key of that id, or null when the key is not known. 32 bytes. */
@@ -9,7 +8,7 @@ export function authenticationCode(
 ): Uint8Array<ArrayBuffer> | null {
   const secret = secrets.find((candidate) => candidate.keyId === keyId);
   if (secret === undefined) return null;
-  return Uint8Array.from(createHmac("sha256", secret.key).update(bytes).digest());
+  return Uint8Array.from(new Bun.CryptoHasher("sha256", secret.key).update(bytes).digest());
 }
 
 /** {@link authenticationCode} with the keys bound. */
@@ -21,5 +20,5 @@ export function macOf(
 
 /** Compares two codes in time that does not depend on where they differ. */
 export function codesEqual(left: Uint8Array, right: Uint8Array): boolean {
-  return left.byteLength === right.byteLength && timingSafeEqual(left, right);
+  return left.byteLength === right.byteLength && crypto.timingSafeEqual(left, right);
 }

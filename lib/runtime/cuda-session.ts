@@ -2,7 +2,8 @@ import { KvferryError } from "../core/errors.ts";
 import { cudaProfileOf, defaultProfile, type MachineProfile } from "../core/profile.ts";
 import type { GpuFacts } from "../core/route.ts";
 import type { NativeContext } from "../native/context.ts";
-import { CUDA_LIBRARY_VARIABLE, CudaDriver, noCuda, type CudaDeviceInfo } from "../native/cuda.ts";
+import type { CudaDeviceInfo, CudaDriver } from "../native/cuda.ts";
+import { CUDA_LIBRARY_VARIABLE, noCuda } from "../native/no-cuda.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /**
@@ -117,10 +118,8 @@ export class CudaSession {
 
   #load(): Promise<CudaDriver> {
     if (this.#options.cuda === null) return Promise.reject(this.#problem ?? noCuda("cuda: false"));
-    this.#loading ??= CudaDriver.load(
-      this.#context,
-      this.#options.cuda.library ?? process.env[CUDA_LIBRARY_VARIABLE] ?? null,
-    ).then(
+    const library = this.#options.cuda.library ?? process.env[CUDA_LIBRARY_VARIABLE] ?? null;
+    this.#loading ??= loadDriver(this.#context, library).then(
       (driver) => {
         this.#driver = driver;
         this.#problem = null;
@@ -134,4 +133,10 @@ export class CudaSession {
     );
     return this.#loading;
   }
+}
+
+/** Most processes ask for no GPU: only those who do load what talks to the driver. */
+async function loadDriver(context: NativeContext, library: string | null): Promise<CudaDriver> {
+  const { CudaDriver } = await import("../native/cuda.ts");
+  return await CudaDriver.load(context, library);
 }

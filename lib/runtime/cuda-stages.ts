@@ -1,5 +1,5 @@
 import type { NativeContext } from "../native/context.ts";
-import { allocatePinned, type PinnedMemory } from "./cuda-memory.ts";
+import type { PinnedMemory } from "./cuda-memory.ts";
 import type { CudaSession } from "./cuda-session.ts";
 
 /** Pinned memory that somebody uses for a moment. */
@@ -33,13 +33,7 @@ export class CudaStages {
     const memory =
       kept !== undefined && kept.bytes >= bytes
         ? kept
-        : await allocatePinned(
-            this.#context,
-            await this.#cuda.demand(device),
-            device,
-            Math.max(bytes, KEPT_BYTES),
-            "shared",
-          );
+        : await this.#allocate(device, Math.max(bytes, KEPT_BYTES));
     return {
       address: memory.address,
       bytes: memory.bytes,
@@ -48,6 +42,12 @@ export class CudaStages {
         else await memory.release();
       },
     };
+  }
+
+  async #allocate(device: number, bytes: number): Promise<PinnedMemory> {
+    const driver = await this.#cuda.demand(device);
+    const { allocatePinned } = await import("./cuda-memory.ts");
+    return await allocatePinned(this.#context, driver, device, bytes, "shared");
   }
 
   /** Frees what is kept; later stages are freed when they are given back. */

@@ -77,6 +77,17 @@ export type MemoryProvider = (
   layout: LayoutFacts,
 ) => ComponentMemory | Promise<ComponentMemory>;
 
+/** A provider whose code is loaded when a layout first asks for its kind of memory: most programs use one or two. */
+export function loadedOnDemand(load: () => Promise<MemoryProvider>): MemoryProvider {
+  let loading: Promise<MemoryProvider> | undefined;
+  return async (request, provided, layout) => {
+    loading ??= load();
+    return await (
+      await loading
+    )(request, provided, layout);
+  };
+}
+
 /** Providers by memory kind; a kind that is missing is refused with its reason. */
 export type MemoryProviders = Readonly<Partial<Record<MemorySpec["kind"], MemoryProvider>>>;
 

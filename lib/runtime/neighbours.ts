@@ -36,9 +36,6 @@ export interface NeighbourHost {
   readonly warn: (message: string) => void;
 }
 
-/** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
-export const RELEASE_MILLIS = 1_000;
-
 /**
  * This transport's way to processes of its host: it hands out its layouts' memory and maps theirs.
  *

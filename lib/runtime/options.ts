@@ -1,7 +1,6 @@
-import * as v from "valibot";
 import { KvferryError } from "../core/errors.ts";
-import { U64_MAX } from "../core/integers.ts";
 import type { MachineProfile } from "../core/profile.ts";
+import { checkOptions } from "./options-check.ts";
 
 /** A shared secret by which packages and control messages are authenticated, with the id it is known by. */
 export interface SecretKey {
@@ -90,62 +89,6 @@ export const DEFAULT_HEARTBEAT_MILLIS = 2_000;
 const DEFAULT_STAGING_BYTES = 64 * 2 ** 20;
 const DEFAULT_CHUNK_BYTES = 4 * 2 ** 20;
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
-const schema = v.strictObject({
-  workerId: v.union([
-    v.pipe(v.bigint(), v.minValue(0n), v.maxValue(U64_MAX)),
-    v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
-  ]),
-  agentName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(256))),
-  nixl: v.optional(
-    v.union([
-      v.literal(false),
-      v.strictObject({
-        backends: v.optional(v.record(v.string(), v.record(v.string(), v.string()))),
-        library: v.optional(v.pipe(v.string(), v.minLength(1))),
-      }),
-    ]),
-  ),
-  cuda: v.optional(
-    v.union([
-      v.literal(false),
-      v.strictObject({
-        device: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))),
-        busy: v.optional(v.boolean()),
-        library: v.optional(v.pipe(v.string(), v.minLength(1))),
-      }),
-    ]),
-  ),
-  capabilities: v.optional(
-    v.strictObject({ gds: v.optional(v.boolean()), gpuRdma: v.optional(v.boolean()) }),
-  ),
-  prefer: v.optional(v.picklist(["automatic", "native", "nixl"])),
-  staging: v.optional(
-    v.strictObject({ sendBytes: count, receiveBytes: count, chunkBytes: v.optional(count) }),
-  ),
-  profile: v.optional(v.custom<MachineProfile>((value) => typeof value === "object" && value !== null)),
-  neighbours: v.optional(v.boolean()),
-  secret: v.optional(
-    v.union([
-      v.pipe(v.instance(Uint8Array), v.minLength(16)),
-      v.pipe(
-        v.array(
-          v.strictObject({
-            keyId: v.pipe(v.string(), v.minLength(1), v.maxLength(64)),
-            key: v.pipe(v.instance(Uint8Array), v.minLength(16)),
-          }),
-        ),
-        v.minLength(1),
-      ),
-    ]),
-  ),
-  acceptUnauthenticated: v.optional(v.boolean()),
-  trustedNetwork: v.optional(v.boolean()),
-  heartbeatMs: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0))),
-  deadlineMs: v.optional(v.pipe(v.number(), v.minValue(1), v.maxValue(2 ** 31 - 1))),
-  maxInFlight: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(1), v.maxValue(65_536))),
-});
-
 /**
  * Checks the options of `Transport.open` and fills in what is omitted, from the environment where it says so.
  *
@@ -155,9 +98,8 @@ export function resolveOptions(
   options: OpenOptions,
   environment: Readonly<Record<string, string | undefined>>,
 ): ResolvedOptions {
-  const parsed = v.safeParse(schema, options, { abortEarly: true });
-  if (!parsed.success) throw invalidOption(parsed.issues[0]);
-  const given = parsed.output;
+  checkOptions(options);
+  const given = options;
   const workerId = BigInt(given.workerId);
   const { secret } = given;
   return {
@@ -196,15 +138,8 @@ export function resolveOptions(
   };
 }
 
-type GivenNixl =
-  | {
-      readonly backends?: Record<string, Record<string, string>> | undefined;
-      readonly library?: string | undefined;
-    }
-  | undefined;
-
 function nixlOptions(
-  given: GivenNixl,
+  given: Exclude<OpenOptions["nixl"], false>,
   environment: Readonly<Record<string, string | undefined>>,
 ): NonNullable<ResolvedOptions["nixl"]> {
   const library = given?.library ?? null;
@@ -213,7 +148,7 @@ function nixlOptions(
       demanded: true,
       library,
       backends: new Map(
-        Object.entries(given.backends).map(([name, parameters]) => [name.toUpperCase(), parameters]),
+        Object.entries(given.backends).map(([name, parameters]) => [name.toUpperCase(), { ...parameters }]),
       ),
     };
   }
@@ -253,18 +188,4 @@ export function backendsFromEnvironment(environment: Readonly<Record<string, str
     if (variable.startsWith("KVFERRY_") || !switches.has(name)) switches.set(name, TRUE_WORDS.has(word));
   }
   return [...switches].filter(([, on]) => on).map(([name]) => name);
-}
-
-function invalidOption(issue: {
-  readonly message: string;
-  readonly path?: readonly { readonly key: unknown }[] | undefined;
-}): KvferryError {
-  const path = (issue.path ?? []).map((item) => String(item.key)).join(".");
-  return new KvferryError(
-    "INVALID_CONFIG",
-    "open",
-    `option ${path === "" ? "(all)" : path} is not valid: ${issue.message}`,
-    "See OpenOptions for what each option takes.",
-    { option: path },
-  );
 }

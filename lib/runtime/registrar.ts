@@ -11,9 +11,11 @@ import { within } from "./deadlines.ts";
 import type { Fences } from "./fences.ts";
 import type { Leases } from "./leases.ts";
 import { NixlExtents, type NixlHold } from "./nixl-extents.ts";
-import { RELEASE_MILLIS } from "./neighbours.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
+
+/** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
+const RELEASE_MILLIS = 1_000;
 
 /**
  * Registers and unregisters the layouts of this process.

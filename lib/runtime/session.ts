@@ -9,22 +9,19 @@ import { openLibrary } from "../native/library.ts";
 import { loadCodecs } from "./codecs.ts";
 import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
-import { deviceMemory, externalCudaMemory, externalIpcMemory, pinnedMemory } from "./cuda-memory.ts";
 import { CudaSession } from "./cuda-session.ts";
 import { CudaStages } from "./cuda-stages.ts";
 import type { HostIdentity } from "../core/package.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
 import { fileExecutor } from "./file-executor.ts";
-import { fileMemory } from "./file-memory.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import { hostPlace, type HostPlace } from "./neighbour-host.ts";
 import { linuxProcesses, type ProcessFacts } from "./process-watch.ts";
-import { neighbourDevices } from "./neighbour-devices.ts";
 import { externalFileMemory } from "./neighbour-file.ts";
-import { Neighbours } from "./neighbours.ts";
-import type { MemoryProvider, MemoryProviders } from "./layout-memory.ts";
+import type { Neighbours } from "./neighbours.ts";
+import { loadedOnDemand, type MemoryProvider, type MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import { stagedExecutor, type StagedParts } from "./staged-executor.ts";
@@ -127,14 +124,10 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       "external-fd": externalFileMemory(context),
       external: externalMemory(cuda),
       shared: sharedMemory,
-      disk: fileMemory(context, process.env, sums, files),
-      ...(options.cuda === null
-        ? undefined
-        : {
-            pinned: pinnedMemory(context, cuda),
-            device: deviceMemory(cuda, options.neighbours),
-            "external-ipc": externalIpcMemory(cuda),
-          }),
+      disk: loadedOnDemand(async () =>
+        (await import("./file-memory.ts")).fileMemory(context, process.env, sums, files),
+      ),
+      ...(options.cuda === null ? undefined : gpuMemory(context, cuda, options.neighbours)),
     };
     return {
       providers,
@@ -153,19 +146,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       staged,
       sums,
       files,
-      neighbours: options.neighbours
-        ? new Neighbours(
-            context,
-            {
-              worker: options.workerId.toString(),
-              agent: options.agentName,
-              wire: wire,
-              incarnation,
-            },
-            options.secrets,
-            neighbourDevices(cuda),
-          )
-        : null,
+      neighbours: options.neighbours ? await openNeighbours(context, options, wire, incarnation, cuda) : null,
       get profile(): MachineProfile {
         return cuda.profile;
       },
@@ -177,9 +158,38 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
   }
 }
 
+/** Processes of this host; what reaches them is loaded only by who wants that. */
+async function openNeighbours(
+  context: NativeContext,
+  options: ResolvedOptions,
+  wire: string,
+  incarnation: number,
+  cuda: CudaSession,
+): Promise<Neighbours> {
+  const [{ Neighbours }, { neighbourDevices }] = await Promise.all([
+    import("./neighbours.ts"),
+    import("./neighbour-devices.ts"),
+  ]);
+  const self = { worker: options.workerId.toString(), agent: options.agentName, wire, incarnation };
+  return new Neighbours(context, self, options.secrets, neighbourDevices(cuda));
+}
+
+/** Memory of GPUs, and what is pinned for them. */
+function gpuMemory(
+  context: NativeContext,
+  cuda: CudaSession,
+  shareable: boolean,
+): Pick<MemoryProviders, "pinned" | "device" | "external-ipc"> {
+  return {
+    pinned: loadedOnDemand(async () => (await import("./cuda-memory.ts")).pinnedMemory(context, cuda)),
+    device: loadedOnDemand(async () => (await import("./cuda-memory.ts")).deviceMemory(cuda, shareable)),
+    "external-ipc": loadedOnDemand(async () => (await import("./cuda-memory.ts")).externalIpcMemory(cuda)),
+  };
+}
+
 /** Memory that the caller owns: what lies on a GPU, or is pinned for one, is checked with the driver. */
 function externalMemory(cuda: CudaSession): MemoryProvider {
-  const onGpu = externalCudaMemory(cuda);
+  const onGpu = loadedOnDemand(async () => (await import("./cuda-memory.ts")).externalCudaMemory(cuda));
   return (request, provided, layout) => {
     const { memory } = request;
     const plain = memory.kind !== "external" || memory.storage === "system";

@@ -9,7 +9,7 @@ import {
   type LocalLayout,
   type Transfer,
 } from "../../index.ts";
-import { CUDA_LIBRARY_VARIABLE } from "../../lib/native/cuda.ts";
+import { CUDA_LIBRARY_VARIABLE } from "../../lib/native/no-cuda.ts";
 import { randomOf } from "../random.ts";
 import {
   listedMappings,
