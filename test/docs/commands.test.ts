@@ -54,6 +54,13 @@ const RUNS: readonly (readonly [RegExp, Run])[] = [
   ],
   [/^bun run build:shim(?: -- --compiler clang --sanitize thread)?$/, { words: [BUN, "cshim/build.ts"] }],
   [
+    /^bun run proof -- metadata$/,
+    {
+      words: [BUN, "test/proof/main.ts", "metadata", "--cases", "50"],
+      says: /metadata: 50 cases, 0 failures/,
+    },
+  ],
+  [
     /^bun run proof -- planner .*$/,
     { words: [BUN, "test/proof/main.ts", "planner", "--cases", "50"], says: /planner/ },
   ],
