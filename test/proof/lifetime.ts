@@ -25,7 +25,7 @@ export interface LifetimeProofResult {
 }
 
 /** Steps of one process; the next one has another seed. */
-const STEPS = 4_000;
+const STEPS = 2_000;
 
 /** Runs processes one after the other until all steps are done or the time is over. */
 export async function run(options: LifetimeProofOptions): Promise<LifetimeProofResult> {
