@@ -48,7 +48,7 @@ export async function run(options: KillProofOptions): Promise<KillProofResult> {
   const fail = (finding: string, group: Group, at: number): void => {
     failures++;
     if (findings.length >= 20) return;
-    findings.push(`${finding.slice(0, 1_500)}\nagain: ${commandOf(group, 1, at).join(" ")}`);
+    findings.push(`${finding.slice(0, 1_500)}\nagain: ${typed(commandOf(group, 1, at))}`);
   };
   const note = (group: Group, { index: at, fault, problems, tally: seen }: KillReport): void => {
     const { route, processes } = group;
@@ -118,6 +118,11 @@ function commandOf({ route, processes, seed }: Group, cases: number, first: numb
   const words = [process.execPath, `${import.meta.dir}/kill-survivor.ts`, cases, seed, first, processes];
   const way = route === "tcp" ? ["UCX_TLS=tcp"] : [];
   return ["env", ...way, "unshare", "-n", "sh", "-c", SCRIPT, ...words.map(String)];
+}
+
+/** Words as they are typed into a shell. */
+function typed(words: readonly string[]): string {
+  return words.map((word) => (/^[\w./=:@-]+$/.test(word) ? word : `'${word}'`)).join(" ");
 }
 
 const SCRIPT = 'ip link set lo up && exec "$0" "$@"';

@@ -71,7 +71,7 @@ async function live(steps: number, seed: number, minutes: number, runtime: strin
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
-      timeout: Math.min(2 ** 31 - 1, (minutes + 3) * 60_000),
+      timeout: Math.min(2 ** 31 - 1, Math.ceil((minutes + 3) * 60_000)),
       killSignal: "SIGKILL",
     });
     const [out, said] = await Promise.all([
