@@ -81,6 +81,8 @@ export class Fences implements PeerWatcher {
   /** New peers that did not say yet that they know this importer, and what lets transfers with them begin. */
   readonly #greetings: Map<string, () => void> = new Map();
   readonly #greeted: WeakSet<Peer> = new WeakSet();
+  /** How often a peer was told of an import and did not answer yet: the answer to an earlier one says nothing of a later one. */
+  readonly #unanswered: Map<string, number> = new Map();
   #connection: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
   constructor(parts: FenceParts) {
@@ -112,6 +114,7 @@ export class Fences implements PeerWatcher {
     this.#parts.liveness.forget(peer.wireName);
     if (!peer.understandsControl) return;
     const greeted = this.#greet(peer);
+    this.#unanswered.set(peer.wireName, (this.#unanswered.get(peer.wireName) ?? 0) + 1);
     const introduced = this.#connectionInfo()
       .then((connection) =>
         messenger.control(
@@ -121,7 +124,10 @@ export class Fences implements PeerWatcher {
         ),
       )
       // Whoever cannot be told is gone.
-      .catch(greeted);
+      .catch(() => {
+        this.#unanswered.delete(peer.wireName);
+        greeted();
+      });
     this.#introductions.set(peer.wireName, introduced);
     // The same process again: what it could not be asked when it was lost it can be asked now.
     for (const arrival of this.#parts.arrivals.doubtful(peer.wireName)) this.#ask(arrival);
@@ -273,10 +279,16 @@ export class Fences implements PeerWatcher {
     });
     messenger.onControl(CONTROL.known, (from, body) => {
       const gone = readGone(body);
+      if (gone === null) return;
       const peer = peers.byWireName(from);
-      if (gone === null || peer === undefined) return;
-      for (const handle of gone.handles) peers.takeBack(peer, handle);
-      if (!gone.more) this.#greetings.get(from)?.();
+      if (peer !== undefined) for (const handle of gone.handles) peers.takeBack(peer, handle);
+      if (gone.more) return;
+      const left = (this.#unanswered.get(from) ?? 0) - 1;
+      if (left > 0) this.#unanswered.set(from, left);
+      else {
+        this.#unanswered.delete(from);
+        this.#greetings.get(from)?.();
+      }
     });
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);
@@ -325,7 +337,11 @@ export class Fences implements PeerWatcher {
       if (this.#greetings.get(wireName) === end) this.#greetings.delete(wireName);
       resume();
     };
-    const stopTimer = clock.after(GREETING_MILLIS, end);
+    const stopTimer = clock.after(GREETING_MILLIS, () => {
+      // What was lost on the way is not waited for again.
+      this.#unanswered.delete(wireName);
+      end();
+    });
     this.#greetings.get(wireName)?.();
     this.#greetings.set(wireName, end);
     return end;

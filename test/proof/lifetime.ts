@@ -26,6 +26,7 @@ export interface LifetimeProofResult {
 
 /** Steps of one process; the next one has another seed. */
 const STEPS = 2_000;
+const MOST_DEAD = 3;
 
 /** Runs processes one after the other until all steps are done or the time is over. */
 export async function run(options: LifetimeProofOptions): Promise<LifetimeProofResult> {
@@ -35,6 +36,7 @@ export async function run(options: LifetimeProofOptions): Promise<LifetimeProofR
   const tally: Record<string, number> = {};
   let cases = 0;
   let failures = 0;
+  let dead = 0;
   const runtime = sanitizerRuntime();
   if (runtime === null) tally["NOT CHECKED BY A SANITIZER: gcc with libasan is not there"] = 1;
   else await buildSanitized();
@@ -50,7 +52,9 @@ export async function run(options: LifetimeProofOptions): Promise<LifetimeProofR
     failures += report.findings.length;
     for (const finding of report.findings)
       if (findings.length < 20) findings.push(`seed ${seed}: ${finding}`.slice(0, 4_000));
-    if (report.steps === 0) break;
+    // One that died is a failure, and the next one goes on; several in a row will not do better.
+    dead = report.steps === 0 ? dead + 1 : 0;
+    if (dead === MOST_DEAD) break;
   }
   const seconds = (performance.now() - started) / 1_000;
   return { name: "lifetime", cases, failures, seed: options.seed, seconds, findings, tally };
