@@ -1,4 +1,4 @@
-import type { EndedTransfer } from "./engine.ts";
+import type { EndedTransfer } from "./task.ts";
 
 /** Counters of one route. */
 export interface RouteMetrics {

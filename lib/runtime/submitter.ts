@@ -15,7 +15,8 @@ import {
   resolveOrder,
   type CudaOrder,
 } from "./cuda-order.ts";
-import type { Engine, Task } from "./engine.ts";
+import type { Engine } from "./engine.ts";
+import type { Task } from "./task.ts";
 import type { EventHub } from "./events.ts";
 import type { HopOutcome } from "./executor.ts";
 import { groupsOf } from "./groups.ts";

@@ -3,7 +3,7 @@
 import { isKvferryError } from "../../lib/core/errors.ts";
 import type { Arrival } from "../../lib/runtime/arrival.ts";
 import type { CloseReport } from "../../lib/runtime/closing.ts";
-import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/engine.ts";
+import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/task.ts";
 import type { LocalLayout } from "../../lib/runtime/local-layout.ts";
 import type { Peer } from "../../lib/runtime/peer.ts";
 import type { LayoutHandle } from "../../lib/core/handle.ts";

@@ -1,6 +1,6 @@
 // Every transfer has one outcome, within its deadline and a bound, whatever becomes of its bytes. Time is simulated.
 import { expect, test } from "bun:test";
-import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/engine.ts";
+import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/task.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";
 import { simPair } from "./helpers/simulated.ts";
 
