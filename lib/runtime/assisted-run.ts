@@ -157,6 +157,8 @@ export class AssistedRun implements RunningHop {
         doubtful = this.#inDoubt;
         throw error;
       });
+      // Stopped meanwhile: the peer is told so in the end, and does not touch the destination.
+      if (write && this.#error !== undefined) throw this.#error;
       request.moved();
       if (!write) {
         this.#touched = true;

@@ -17,6 +17,8 @@ export interface SimFaults {
   readonly deafToCancel: number;
   /** Calls of the control thread that fail. */
   readonly control: number;
+  /** Copies inside a process that take long: a disk that is busy. */
+  readonly slowCopy: number;
 }
 
 /** What the agents of a world share. */
@@ -245,12 +247,25 @@ export function simNixlExecutor(agent: SimAgent): Executor {
   };
 }
 
+/** What the executors of a process share. */
+export interface SimCopies {
+  /** Copies that have not ended. */
+  running: number;
+}
+
 /**
  * The executor of copies inside a process, and of its files: at once when they are small, else on a thread.
  *
  * @param failing - Chance that a copy breaks off with an error.
+ * @param slow - Chance that it takes long.
  */
-export function simHostExecutor(world: SimWorld, process: SimProcess, failing = 0): Executor {
+export function simHostExecutor(
+  world: SimWorld,
+  process: SimProcess,
+  copies: SimCopies,
+  failing = 0,
+  slow = 0,
+): Executor {
   return {
     start(hop, _context, done): RunningHop {
       const pieces = piecesOf(world, hop, process, `${hop.executor} copy in P${process.id}`);
@@ -258,8 +273,14 @@ export function simHostExecutor(world: SimWorld, process: SimProcess, failing = 
       let landed = 0;
       let cancelled = false;
       let programs = 0;
-      const inline = world.random.chance(0.5);
+      const slows = slow > 0 && world.random.chance(slow);
+      const inline = !slows && world.random.chance(0.5);
+      const later = (): void => {
+        world.schedule(process, world.random.between(0, slows ? 400 : 5), next);
+      };
+      copies.running++;
       const finish = (ok: boolean): void => {
+        copies.running--;
         for (const { landing } of pieces) world.drop(landing);
         done({
           ok,
@@ -285,12 +306,12 @@ export function simHostExecutor(world: SimWorld, process: SimProcess, failing = 
         landed++;
         programs = Math.min(...pieces.slice(landed).map(({ program }) => program), hop.programs.length);
         if (inline) next();
-        else world.schedule(process, world.random.between(0, 5), next);
+        else later();
       };
       // A thread may be at any of them.
       for (const { landing } of pieces) world.begin(landing, process);
       if (inline) next();
-      else world.schedule(process, world.random.between(0, 5), next);
+      else later();
       return {
         cancel: () => {
           cancelled = true;

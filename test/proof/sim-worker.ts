@@ -17,7 +17,7 @@ import type { Session } from "../../lib/runtime/session.ts";
 import { stagedExecutor, type StagedParts } from "../../lib/runtime/staged-executor.ts";
 import { StagingPool, type StagingMemory } from "../../lib/runtime/staging-pool.ts";
 import { Transport } from "../../lib/runtime/transport.ts";
-import { SimAgent, simHostExecutor, simNixlExecutor, type SimNetwork } from "./sim-nixl.ts";
+import { SimAgent, simHostExecutor, simNixlExecutor, type SimCopies, type SimNetwork } from "./sim-nixl.ts";
 import type { SimProcess, SimRegion } from "./sim-world.ts";
 
 /** A process with its transport. */
@@ -46,12 +46,14 @@ export function startWorker(
   const incarnation = lastIncarnation;
   const wire = wireName(resolved.agentName, incarnation);
   const agent = new SimAgent(network, process, wire);
-  const context = simContext();
+  const copies: SimCopies = { running: 0 };
+  const context = simContext(copies);
   agent.onNotifications = () => context.onNotifications?.();
   agent.onProgress = () => context.onProgress?.();
+  const { fail, slowCopy } = network.faults;
   const executors = new Map<ExecutorName, Executor>([
-    ["host", simHostExecutor(network.world, process)],
-    ["file", simHostExecutor(network.world, process, network.faults.fail / 4)],
+    ["host", simHostExecutor(network.world, process, copies, 0, slowCopy / 2)],
+    ["file", simHostExecutor(network.world, process, copies, fail / 4, slowCopy)],
     ["nixl", simNixlExecutor(agent)],
   ]);
   const { sendBytes, receiveBytes, chunkBytes } = resolved.staging;
@@ -111,7 +113,7 @@ interface SimContext {
   close(): number;
 }
 
-function simContext(): SimContext {
+function simContext(copies: SimCopies): SimContext {
   return {
     isOpen: true,
     running: 0,
@@ -120,7 +122,7 @@ function simContext(): SimContext {
     holdProcess: () => undefined,
     close() {
       this.isOpen = false;
-      return 0;
+      return copies.running;
     },
   };
 }

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/task.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";
-import { simPair } from "./helpers/simulated.ts";
+import { SIM_SHAPE, simPair } from "./helpers/simulated.ts";
 
 /** Deadlines share timers in steps of 16 ms; a transfer may meet two of them. */
 const TIMER_MILLIS = 32;
@@ -43,3 +43,48 @@ for (const deadlineMs of [1, 20, 100, 1_000])
     expect(outcomes).toEqual(["in-doubt", "never-started"]);
     expect(a.transport.metrics()["kvferry.blocks.quarantined"]).toBe(0);
   });
+
+test("a push through a peer's staging memory that is forgotten on its way ends by proof: the peer is not told to move anything", async () => {
+  const pair = await simPair({ deadlineMs: 60_000 });
+  const { a, b, world } = pair;
+  const file = await pair.settle(
+    b.transport.register({ ...SIM_SHAPE, name: "file", memory: { kind: "disk" } }),
+  );
+  await pair.settle(pair.peers.b.update(await pair.settle(b.transport.exportMetadata())));
+  await pair.settle(a.transport.notify(pair.peers.b, "hello"));
+  const [source] = a.transport.localLayouts;
+  if (source === undefined) throw new Error("no layout");
+  const before = await bytesOf(file, 2);
+  const transfer = a.transport.transfer({
+    source,
+    destination: pair.peers.b.layout("file"),
+    sourceBlocks: [1],
+    destinationBlocks: [2],
+  });
+  let proof = "";
+  void transfer.settled.then((settled) => {
+    proof = settled.proof;
+  });
+  transfer.catch(() => undefined);
+  // The last bytes are in the peer's chunk, and it was not told so yet.
+  let forgotten: string | undefined;
+  world.onLanding = ({ by }, { destination }) => {
+    if (by === a.process && world.regionOf(destination)?.process === b.process)
+      world.schedule(null, 0.15, () => {
+        forgotten ??= `while ${transfer.state}`;
+        void pair.peers.b.forget();
+      });
+    return null;
+  };
+  pair.pass(2_000);
+  await Promise.resolve();
+  expect([forgotten, transfer.state, proof]).toEqual(["while running", "failed", "backend-ended"]);
+  expect(await bytesOf(file, 2)).toEqual(before);
+  expect([a.staging.send.lent, b.staging.receive.lent]).toEqual([0, 0]);
+  expect(world.findings).toEqual([]);
+
+  async function bytesOf(layout: typeof file, block: number): Promise<Uint8Array> {
+    const base = layout.record.components[0]?.regionAddresses[0] ?? 0;
+    return world.bytesAt(base + block * layout.config.blockBytes, layout.config.blockBytes);
+  }
+});

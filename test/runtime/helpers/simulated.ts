@@ -21,6 +21,12 @@ export interface SimPair {
   settle<T>(promise: PromiseLike<T>): Promise<T>;
 }
 
+/** What every layout of such a world looks like. */
+export const SIM_SHAPE = {
+  config: { numBlocks: 8, numLayers: 2, outerDim: 1, pageSize: 2, innerDim: 8 },
+  arrangement: "fully-contiguous",
+} as const;
+
 /** Opens two workers without heartbeats, with one layout each, and lets them meet. */
 export async function simPair(
   options: Partial<OpenOptions> = {},
@@ -51,14 +57,7 @@ export async function simPair(
     return await promise;
   };
   for (const { transport } of [a, b])
-    await settle(
-      transport.register({
-        name: "layout",
-        config: { numBlocks: 8, numLayers: 2, outerDim: 1, pageSize: 2, innerDim: 8 },
-        arrangement: "fully-contiguous",
-        memory: { kind: "system" },
-      }),
-    );
+    await settle(transport.register({ ...SIM_SHAPE, name: "layout", memory: { kind: "system" } }));
   const fromA = await settle(a.transport.exportMetadata());
   const fromB = await settle(b.transport.exportMetadata());
   const peers = {
