@@ -71,6 +71,8 @@ export class Fences implements PeerWatcher {
   readonly #watching: Set<string> = new Set();
   /** Peers that are about to be forgotten, and can still be told something. */
   readonly #leaving: Map<string, Peer> = new Map();
+  /** Peers that were forgotten while something of theirs was touched: they are told once it is over. */
+  readonly #untold: Set<string> = new Set();
   /** Layouts that were taken back and that somebody may still touch. */
   readonly #takenBack: Set<LayoutHandle> = new Set();
   readonly #questions: Map<number, { readonly wireName: string; readonly resolve: () => void }> = new Map();
@@ -134,29 +136,19 @@ export class Fences implements PeerWatcher {
   }
 
   async leaving(peer: Peer): Promise<void> {
-    const { arrivals, clock, engine, messenger, staging } = this.#parts;
+    const { arrivals, clock, messenger } = this.#parts;
     if (!peer.understandsControl) return;
     const { wireName } = peer;
     this.#leaving.set(wireName, peer);
     arrivals.lose(wireName, "forgotten");
-    const busy = engine.anyOpen(({ agent }) => agent === wireName);
-    const waited: Promise<unknown>[] = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
-    const moving = staging?.server.leave(wireName) ?? null;
-    let still = moving !== null;
-    if (moving !== null)
-      waited.push(
-        moving.then(() => {
-          still = false;
-        }),
+    const settled = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
+    const release = (): Promise<boolean> =>
+      messenger.control(peer, CONTROL.released).then(
+        () => true,
+        () => false,
       );
-    if (busy || waited.length > 0)
-      await within(
-        clock,
-        LEAVE_MILLIS,
-        Promise.all([engine.whenQuiet(({ agent }) => agent === wireName), ...waited]),
-      );
-    if (!still && !engine.anyOpen(({ agent }) => agent === wireName))
-      await within(clock, LEAVE_MILLIS, messenger.control(peer, CONTROL.released));
+    const told = (await this.#quiet(wireName, settled)) && (await within(clock, LEAVE_MILLIS, release()));
+    if (told !== true) this.#untold.add(wireName);
   }
 
   left(peer: Peer): void {
@@ -172,7 +164,8 @@ export class Fences implements PeerWatcher {
     const importer = this.#importers.importer(wireName);
     // It may still touch this process's memory: it is told when that is taken back.
     if (importer !== undefined && peer.loss?.reason === "forgotten")
-      void this.#connect(importer).then(() => this.#releaseLate(peer));
+      void this.#connect(importer).then(() => this.#releaseLate(wireName));
+    else this.#untold.delete(wireName);
     const process = this.#processes.get(wireName) ?? importer?.process ?? null;
     this.#processes.delete(wireName);
     const matters =
@@ -229,8 +222,8 @@ export class Fences implements PeerWatcher {
     const known = peers.peers.filter((peer) => peer.understandsControl).map(({ wireName }) => wireName);
     await Promise.allSettled(
       [...new Set([...known, ...this.#connected])].map(async (wireName) => {
-        if (!engine.anyOpen(({ agent }) => agent === wireName))
-          await messenger.controlTo(wireName, CONTROL.released);
+        const open = engine.anyOpen(({ agent }) => agent === wireName);
+        if (!open && (await this.#quiet(wireName))) await messenger.controlTo(wireName, CONTROL.released);
         await messenger.controlTo(wireName, CONTROL.bye);
       }),
     );
@@ -395,12 +388,38 @@ export class Fences implements PeerWatcher {
     return this.#connection;
   }
 
+  /**
+   * Begins nothing more for a peer, and waits a moment for what runs.
+   *
+   * @param also - What is waited for as well.
+   * @returns Whether nothing of the peer is touched any more, nor anything here for it.
+   */
+  async #quiet(wireName: string, also: readonly Promise<unknown>[] = []): Promise<boolean> {
+    const { clock, engine, staging } = this.#parts;
+    const open = (): boolean => engine.anyOpen(({ agent }) => agent === wireName);
+    const moving = staging?.server.leave(wireName) ?? null;
+    let still = moving !== null;
+    const ended = moving?.then(() => {
+      still = false;
+    });
+    if (open() || still || also.length > 0)
+      await within(
+        clock,
+        LEAVE_MILLIS,
+        Promise.all([engine.whenQuiet(({ agent }) => agent === wireName), ended, ...also]),
+      );
+    return !still && !open();
+  }
+
   /** Says that nothing of a forgotten peer is touched any more, where that took longer than forgetting it. */
-  async #releaseLate({ wireName, understandsControl }: Peer): Promise<void> {
-    const { engine, peers } = this.#parts;
-    if (!understandsControl || !engine.anyOpen(({ agent }) => agent === wireName)) return;
-    await engine.whenQuiet(({ agent }) => agent === wireName);
+  async #releaseLate(wireName: string): Promise<void> {
+    const { engine, peers, staging } = this.#parts;
     // Imported again meanwhile, it may be touched again.
+    if (!this.#untold.delete(wireName) || peers.byWireName(wireName) !== undefined) return;
+    await Promise.all([
+      engine.whenQuiet(({ agent }) => agent === wireName),
+      staging?.server.leave(wireName) ?? null,
+    ]);
     if (peers.byWireName(wireName) === undefined) this.#tell(wireName, CONTROL.released, NOTHING);
   }
 

@@ -290,7 +290,8 @@ export class PeerBook implements PeerHost {
 
   /** A peer was forgotten during its update, perhaps before NIXL took the newer metadata. */
   async #forgottenMeanwhile(peer: Peer): Promise<KvferryError> {
-    if (!this.#byWireName.has(peer.wireName))
+    // While it is being forgotten it still has to be told things.
+    if (!this.#byWireName.has(peer.wireName) && !this.#leaving.has(peer.wireName))
       await this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
     return new KvferryError(
       "PEER_LOST",

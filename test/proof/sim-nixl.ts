@@ -107,8 +107,8 @@ export class SimAgent {
     return this.#order("importMetadata", 3, () => {
       const peer = this.#network.agents.get(named);
       // Nobody connects to an agent that is gone, whatever its metadata say.
-      if (peer?.destroyed === true) throw failure("NIXL", `${named} does not answer`);
-      if (named !== expected || peer === undefined) throw failure("AGENT_MISMATCH", `blob of ${named}`);
+      if (named !== expected) throw failure("AGENT_MISMATCH", `blob of ${named}`);
+      if (peer === undefined || peer.destroyed) throw failure("NIXL", `${named} does not answer`);
       this.#peers.set(named, peer);
     });
   }
