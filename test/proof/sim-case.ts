@@ -747,6 +747,7 @@ export const NO_FAULTS: SimFaults = {
   deafToCancel: 0,
   control: 0,
   slowCopy: 0,
+  hangCopy: 0,
 };
 
 function someFaults(random: Random): SimFaults {
@@ -760,6 +761,8 @@ function someFaults(random: Random): SimFaults {
     deafToCancel: some(),
     control: some() / 4,
     slowCopy: some() * 2,
+    // More would fail closing, which a thread that does not come back holds up.
+    hangCopy: 0,
   };
 }
 

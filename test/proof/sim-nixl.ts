@@ -19,6 +19,8 @@ export interface SimFaults {
   readonly control: number;
   /** Copies inside a process that take long: a disk that is busy. */
   readonly slowCopy: number;
+  /** Copies inside a process of which the first piece takes very long, whatever they are asked. */
+  readonly hangCopy: number;
 }
 
 /** What the agents of a world share. */
@@ -40,6 +42,9 @@ interface Piece {
 }
 
 const GRACE_MILLIS = 300;
+
+/** How long that takes which hangs. */
+export const HANG_MILLIS = 20_000;
 
 /** A NIXL agent of a simulated process. */
 export class SimAgent {
@@ -247,6 +252,9 @@ export function simNixlExecutor(agent: SimAgent): Executor {
   };
 }
 
+/** What copies inside a process meet. */
+export type SimCopyFaults = Pick<SimFaults, "fail" | "slowCopy" | "hangCopy">;
+
 /** What the executors of a process share. */
 export interface SimCopies {
   /** Copies that have not ended. */
@@ -255,28 +263,28 @@ export interface SimCopies {
 
 /**
  * The executor of copies inside a process, and of its files: at once when they are small, else on a thread.
- *
- * @param failing - Chance that a copy breaks off with an error.
- * @param slow - Chance that it takes long.
  */
 export function simHostExecutor(
   world: SimWorld,
   process: SimProcess,
   copies: SimCopies,
-  failing = 0,
-  slow = 0,
+  faultsNow: () => SimCopyFaults,
 ): Executor {
   return {
     start(hop, _context, done): RunningHop {
       const pieces = piecesOf(world, hop, process, `${hop.executor} copy in P${process.id}`);
-      const failsAt = failing > 0 && world.random.chance(failing) ? world.random.between(0, 2) : -1;
+      const faults = faultsNow();
+      const befalls = (chance: number): boolean => chance > 0 && world.random.chance(chance);
+      const failsAt = befalls(faults.fail) ? world.random.between(0, 2) : -1;
       let landed = 0;
       let cancelled = false;
       let programs = 0;
-      const slows = slow > 0 && world.random.chance(slow);
-      const inline = !slows && world.random.chance(0.5);
+      const slow = befalls(faults.slowCopy);
+      const hangs = befalls(faults.hangCopy);
+      const inline = !slow && !hangs && world.random.chance(0.5);
       const later = (): void => {
-        world.schedule(process, world.random.between(0, slows ? 400 : 5), next);
+        const millis = world.random.between(0, slow ? 400 : 5);
+        world.schedule(process, hangs && landed === 0 ? HANG_MILLIS : millis, next);
       };
       copies.running++;
       const finish = (ok: boolean): void => {
@@ -429,7 +437,7 @@ class SimTransfer implements RunningHop {
     process.inKernel.add(piece.landing);
     this.#agent.network.world.begin(piece.landing, process);
     const stuck = this.#fate === "hang" && this.#posted - 1 === this.#faultAt;
-    this.#later(stuck ? 20_000 : this.#duration(), () => {
+    this.#later(stuck ? HANG_MILLIS : this.#duration(), () => {
       process.inKernel.delete(piece.landing);
       if (this.peer?.process.alive === false) {
         this.#agent.network.world.drop(piece.landing);
@@ -450,7 +458,7 @@ class SimTransfer implements RunningHop {
     const [from, to] = write ? [this.#agent, peer] : [peer, this.#agent];
     const way = `${from.process.id}>${to.process.id}`;
     const hangs = this.#fate === "hang" && this.#posted - 1 === this.#faultAt;
-    const millis = this.#duration() + (hangs ? 20_000 : 0);
+    const millis = this.#duration() + (hangs ? HANG_MILLIS : 0);
     if (!peer.process.alive) {
       this.#later(50, () => this.#end({ inDoubt: true, error: failure("PEER_LOST", "connection reset") }));
       return;

@@ -17,7 +17,14 @@ import type { Session } from "../../lib/runtime/session.ts";
 import { stagedExecutor, type StagedParts } from "../../lib/runtime/staged-executor.ts";
 import { StagingPool, type StagingMemory } from "../../lib/runtime/staging-pool.ts";
 import { Transport } from "../../lib/runtime/transport.ts";
-import { SimAgent, simHostExecutor, simNixlExecutor, type SimCopies, type SimNetwork } from "./sim-nixl.ts";
+import {
+  SimAgent,
+  simHostExecutor,
+  simNixlExecutor,
+  type SimCopies,
+  type SimCopyFaults,
+  type SimNetwork,
+} from "./sim-nixl.ts";
 import type { SimProcess, SimRegion } from "./sim-world.ts";
 
 /** A process with its transport. */
@@ -50,10 +57,12 @@ export function startWorker(
   const context = simContext(copies);
   agent.onNotifications = () => context.onNotifications?.();
   agent.onProgress = () => context.onProgress?.();
-  const { fail, slowCopy } = network.faults;
+  const { faults } = network;
+  const ofMemory = (): SimCopyFaults => ({ ...faults, fail: 0, slowCopy: faults.slowCopy / 2 });
+  const ofFiles = (): SimCopyFaults => ({ ...faults, fail: faults.fail / 4 });
   const executors = new Map<ExecutorName, Executor>([
-    ["host", simHostExecutor(network.world, process, copies, 0, slowCopy / 2)],
-    ["file", simHostExecutor(network.world, process, copies, fail / 4, slowCopy)],
+    ["host", simHostExecutor(network.world, process, copies, ofMemory)],
+    ["file", simHostExecutor(network.world, process, copies, ofFiles)],
     ["nixl", simNixlExecutor(agent)],
   ]);
   const { sendBytes, receiveBytes, chunkBytes } = resolved.staging;

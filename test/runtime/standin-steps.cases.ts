@@ -116,10 +116,13 @@ describe("importing", () => {
     await using b = await Transport.open({ ...OPTIONS, workerId: freshWorker() });
     const bytes = await b.exportMetadata();
     const newer = await b.exportMetadata();
+    const loads = standin("calls load_remote_md");
     standin("delay load_remote_md 20000");
     const both = await Promise.allSettled([a.importMetadata(bytes), a.importMetadata(newer)]);
     expect(both.map((one) => one.status)).toEqual(["fulfilled", "rejected"]);
     await refused("DUPLICATE_WORKER", Promise.reject((both[1] as PromiseRejectedResult).reason));
+    // b loads a as well, to answer it: it must not be its call that fails.
+    await until("b has loaded a", () => standin("calls load_remote_md") === loads + 2);
     await a.peers[0]?.forget();
     failNext("load_remote_md");
     const again = await Promise.allSettled([a.importMetadata(bytes), a.importMetadata(newer)]);

@@ -15,6 +15,8 @@ export interface SimPair {
   readonly b: SimWorker;
   /** `b` as `a` sees it, and `a` as `b` does. */
   readonly peers: { readonly b: Peer; readonly a: Peer };
+  /** What goes wrong from now on, and nothing else. */
+  befall(faults: Partial<SimFaults>): void;
   /** Lets so much simulated time pass. */
   pass(millis: number): void;
   /** Lets time pass until a promise has settled. */
@@ -65,5 +67,8 @@ export async function simPair(
     a: await settle(b.transport.importMetadata(fromA)),
   };
   world.runUntil(world.now + 100);
-  return { world, a, b, peers, pass: (millis) => world.runUntil(world.now + millis), settle };
+  const befall = (next: Partial<SimFaults>): void => {
+    Object.assign(network.faults, NO_FAULTS, next);
+  };
+  return { world, a, b, peers, befall, pass: (millis) => world.runUntil(world.now + millis), settle };
 }
