@@ -170,8 +170,9 @@ class StagedRun implements RunningHop, ChunkWaiter {
         then();
       } else {
         if (outcome.inDoubt) this.#inDoubt = true;
-        this.#release(chunk, outcome.inDoubt);
+        // Before the chunk goes back: it may be lent to this transfer again at once, which must not go on.
         if (!outcome.ok) this.#fail(this.#cancelled ? null : outcome.error);
+        this.#release(chunk, outcome.inDoubt);
       }
       this.pump();
     };
@@ -188,12 +189,12 @@ class StagedRun implements RunningHop, ChunkWaiter {
       );
       if (!finished) this.#held.set(chunk, running);
     } catch (error) {
-      this.#release(chunk);
       this.#fail(
         error instanceof KvferryError
           ? error
           : new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error),
       );
+      this.#release(chunk);
       this.pump();
     }
   }

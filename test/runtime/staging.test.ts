@@ -9,7 +9,8 @@ import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../ind
 import { defaultProfile } from "../../lib/core/profile.ts";
 import { plannedHop, stagePieces } from "../../lib/core/staging.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
-import type { Executor, RunningHop } from "../../lib/runtime/executor.ts";
+import { KvferryError } from "../../lib/core/errors.ts";
+import type { Executor, HopOutcome, RunningHop } from "../../lib/runtime/executor.ts";
 import { stagedExecutor } from "../../lib/runtime/staged-executor.ts";
 import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "../../lib/runtime/staging-pool.ts";
 import { buildCudaStandin } from "../standin/build.ts";
@@ -241,13 +242,14 @@ test("bounce blocks are checked like any list, and two transfers that were lent 
   await bounce.unregister();
 });
 
-test("layer 0 of two hops is readable, and counted, while nothing of the last layer has come through the second hop", async () => {
-  const layers = 32;
-  const rowBytes = 64;
+const ROW_BYTES = 64;
+
+/** Programs of one row each, a layer after the other: from a file to a GPU. */
+function layerPrograms(layers: number): CopyProgram[] {
   const none = new Float64Array(1);
-  const programs = Array.from({ length: layers }, (_unused, layer): CopyProgram => ({
-    srcBase: Float64Array.of(layer * rowBytes),
-    dstBase: Float64Array.of(layer * rowBytes),
+  return Array.from({ length: layers }, (_unused, layer): CopyProgram => ({
+    srcBase: Float64Array.of(layer * ROW_BYTES),
+    dstBase: Float64Array.of(layer * ROW_BYTES),
     srcOffset: none,
     dstOffset: none,
     run: null,
@@ -257,37 +259,53 @@ test("layer 0 of two hops is readable, and counted, while nothing of the last la
     count: [],
     srcStride: [],
     dstStride: [],
-    rowBytes,
-    bytes: rowBytes,
+    rowBytes: ROW_BYTES,
+    bytes: ROW_BYTES,
     rows: 1,
     srcMemory: { kind: 2, device: 1 },
     dstMemory: { kind: 1, device: 0 },
     layers: { start: layer, end: layer + 1 },
   }));
-  const free: Chunk[] = [1, 2].map((index) => ({ address: index * 4096, bytes: rowBytes }));
+}
+
+/** Chunks of a row; one that is given back is lent again at once. */
+function rowChunks(count: number): ChunkSource {
+  const free: Chunk[] = Array.from({ length: count }, (_unused, index) => ({
+    address: (index + 1) * 4096,
+    bytes: ROW_BYTES,
+  }));
   const waiters: ChunkWaiter[] = [];
   const serve = (): void => {
     while (free.length > 0 && waiters.length > 0) waiters.shift()?.grant(free.pop() as Chunk);
   };
-  const source: ChunkSource = {
-    chunkBytes: rowBytes,
-    count: 2,
+  return {
+    chunkBytes: ROW_BYTES,
+    count,
     pageable: false,
     request: (waiter) => (waiters.push(waiter), serve()),
     cancel: (waiter) => void waiters.splice(waiters.indexOf(waiter), 1),
     release: (chunk) => (free.push(chunk), serve()),
     giveUp: () => undefined,
   };
-  const running: RunningHop = { cancel() {}, abandon() {}, programsDone: () => 0, bytesDone: () => 0 };
-  const good = { ok: true, cancelled: false, touched: true, inDoubt: false, bytes: rowBytes, error: null };
-  // Reading the file takes no time; each step of the second hop ends when the test says so.
-  const second: (() => void)[] = [];
-  const executors: Record<string, Executor> = {
-    file: { start: (_hop, _context, done) => (done(good), running) },
-    cuda: { start: (_hop, _context, done) => (second.push(() => done(good)), running) },
-  };
-  const seen: [number, number][] = [];
-  let ended = false;
+}
+
+const RUNNING: RunningHop = { cancel() {}, abandon() {}, programsDone: () => 0, bytesDone: () => 0 };
+const GOOD: HopOutcome = {
+  ok: true,
+  cancelled: false,
+  touched: true,
+  inDoubt: false,
+  bytes: ROW_BYTES,
+  error: null,
+};
+
+function twoHops(
+  source: ChunkSource,
+  programs: readonly CopyProgram[],
+  executors: Record<string, Executor>,
+  progressed: () => void,
+  done: (outcome: HopOutcome) => void,
+): RunningHop {
   const executor = stagedExecutor({
     pool: { source: () => source } as unknown as StagingPool, // what two hops of one process need of it
     executor: (name) => executors[name],
@@ -297,22 +315,71 @@ test("layer 0 of two hops is readable, and counted, while nothing of the last la
     client: null,
     waiting: () => undefined,
     assists: () => false,
-    progressed: () => seen.push([run.programsDone(), run.bytesDone()]),
+    progressed,
   });
   const hop = plannedHop("staged", "copy", null, programs, false, defaultProfile, { executors: ["staged"] });
-  const run = executor.start(hop, { notification: null, watch: true }, () => (ended = true));
+  return executor.start(hop, { notification: null, watch: true }, done);
+}
+
+test("layer 0 of two hops is readable, and counted, while nothing of the last layer has come through the second hop", async () => {
+  const layers = 32;
+  const programs = layerPrograms(layers);
+  // Reading the file takes no time; each step of the second hop ends when the test says so.
+  const second: (() => void)[] = [];
+  const executors: Record<string, Executor> = {
+    file: { start: (_hop, _context, done) => (done(GOOD), RUNNING) },
+    cuda: { start: (_hop, _context, done) => (second.push(() => done(GOOD)), RUNNING) },
+  };
+  const seen: [number, number][] = [];
+  let ended = false;
+  const run: RunningHop = twoHops(
+    rowChunks(2),
+    programs,
+    executors,
+    () => seen.push([run.programsDone(), run.bytesDone()]),
+    () => (ended = true),
+  );
   // Two chunks: the second layer is read while the first is on its next hop, and no further.
   expect(second).toHaveLength(2);
   expect(run.programsDone()).toBe(0);
   for (let layer = 0; layer < layers; layer++) {
     expect(ended).toBe(false);
     second.shift()?.();
-    expect([run.programsDone(), run.bytesDone()]).toEqual([layer + 1, (layer + 1) * rowBytes]);
+    expect([run.programsDone(), run.bytesDone()]).toEqual([layer + 1, (layer + 1) * ROW_BYTES]);
     expect(second.length).toBe(Math.min(2, layers - layer - 1));
   }
   expect(ended).toBe(true);
-  expect(seen).toEqual(programs.map((_program, layer) => [layer + 1, (layer + 1) * rowBytes]));
+  expect(seen).toEqual(programs.map((_program, layer) => [layer + 1, (layer + 1) * ROW_BYTES]));
 });
+
+for (const fails of ["file", "cuda"] as const)
+  test(`a part that fails at its ${fails} hop fails the transfer, though the chunk is free for its last part at once`, () => {
+    const second: ((outcome: HopOutcome) => void)[] = [];
+    const error = new KvferryError("IO", "transfer", "the device reports an error", "It is only a test.");
+    const bad = { ...GOOD, ok: false, error };
+    // The first part's hop ends when the test says so; all others end before their call returns.
+    const later = (done: (outcome: HopOutcome) => void): RunningHop => (second.push(done), RUNNING);
+    const started = { file: 0, cuda: 0 };
+    const start =
+      (name: "file" | "cuda"): Executor["start"] =>
+      (_hop, _context, done) =>
+        started[name]++ === 0 && name === fails ? later(done) : (done(GOOD), RUNNING);
+    const executors = { file: { start: start("file") }, cuda: { start: start("cuda") } };
+    const outcomes: HopOutcome[] = [];
+    // Another transfer has one chunk of the two.
+    const chunks = rowChunks(2);
+    chunks.request({ grant: () => undefined, refuse: () => undefined });
+    twoHops(
+      chunks,
+      layerPrograms(2),
+      executors,
+      () => undefined,
+      (outcome) => outcomes.push(outcome),
+    );
+    second[0]?.(bad);
+    expect(outcomes).toMatchObject([{ ok: false, error: { code: "ERR_KVF_IO" } }]);
+    expect(started.cuda).toBe(fails === "file" ? 0 : 1);
+  });
 
 // ---- many over few ----
 
