@@ -411,7 +411,8 @@ describe("leaving", () => {
       expect(reason).toMatch(/gone|closed/);
       for (const transfer of running) {
         await transfer.catch(() => undefined);
-        expect(["completed", "backend-ended"]).toContain((await transfer.settled).proof);
+        // On a busy machine some may still wait for a thread when the other is found to be gone.
+        expect(["completed", "backend-ended", "never-started"]).toContain((await transfer.settled).proof);
       }
       await until("the mapping is gone", () => listedMappings("self").length === before.mappings);
       await refused("STALE_HANDLE", here.transfer(request));
@@ -499,8 +500,8 @@ describe("leaving", () => {
     await second.fill({ random: 1 });
     await peer.update(await b.exportMetadata({ layouts: [second] }));
     expect(peer.layouts.map(({ name, distance }) => [name, distance])).toEqual([["second", "neighbour"]]);
-    // `first` is held by nobody now.
-    await first.unregister();
+    // `first` is held by nobody any more, once that was said: without `wait` it is refused after a second.
+    await first.unregister({ wait: true });
     await a.transfer({
       source: peer.layout("second"),
       destination: own,
@@ -512,7 +513,7 @@ describe("leaving", () => {
     expect(listedMappings("self")).toHaveLength(before + 3);
     await peer.forget();
     expect(listedMappings("self")).toHaveLength(before + 2);
-    await second.unregister();
+    await second.unregister({ wait: true });
   });
 });
 

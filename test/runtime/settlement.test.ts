@@ -277,3 +277,30 @@ describe("a transfer that cannot end is settled in time, holds what may be touch
         expect(world.findings).toEqual([]);
       });
 });
+
+test("close names the bytes of staging memory that a copy which does not come back may still touch, and only those", async () => {
+  for (const hangs of [false, true]) {
+    const pair = await simPair({ deadlineMs: 60_000 });
+    const { a, b, world } = pair;
+    await pair.settle(b.transport.register({ ...SIM_SHAPE, name: "file", memory: { kind: "disk" } }));
+    await pair.settle(pair.peers.b.update(await pair.settle(b.transport.exportMetadata())));
+    const [source] = a.transport.localLayouts;
+    if (source === undefined) throw new Error("no layout");
+    if (hangs) pair.befall({ hangCopy: 1 });
+    const destination = pair.peers.b.layout("file");
+    const transfer = a.transport.transfer({ source, destination, sourceBlocks: [1], destinationBlocks: [2] });
+    const outcome = transfer.then(
+      () => "done",
+      (error: unknown) => (isKvferryError(error) ? error.settlement : "none"),
+    );
+    if (hangs) pair.pass(50);
+    else await pair.settle(transfer);
+    const report = await pair.settle(a.transport.close());
+    const kept = world.regions
+      .filter(({ process, staging, freed }) => process === a.process && staging && !freed)
+      .reduce((sum, { bytes }) => sum + bytes, 0);
+    expect([await outcome, report.stagingBytes ?? 0]).toEqual([hangs ? "in-doubt" : "done", kept]);
+    expect([kept > 0, "stagingBytes" in report, report.stuck]).toEqual([hangs, hangs, hangs ? 1 : 0]);
+    expect(world.findings).toEqual([]);
+  }
+});
