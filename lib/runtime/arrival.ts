@@ -12,6 +12,7 @@ import type { Peer } from "./peer.ts";
 import type { TransportState } from "./state.ts";
 import { deadlineOf } from "./submit.ts";
 import type { SettledTransfer } from "./transfer.ts";
+import { UnheardMarks } from "./unheard-marks.ts";
 
 /** What `Transport.expect` takes. */
 export interface ExpectOptions {
@@ -46,6 +47,7 @@ export class Arrivals {
   readonly #open: Set<Arrival> = new Set();
   /** Failed arrivals whose blocks are in quarantine. */
   readonly #doubtful: Set<Arrival> = new Set();
+  readonly #unheard: UnheardMarks = new UnheardMarks();
   /** Told of arrivals that are complete: their blocks were written. */
   onDone: ((layout: LayoutHandle, blocks: BlockGroups) => void) | undefined;
   /** Told of arrivals that failed: somebody may be able to prove that their blocks are quiet. */
@@ -123,6 +125,10 @@ export class Arrivals {
       if (early === undefined) break;
       arrival.offer(early);
     }
+    // So may the word that its bytes are not what was sent.
+    if (arrival.waiting)
+      for (const [group, ids] of this.#unheard.take(arrival.wireName, handle, blocks))
+        arrival.spoilt(group, ids);
     return arrival;
   }
 
@@ -142,13 +148,22 @@ export class Arrivals {
 
   /** Ends what is still awaited from a peer that is being let go. */
   lose(wireName: string, reason: string): void {
+    this.#unheard.forget(wireName);
     for (const arrival of this.#open) if (arrival.wireName === wireName) arrival.lost(reason);
   }
 
   /** The peer has found that what it wrote is not what it sent. */
   spoilt(wireName: string, layout: LayoutHandle, group: string, ids: Uint32Array): void {
+    const unheard = new Set(ids);
     for (const arrival of this.#open)
-      if (arrival.wireName === wireName && arrival.layout === layout) arrival.spoilt(group, ids);
+      if (arrival.wireName === wireName && arrival.layout === layout)
+        for (const id of arrival.spoilt(group, ids)) unheard.delete(id);
+    this.#unheard.add(wireName, layout, group, unheard);
+  }
+
+  /** Blocks that were bad were written again. */
+  mended(layout: LayoutHandle, group: string, ids: readonly number[]): void {
+    this.#unheard.mended(layout, group, ids);
   }
 
   /** Settles what is still in doubt without proof: the transport is gone, and the blocks stay where they are. */
@@ -184,6 +199,7 @@ interface ArrivalEffects {
 /**
  * A push of a peer that is awaited here. Awaitable; rejects with `TIMEOUT` or `PEER_LOST` when the notification does
  * not come, and the blocks are then in quarantine: a late write must not land in a block that was given to others.
+ * Rejects with `CHECKSUM` when the peer has found that blocks do not hold what it sent, also before they were awaited.
  */
 export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   /** @internal */
@@ -330,11 +346,14 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
     );
   }
 
-  /** @internal All bytes came, but not all of them as they were sent: nobody writes any more. */
-  spoilt(group: string, ids: Uint32Array): void {
+  /**
+   * @internal All bytes came, but not all of them as they were sent: nobody writes any more.
+   * @returns The blocks of this arrival among them.
+   */
+  spoilt(group: string, ids: Uint32Array): readonly number[] {
     const expected = new Set(this.#blocks.get(group));
     const bad = Array.from(ids).filter((id) => expected.has(id));
-    if (this.#state !== "waiting" || bad.length === 0) return;
+    if (this.#state !== "waiting" || bad.length === 0) return [];
     const error = new KvferryError(
       "CHECKSUM",
       "expect",
@@ -349,6 +368,7 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
     this.#result.reject(error);
     this.#settled.resolve({ settlement: "done", proof: "completed" });
     this.#wake();
+    return bad;
   }
 
   /** @internal The transport is closing. */

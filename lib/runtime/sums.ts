@@ -103,6 +103,7 @@ class Marks {
   constructor(parts: SumsParts) {
     this.#parts = parts;
     parts.integrity.bad.onGood = (layout, group, ids) => {
+      parts.arrivals.mended(layout, group, ids);
       const sayers = this.#sayers.get(layout);
       if (sayers === undefined) return;
       for (const wireName of sayers) this.#tell(wireName, layout, group, ids, false);

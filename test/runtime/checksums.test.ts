@@ -192,6 +192,24 @@ describe.each(["push", "pull"] as const)("between neighbours: %s", (direction) =
     expect(await refused("CHECKSUM", arrival)).toMatchObject({ details: { blocks: [5] } });
     expect(await arrival.settled).toEqual({ settlement: "done", proof: "completed" });
     expect(theirs.quarantinedBlocks()).toEqual([]);
+    // So is who expects them only after the word of it came: at once, and once for each such push.
+    await a.transfer({ ...request, checksum: false });
+    await good(read);
+    await spoil({ notify: "late" });
+    await bad(read);
+    const late = { layout: theirs, blocks: [5, 7], from, tag: "late" };
+    expect(await refused("CHECKSUM", b.expect(late))).toMatchObject({ details: { blocks: [5] } });
+    const again = b.expect(late);
+    await a.transfer({ ...request, notify: "late" });
+    expect((await again).settlement).toBe("done");
+    await good(read);
+    // Blocks that were written since are not mentioned.
+    await spoil();
+    await bad(read);
+    await target.fill({ random: 9 });
+    const third = b.expect({ ...late, tag: "third" });
+    await a.transfer({ ...request, notify: "third" });
+    expect((await third).settlement).toBe("done");
   });
 });
 
