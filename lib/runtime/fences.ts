@@ -86,6 +86,7 @@ export class Fences implements PeerWatcher {
   /** How often a peer was told of an import and did not answer yet: the answer to an earlier one says nothing of a later one. */
   readonly #unanswered: Map<string, number> = new Map();
   #connection: Promise<Uint8Array<ArrayBuffer>> | undefined;
+  #closing = false;
 
   constructor(parts: FenceParts) {
     this.#parts = parts;
@@ -218,6 +219,7 @@ export class Fences implements PeerWatcher {
 
   /** Says to peers that nothing of theirs is touched any more, where that is so. */
   async farewell(): Promise<void> {
+    this.#closing = true;
     const { engine, messenger, peers } = this.#parts;
     const known = peers.peers.filter((peer) => peer.understandsControl).map(({ wireName }) => wireName);
     await Promise.allSettled(
@@ -426,7 +428,8 @@ export class Fences implements PeerWatcher {
   /** Makes NIXL know a worker that imported this one and that is not imported here, so that it can be told things. */
   async #connect({ wireName, connection }: Importer): Promise<void> {
     const { agent, peers } = this.#parts;
-    if (agent === null || connection.byteLength === 0) return;
+    // An agent that closes is not made to connect anew with everybody whom it has just let go.
+    if (agent === null || connection.byteLength === 0 || this.#closing) return;
     if (peers.byWireName(wireName) !== undefined || this.#connected.has(wireName)) return;
     this.#connected.add(wireName);
     await agent.loadPeer(connection, wireName).catch(() => this.#connected.delete(wireName));

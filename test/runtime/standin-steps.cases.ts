@@ -142,6 +142,18 @@ describe("importing", () => {
   });
 });
 
+describe("closing", () => {
+  test("lets go of peers without making NIXL connect with them once more", async () => {
+    await using made = await meet();
+    const { a, b } = made;
+    await b.importMetadata(await a.exportMetadata());
+    await a.transfer(push(made));
+    const loads = standin("calls load_remote_md");
+    await a.close();
+    expect(standin("calls load_remote_md")).toBe(loads);
+  });
+});
+
 describe("updating", () => {
   test("metadata that NIXL refuses to add are loaded anew, and what failed twice leaves the peer as it was", async () => {
     await using made = await meet();
