@@ -761,8 +761,7 @@ function someFaults(random: Random): SimFaults {
     deafToCancel: some(),
     control: some() / 4,
     slowCopy: some() * 2,
-    // More would fail closing, which a thread that does not come back holds up.
-    hangCopy: 0,
+    hangCopy: some() / 4,
   };
 }
 
