@@ -7,7 +7,7 @@ import { NativeContext } from "../../lib/native/context.ts";
 import { CudaDriver } from "../../lib/native/cuda.ts";
 import { listedMappings, NeighbourProcess } from "../runtime/helpers/neighbour-process.ts";
 import { until } from "../runtime/helpers/transports.ts";
-import { answer, fetchBytes, native, putBytes, specOf, STANDIN } from "./harness.ts";
+import { answer, failureOf, fetchBytes, native, putBytes, specOf, STANDIN, tell } from "./harness.ts";
 
 /** GPU of the other process's memory. */
 const FAR_DEVICE = Number(process.env["KVF_CASES_FAR_DEVICE"] ?? 0);
@@ -145,6 +145,47 @@ test("a copy to a neighbour waits for the caller's stream, and its message comes
   await transfer;
   native().kvf_cuda_test_stream_close(0, stream);
 }, 60_000);
+
+// A real device cannot be told to hang.
+describe.skipIf(STANDIN === null)("a copy that never ends", () => {
+  for (const direction of ["push", "pull"] as const)
+    for (const how of ["deadline", "cancel"] as const)
+      test(`to or from a neighbour holds its blocks until it ends after all: ${direction}, ${how}`, async () => {
+        const [near, remote] = [own("device LS"), peer.layout("device FC")];
+        const push = direction === "push";
+        seed += 2;
+        await near.fill({ random: seed });
+        await far.call({ do: "fill", layout: remote.name, seed: seed + 1 });
+        const request = {
+          source: push ? near : remote,
+          sourceBlocks: SOURCE,
+          destination: push ? remote : near,
+          destinationBlocks: PLACES,
+        };
+        tell("HANG", "1");
+        try {
+          const transfer = transport.transfer({
+            ...request,
+            deadlineMs: how === "deadline" ? 50 : 600_000,
+          });
+          if (how === "cancel") transfer.cancel();
+          const code = how === "deadline" ? "ERR_KVF_TIMEOUT" : "ERR_KVF_CLOSED";
+          expect(await failureOf(transfer)).toMatchObject({ code, settlement: "in-doubt" });
+          const again = await failureOf(transport.transfer(request));
+          expect(again).toMatchObject({ code: "ERR_KVF_QUARANTINED", settlement: "never-started" });
+          if (!push) expect(near.quarantinedBlocks().map(({ block }) => block)).toEqual(PLACES);
+          tell("RELEASE", "");
+          expect(await transfer.settled).toEqual({ settlement: "in-doubt", proof: "backend-ended" });
+        } finally {
+          tell("RELEASE", "");
+        }
+        await transport.transfer(request);
+        const [sent, arrived] = push
+          ? [await near.checksums(SOURCE), await sums(remote.name, PLACES)]
+          : [await sums(remote.name, SOURCE), await near.checksums(PLACES)];
+        expect(arrived).toEqual(sent);
+      }, 60_000);
+});
 
 test("layers come in order at the neighbour, each after its bytes", async () => {
   const near = own("device LS");
