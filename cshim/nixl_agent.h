@@ -93,7 +93,10 @@ struct kvf_agent {
     kvf_lane *lanes; /* all that were not joined, orphans included */
     uint32_t live_lanes;
     uint32_t orphans;
-    uint32_t idle_lanes;
+    uint32_t idle_lanes;      /* that sleep */
+    uint32_t returning_lanes; /* that have only to say that a transfer is done before they look at the queue */
+    bool looking;             /* a lane is awake and looks for work */
+    _Atomic uint32_t submitted; /* transfers so far; raised under the mutex, read without */
     kvf_peer *peers;
 
     kvf_backend backends[KVF_NIXL_MAX_BACKENDS]; /* the control thread's own */
@@ -200,6 +203,8 @@ bool kvf_agent_peer_gone(kvf_agent *agent, const char *peer, bool ask);
 int32_t kvf_lane_start(kvf_agent *agent);
 /* With the agent's mutex held: gives up on a transfer of (ctx, slot), as kvf_nixl_abandon says. KVF_AGAIN: not here. */
 int32_t kvf_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot);
+/* With the agent's mutex held: wakes a lane for what waits, unless one comes for it by itself. */
+void kvf_lane_summon(kvf_agent *agent);
 /* Wakes an idle lane, which may help with a running transfer. */
 void kvf_lane_invite(kvf_agent *agent);
 /* Joins the lanes that end by the deadline; returns how many did not. */

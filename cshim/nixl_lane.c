@@ -25,8 +25,8 @@
 #define LONG_PAUSE (200 * MICROS)
 #define ORPHAN_PAUSE (5000 * MICROS)
 /* A lane without work looks for some for so long before it sleeps: a caller that awaits one transfer after the other
- * then does not pay for waking it. */
-#define LINGER (30 * MICROS)
+ * then does not pay for waking it. One lane at a time does so. */
+#define LINGER (150 * MICROS)
 
 struct kvf_lane {
     kvf_lane *next;
@@ -151,6 +151,11 @@ static void work(kvf_lane *lane, kvf_transfer *t) {
 
 /* ---- lanes ------------------------------------------------------------------------------------------------------ */
 
+void kvf_lane_summon(kvf_agent *agent) {
+    if (!agent->first_waiting || agent->idle_lanes == 0 || agent->looking || agent->returning_lanes > 0) return;
+    pthread_cond_signal(&agent->lane_wakes);
+}
+
 /* With the agent's mutex held: a transfer to work on, first from the queue, then one to help with. */
 static kvf_transfer *pick(kvf_agent *agent) {
     kvf_transfer *t = agent->first_waiting;
@@ -160,6 +165,8 @@ static kvf_transfer *pick(kvf_agent *agent) {
         t->next = agent->running;
         agent->running = t;
         t->workers = 1;
+        /* Nobody was woken for what came while this lane was looking or returning. */
+        kvf_lane_summon(agent);
         return t;
     }
     for (t = agent->running; t; t = t->next) {
@@ -182,15 +189,24 @@ static bool leave(kvf_agent *agent, kvf_transfer *transfer) {
     return true;
 }
 
-/* With the agent's mutex held (given up meanwhile): waits for work. */
-static void wait_for_work(kvf_agent *agent) {
+/* Waits for a submission, awake, for a short time. The agent's mutex is held before and after, not during. */
+static void look(kvf_agent *agent) {
+    uint32_t seen = atomic_load_explicit(&agent->submitted, memory_order_relaxed);
+    agent->looking = true;
+    pthread_mutex_unlock(&agent->mutex);
     uint64_t end = kvf_now_nanos() + LINGER;
-    do {
-        pthread_mutex_unlock(&agent->mutex);
+    /* Yielding, for the thread that is to submit may wait for this very processor. */
+    while (atomic_load_explicit(&agent->submitted, memory_order_relaxed) == seen && !atomic_load(&agent->closing) &&
+           kvf_now_nanos() < end)
         sched_yield();
-        pthread_mutex_lock(&agent->mutex);
-        if (agent->first_waiting || atomic_load(&agent->closing)) return;
-    } while (kvf_now_nanos() < end);
+    pthread_mutex_lock(&agent->mutex);
+    agent->looking = false;
+}
+
+/* With the agent's mutex held (given up meanwhile), and nothing in the queue: waits for work. */
+static void wait_for_work(kvf_agent *agent) {
+    if (!agent->looking) look(agent);
+    if (agent->first_waiting || atomic_load(&agent->closing)) return;
     agent->idle_lanes++;
     pthread_cond_wait(&agent->lane_wakes, &agent->mutex);
     agent->idle_lanes--;
@@ -223,6 +239,9 @@ static void *lane_main(void *argument) {
         pthread_mutex_unlock(&agent->mutex);
         kvf_transfer_settle(t);
         pthread_mutex_lock(&agent->mutex);
+        agent->returning_lanes--;
+        /* One that was given up meanwhile does not come back to the queue. */
+        if (lane->orphan) kvf_lane_summon(agent);
     }
     pthread_mutex_unlock(&agent->mutex);
     kvf_lists_free(agent->api, &lane->lists);

@@ -76,7 +76,8 @@ static int32_t enqueue(kvf_agent *agent, kvf_transfer *t, const char *peer) {
     if (agent->last_waiting) agent->last_waiting->next = t;
     else agent->first_waiting = t;
     agent->last_waiting = t;
-    pthread_cond_signal(&agent->lane_wakes);
+    atomic_fetch_add_explicit(&agent->submitted, 1, memory_order_relaxed);
+    kvf_lane_summon(agent);
     return KVF_OK;
 }
 
@@ -249,6 +250,7 @@ void kvf_transfer_settle(kvf_transfer *t) {
     pthread_mutex_lock(&agent->mutex);
     if (status == KVF_OK && t->hop.rows > 0) t->peer->pace[t->operation] = t->pace;
     detach(t);
+    agent->returning_lanes++;
     pthread_mutex_unlock(&agent->mutex);
     if (status == KVF_OK) {
         kvf_job_progress(t->ctx, t->slot, t->hop.programs, (double)bytes);

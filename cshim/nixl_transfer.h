@@ -98,7 +98,8 @@ void kvf_transfer_land(kvf_transfer *transfer, kvf_piece *piece, uint64_t nanos,
 void kvf_transfer_break(kvf_transfer *transfer, kvf_piece *piece, const char *function, nixl_status answer);
 /* When the lane should release what is still in flight: a kvf_now_nanos value, or 0 for never. */
 uint64_t kvf_transfer_give_up_at(const kvf_transfer *transfer);
-/* Ends the job and frees the transfer, when the last lane has left. */
+/* Ends the job and frees the transfer, when the last lane has left. That one counts as returning from then on, until it
+ * has the agent's mutex again. */
 void kvf_transfer_settle(kvf_transfer *transfer);
 
 #endif
