@@ -67,6 +67,18 @@ function abandon(segments: Segments, why: string): string {
   return why;
 }
 
+/** Why nothing of a layout's memory may be handed over, where that can be told without asking a driver; else null. */
+export function unshareable({ record, components }: ServedLayout): string | null {
+  const readOnly = record.access === "read";
+  let why = "The peer's layout has no components.";
+  for (const { share } of components) {
+    const found = shareable(share, readOnly);
+    if (typeof found !== "string") return null;
+    why = found;
+  }
+  return why;
+}
+
 type Shareable = Exclude<SharedMemory, { kind: "none" }>;
 
 /** A component's memory if it may be handed over, else why it is not. */

@@ -1,6 +1,6 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { HandedDescriptor, NeighbourProcess, NeighbourSockets } from "../native/neighbour.ts";
-import { describeLayout, type ServedLayout } from "./neighbour-describe.ts";
+import { describeLayout, unshareable, type ServedLayout } from "./neighbour-describe.ts";
 import type { NeighbourDevices } from "./neighbour-devices.ts";
 import { type Guest, newGuest, proves, welcome } from "./neighbour-guest.ts";
 import { MESSAGE_WINDOW } from "./neighbour-outbox.ts";
@@ -194,7 +194,8 @@ export class NeighbourExporter {
       // Layouts that are not handed out mostly have their reason in common: one word says so of all of them.
       const refused = new Map<string, string[]>();
       for (const layout of layouts) {
-        const why = await this.#handOut(guest, layout);
+        const why =
+          this.#refusalOf(guest, BigInt(layout) as LayoutHandle) ?? (await this.#handOut(guest, layout));
         if (why === null) continue;
         const known = refused.get(why);
         if (known === undefined) refused.set(why, [layout]);
@@ -202,6 +203,14 @@ export class NeighbourExporter {
       }
       for (const [why, named] of refused) this.#say(guest, { say: "no", layouts: named, why });
     });
+  }
+
+  /** Why a layout is not handed out, where that is known at once: of memory that is not ours there may be many. */
+  #refusalOf(guest: Guest, handle: LayoutHandle): string | null {
+    if (this.#refusedTo(guest, handle))
+      return "The peer's layout is gone, or was not exported to this worker.";
+    const served = this.#effects.find(handle);
+    return served === undefined ? "The peer's layout is gone." : unshareable(served);
   }
 
   /** @returns Why it is not handed out; null when it is, or when nobody is there to be told. */
