@@ -186,10 +186,10 @@ int32_t kvf_agent_start(kvf_context *ctx, uint32_t slot, const char *name, uint3
     }
     agent->progress_micros = progress_micros;
     agent->lane_count = lanes;
-    /* Copying posts saturate memory with few threads, and the program needs its cores too. */
+    /* Copying posts saturate memory with few threads, and the program needs its cores too; but one alone does not. */
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t half = cores > 3 ? (uint32_t)cores / 2 : 1;
-    agent->sharers = half < lanes ? half : lanes;
+    uint32_t most = cores > 3 ? (uint32_t)cores / 2 : cores > 1 ? 2 : 1;
+    agent->sharers = most < lanes ? most : lanes;
     *begin = (kvf_agent_start_order){agent, slot};
     int32_t status = kvf_job_begin(ctx, slot);
     if (status == KVF_OK) {

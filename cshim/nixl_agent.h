@@ -44,6 +44,7 @@ typedef struct kvf_peer {
     uint32_t references;
     uint32_t transfers;            /* queued or running */
     kvf_pace pace[2];              /* by operation */
+    bool copies;                   /* the last transfer's posts copied on the posting thread */
     atomic_bool leaving;           /* forgotten: nothing more is posted */
     _Atomic uint64_t give_up_at;   /* 0, or when pieces in flight are released unfinished */
     char name[];

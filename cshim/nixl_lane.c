@@ -165,8 +165,10 @@ static kvf_transfer *pick(kvf_agent *agent) {
         t->next = agent->running;
         agent->running = t;
         t->workers = 1;
-        /* Nobody was woken for what came while this lane was looking or returning. */
-        kvf_lane_summon(agent);
+        /* To help, or for what came while this lane was looking or returning: nobody was woken then. */
+        if (atomic_load_explicit(&t->shareable, memory_order_relaxed) && agent->idle_lanes > 0)
+            pthread_cond_signal(&agent->lane_wakes);
+        else kvf_lane_summon(agent);
         return t;
     }
     for (t = agent->running; t; t = t->next) {
@@ -189,8 +191,9 @@ static bool leave(kvf_agent *agent, kvf_transfer *transfer) {
     return true;
 }
 
-/* Waits for a submission, awake, for a short time. The agent's mutex is held before and after, not during. */
-static void look(kvf_agent *agent) {
+/* Waits for a submission, awake, for a short time; true when there was one. The agent's mutex is held before and after,
+ * not during. */
+static bool look(kvf_agent *agent) {
     uint32_t seen = atomic_load_explicit(&agent->submitted, memory_order_relaxed);
     agent->looking = true;
     pthread_mutex_unlock(&agent->mutex);
@@ -201,11 +204,12 @@ static void look(kvf_agent *agent) {
         sched_yield();
     pthread_mutex_lock(&agent->mutex);
     agent->looking = false;
+    return atomic_load_explicit(&agent->submitted, memory_order_relaxed) != seen;
 }
 
 /* With the agent's mutex held (given up meanwhile), and nothing in the queue: waits for work. */
 static void wait_for_work(kvf_agent *agent) {
-    if (!agent->looking) look(agent);
+    if (!agent->looking && look(agent)) return;
     if (agent->first_waiting || atomic_load(&agent->closing)) return;
     agent->idle_lanes++;
     pthread_cond_wait(&agent->lane_wakes, &agent->mutex);

@@ -17,6 +17,9 @@
 #define AIM 5000000.0
 /* Rows are cut at multiples of this, from their beginning: whole pages go faster. */
 #define GRAIN ((uint64_t)64 << 10)
+/* A transfer that lanes share has so many pieces for each, of no fewer bytes than these. */
+#define PIECES_PER_LANE 4u
+#define LEAST_SHARED ((uint64_t)2 << 20)
 
 /* ---- rows ------------------------------------------------------------------------------------------------------- */
 
@@ -74,6 +77,7 @@ void kvf_lists_free(const nixl_functions *api, kvf_lists *lists) {
 static nixl_status fill(kvf_transfer *t, kvf_lists *lists, kvf_piece *piece) {
     const nixl_functions *api = t->agent->api;
     uint64_t most_bytes = t->cap_bytes && t->cap_bytes < t->pace.bytes ? t->cap_bytes : t->pace.bytes;
+    if (t->share_bytes && t->share_bytes < most_bytes) most_bytes = t->share_bytes;
     uint32_t most_rows = t->cap_rows && t->cap_rows < t->pace.rows ? t->cap_rows : t->pace.rows;
     ends first = ends_of(t), open = first;
     uint64_t open_bytes = 0;
@@ -179,4 +183,14 @@ void kvf_pace_adapt(kvf_pace *pace, const kvf_piece *piece, uint64_t nanos) {
     if (!piece->full && (factor > 1 || piece->bytes < pace->bytes / 2)) return;
     if (piece->by_rows) pace->rows = (uint32_t)between((double)pace->rows * factor, LEAST_ROWS, MOST_ROWS);
     else pace->bytes = (uint64_t)between((double)pace->bytes * factor, LEAST_BYTES, MOST_BYTES) / GRAIN * GRAIN;
+}
+
+/* ---- sharing ---------------------------------------------------------------------------------------------------- */
+
+void kvf_transfer_share(kvf_transfer *t, uint32_t lanes) {
+    uint64_t bytes = t->hop.bytes / (lanes * PIECES_PER_LANE) / GRAIN * GRAIN;
+    if (bytes < LEAST_SHARED) bytes = LEAST_SHARED;
+    if (t->hop.bytes <= KVF_SHARE_PIECES * bytes) return;
+    t->share_bytes = bytes;
+    atomic_store_explicit(&t->shareable, true, memory_order_relaxed);
 }

@@ -12,9 +12,6 @@
 #include "status.h"
 #include "thread.h"
 
-/* Lanes share a transfer only when at least this many more pieces are to come. */
-#define SHARE_PIECES 4u
-
 /* ---- submission ------------------------------------------------------------------------------------------------- */
 
 static void transfer_free(kvf_transfer *transfer) {
@@ -73,6 +70,7 @@ static int32_t enqueue(kvf_agent *agent, kvf_transfer *t, const char *peer) {
     t->peer->transfers++;
     t->pace = t->peer->pace[t->operation];
     if (t->pace.bytes == 0) t->pace = kvf_pace_first();
+    if (t->peer->copies && agent->sharers > 1) kvf_transfer_share(t, agent->sharers);
     if (agent->last_waiting) agent->last_waiting->next = t;
     else agent->first_waiting = t;
     agent->last_waiting = t;
@@ -192,11 +190,12 @@ void kvf_transfer_land(kvf_transfer *t, kvf_piece *piece, uint64_t nanos, bool c
     pthread_mutex_lock(&t->mutex);
     kvf_transfer_unlist(t, piece);
     t->bytes_done += piece->bytes;
+    t->copied = copied_by_post;
     kvf_pace_adapt(&t->pace, piece, nanos);
     uint32_t programs = programs_done(t);
     uint64_t bytes = t->bytes_done;
     bool more = copied_by_post && t->status == KVF_OK && t->rows_left &&
-                t->hop.bytes - bytes > SHARE_PIECES * piece->bytes;
+                t->hop.bytes - bytes > KVF_SHARE_PIECES * piece->bytes;
     atomic_store_explicit(&t->shareable, more, memory_order_relaxed);
     pthread_mutex_unlock(&t->mutex);
     if (more && t->agent->sharers > 1) kvf_lane_invite(t->agent);
@@ -245,10 +244,14 @@ void kvf_transfer_settle(kvf_transfer *t) {
     if (status != KVF_OK && t->touched) flags |= KVF_DONE_TOUCHED;
     if (status != KVF_OK && t->in_doubt) flags |= KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT;
     uint64_t bytes = t->bytes_done;
+    bool copied = t->copied;
     pthread_mutex_unlock(&t->mutex);
 
     pthread_mutex_lock(&agent->mutex);
-    if (status == KVF_OK && t->hop.rows > 0) t->peer->pace[t->operation] = t->pace;
+    if (status == KVF_OK && t->hop.rows > 0) {
+        t->peer->pace[t->operation] = t->pace;
+        t->peer->copies = copied;
+    }
     detach(t);
     agent->returning_lanes++;
     pthread_mutex_unlock(&agent->mutex);

@@ -13,6 +13,9 @@
 #include "hop.h"
 #include "nixl_agent.h"
 
+/* Lanes share a transfer only when at least this many more pieces are to come. */
+#define KVF_SHARE_PIECES 4u
+
 /* A request in flight or about to be posted. */
 typedef struct kvf_piece {
     struct kvf_piece *next;  /* in its transfer's list of pieces that have not landed */
@@ -36,6 +39,7 @@ struct kvf_transfer {
     kvf_hop hop;
     uint64_t cap_bytes; /* of a piece; 0 automatic */
     uint32_t cap_rows;
+    uint64_t share_bytes; /* most of a piece where lanes share the transfer; 0 where they need not */
     uint8_t *notification;
     uint32_t notification_bytes;
     bool notify;
@@ -55,6 +59,7 @@ struct kvf_transfer {
     uint64_t count;        /* pieces cut */
     uint64_t bytes_done;
     bool touched;          /* something was posted */
+    bool copied;           /* the last post that ended copied on the posting thread */
     bool in_doubt;
     bool broken;           /* a piece failed in flight: worth asking whether the peer lives */
     int32_t status;        /* KVF_OK, or why it stops */
@@ -73,6 +78,8 @@ typedef struct kvf_lists {
 kvf_pace kvf_pace_first(void);
 /* A full piece that was quick makes the next ones larger, one that took long smaller. */
 void kvf_pace_adapt(kvf_pace *pace, const kvf_piece *piece, uint64_t nanos);
+/* Before a lane has the transfer: lets `lanes` of them work on it from the beginning, where there is enough for them. */
+void kvf_transfer_share(kvf_transfer *transfer, uint32_t lanes);
 /* Moves to the next row of the cursor. */
 void kvf_transfer_advance(kvf_transfer *transfer);
 void kvf_lists_free(const nixl_functions *api, kvf_lists *lists);
