@@ -8,7 +8,7 @@ import {
 } from "./compile.ts";
 import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
-import { chooseMethod, slabMicros, type Work } from "./method.ts";
+import { chooseMethod, readsInSoftware, slabMicros, type Work } from "./method.ts";
 import { nestOf } from "./nest.ts";
 import type { Hop, MethodCandidate } from "./plan.ts";
 import type { PreparedComponent, PreparedPair, PreparedRoute } from "./prepare.ts";
@@ -150,7 +150,7 @@ const GPU_DESCRIPTOR_MICROS = 7;
 
 /**
  * Many small descriptors go gathered in one piece, and the peer scatters them, where that is predicted to be faster
- * than a descriptor for each and the peer helps.
+ * than a descriptor for each and the peer helps. Reads that the peer's software would answer go so however few they are.
  *
  * @returns How to run the hop; `method` is null where NIXL goes to the peer's memory by itself, with the sentence for
  *   the way that was passed over. Null where there is no such choice.
@@ -163,7 +163,8 @@ function slabOf(
   const { agent } = route;
   if (route.executor !== "nixl" || agent === null || work.bytes === 0) return null;
   const forced = method === SLAB;
-  if (work.descriptors < LEAST_DESCRIPTORS && !forced) return null;
+  const inSoftware = readsInSoftware(work, profile, environment);
+  if (work.descriptors < LEAST_DESCRIPTORS && !forced && !inSoftware) return null;
   if (!environment.executors.includes("staged") || environment.assists?.(agent) !== true) return null;
   const onGpu = work.sourceKind === 1 || work.destinationKind === 1;
   const direct = chooseMethod(work, profile, environment, undefined);
@@ -171,7 +172,7 @@ function slabOf(
   const micros = slabMicros(work, profile, environment);
   if (method !== undefined && !forced)
     return { taken: false, candidate: { method: SLAB, micros, reason: FORCED } };
-  if (!forced && micros >= directMicros)
+  if (!forced && !inSoftware && micros >= directMicros)
     return { taken: false, candidate: { method: SLAB, micros, reason: SLAB_PASSED } };
   return {
     taken: true,
@@ -179,11 +180,15 @@ function slabOf(
     width: 1,
     predictedMicros: micros,
     candidates: [
-      { method: SLAB, micros, reason: forced ? "The request forces this method." : SLAB_TAKEN },
+      {
+        method: SLAB,
+        micros,
+        reason: forced ? "The request forces this method." : inSoftware ? PEER_WRITES : SLAB_TAKEN,
+      },
       {
         method: direct.method,
         micros: directMicros,
-        reason: forced ? FORCED : DESCRIPTORS,
+        reason: forced ? FORCED : inSoftware ? SOFTWARE_READS : DESCRIPTORS,
       },
     ],
   };
@@ -198,6 +203,9 @@ const SLAB = "staged/slab";
 const LEAST_DESCRIPTORS = 64;
 const FORCED = "Another method was forced.";
 const SLAB_TAKEN = "Many small descriptors go gathered in one piece, and the peer scatters them.";
+const PEER_WRITES = "The peer writes what is to be read, through staging memory of both sides.";
+const SOFTWARE_READS =
+  "Over TCP the peer's software answers reads, and a reader that ends in the middle may end the peer's process too.";
 const SLAB_PASSED =
   "Gathering here and scattering at the peer costs more than NIXL takes for so few descriptors, or such large ones.";
 const DESCRIPTORS = "NIXL takes its time for each descriptor, and these are many and small.";

@@ -216,13 +216,19 @@ function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvir
 export function slabMicros(work: Work, profile: MachineProfile, environment: PlanEnvironment): number {
   const { slabRowMicros, slabGigabytesPerSecond } = profile.nixl;
   const transport = transportTo(work.agent, profile, environment);
-  const rate = work.op === "read" ? transport?.readGigabytesPerSecond : transport?.writeGigabytesPerSecond;
+  // Also what is read is written: by the peer.
+  const rate = transport?.writeGigabytesPerSecond;
   return (
     (transport?.slabMicros ?? 0) +
     work.descriptors * slabRowMicros +
     work.bytes / ((rate ?? 1) * 1000) +
     work.bytes / (slabGigabytesPerSecond * 1000)
   );
+}
+
+/** Whether a read would be answered by the peer's software. */
+export function readsInSoftware(work: Work, profile: MachineProfile, environment: PlanEnvironment): boolean {
+  return work.op === "read" && transportTo(work.agent, profile, environment)?.softwareReads === true;
 }
 
 function transportTo(

@@ -59,6 +59,11 @@ export interface NixlTransportProfile {
   readonly slabMicros: number;
   readonly writeGigabytesPerSecond: number;
   readonly readGigabytesPerSecond: number;
+  /**
+   * Whether the peer's software answers reads: they are slow then, and a reader that ends in the middle of one may take
+   * the peer with it.
+   */
+  readonly softwareReads?: boolean;
 }
 
 /** Copies by the CUDA driver and by kernels. Rates by the size of the pieces that continue each other on both sides. */
@@ -261,6 +266,7 @@ export const defaultProfile: MachineProfile = Object.freeze({
         slabMicros: 2500,
         writeGigabytesPerSecond: 1.5,
         readGigabytesPerSecond: 0.5,
+        softwareReads: true,
       },
       rdma: {
         latencyMicros: 30,

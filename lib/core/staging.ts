@@ -100,6 +100,30 @@ export function plannedHop(
   };
 }
 
+/** One run of bytes from a chunk of staging memory to another one. */
+export function betweenChunks(source: number, destination: number, bytes: number): CopyProgram {
+  const none = new Float64Array(1);
+  return {
+    srcBase: Float64Array.of(source),
+    dstBase: Float64Array.of(destination),
+    srcOffset: none,
+    dstOffset: none,
+    run: null,
+    pairs: 1,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: [],
+    srcStride: [],
+    dstStride: [],
+    rowBytes: bytes,
+    bytes,
+    rows: 1,
+    srcMemory: HOST,
+    dstMemory: HOST,
+    layers: null,
+  };
+}
+
 /** Who moves bytes between host memory and this kind of memory. */
 export function executorBeside(memory: ProgramMemory): "host" | "cuda" | "file" {
   return memory.kind === 1 ? "cuda" : memory.kind === 2 ? "file" : "host";

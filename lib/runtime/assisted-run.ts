@@ -1,10 +1,10 @@
 import { KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
-import { executorBeside, stagePieces, type StagePiece } from "../core/staging.ts";
+import { betweenChunks, executorBeside, stagePieces, type StagePiece } from "../core/staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
-import type { StagingClient, StagingRequest } from "./staging-client.ts";
+import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
 
 /** Runs one program and tells how it ended. */
@@ -21,14 +21,17 @@ const MOST_ASKED = 4;
 /**
  * A hop that the peer has to help with: each part goes through a chunk here and a chunk there.
  *
- * The peer's chunk is taken before the own one, and a part that has both waits for nothing else, so that two peers that
- * stage towards each other cannot lock up.
+ * The receiver's chunk is taken before the sender's, and a part that has both waits for nothing else, so that two peers
+ * that stage towards each other cannot lock up. What is read the peer writes itself where its NIXL knows the chunk: a peer
+ * that answers reads in software may not survive the end of the process that reads.
  */
 export class AssistedRun implements RunningHop {
   readonly #hop: Hop;
   readonly #agent: string;
   readonly #context: HopContext;
   readonly #source: ChunkSource;
+  /** Chunks that peers' NIXL knows; null for none. */
+  readonly #receive: ChunkSource | null;
   readonly #client: StagingClient;
   readonly #runProgram: RunProgram;
   readonly #progressed: () => void;
@@ -36,10 +39,11 @@ export class AssistedRun implements RunningHop {
   readonly #bytesLeft: number[];
   readonly #running: Set<RunningHop> = new Set();
   readonly #requests: Map<StagingRequest, boolean> = new Map();
+  readonly #fetches: Set<FetchRequest> = new Set();
   readonly #waiting: Set<(error: KvferryError) => void> = new Set();
-  #chunks: Set<Chunk> = new Set();
+  readonly #chunks: Map<Chunk, ChunkSource> = new Map();
   /** Chunks that something may still touch. */
-  readonly #doubtful: Chunk[] = [];
+  readonly #doubtful: Map<Chunk, ChunkSource> = new Map();
   #complete = 0;
   #bytes = 0;
   #touched = false;
@@ -52,6 +56,7 @@ export class AssistedRun implements RunningHop {
     agent: string,
     context: HopContext,
     source: ChunkSource,
+    receive: ChunkSource | null,
     client: StagingClient,
     runProgram: RunProgram,
     progressed: () => void,
@@ -60,11 +65,12 @@ export class AssistedRun implements RunningHop {
     this.#agent = agent;
     this.#context = context;
     this.#source = source;
+    this.#receive = receive;
     this.#client = client;
     this.#runProgram = runProgram;
     this.#progressed = progressed;
     this.#bytesLeft = hop.programs.map((program) => program.bytes);
-    this.#pieces = piecesOf(hop, source.chunkBytes);
+    this.#pieces = piecesOf(hop, Math.min(source.chunkBytes, receive?.chunkBytes ?? source.chunkBytes));
   }
 
   /** Moves everything; never rejects. */
@@ -91,7 +97,7 @@ export class AssistedRun implements RunningHop {
   abandon(): void {
     for (const running of this.#running) running.abandon();
     // What the peer was told to move it still reports, or it is lost.
-    for (const chunk of this.#chunks) this.#source.giveUp(chunk);
+    for (const [chunk, source] of this.#chunks) source.giveUp(chunk);
   }
 
   programsDone(): number {
@@ -103,7 +109,8 @@ export class AssistedRun implements RunningHop {
   }
 
   quiet(): void {
-    for (const chunk of this.#doubtful.splice(0)) this.#source.release(chunk);
+    for (const [chunk, source] of this.#doubtful) source.release(chunk);
+    this.#doubtful.clear();
   }
 
   async #lane(): Promise<void> {
@@ -113,7 +120,8 @@ export class AssistedRun implements RunningHop {
       if (done === true || value === undefined) return;
       const [index, piece, program] = value;
       try {
-        await this.#move(index, piece, program);
+        if (!this.#asksToWrite || !(await this.#fetch(index, piece, program)))
+          await this.#move(index, piece, program);
       } catch (error) {
         this.#fail(
           error instanceof KvferryError
@@ -124,6 +132,57 @@ export class AssistedRun implements RunningHop {
       }
       this.#account(index, piece.bytes);
     }
+  }
+
+  get #asksToWrite(): boolean {
+    return this.#hop.op === "read" && this.#receive !== null && this.#client.fetches(this.#agent);
+  }
+
+  /** Has the peer write a part into a chunk of this process. @returns False when its NIXL does not know the chunk. */
+  async #fetch(index: number, piece: StagePiece, program: CopyProgram): Promise<boolean> {
+    const layout = this.#context.source;
+    const source = this.#receive;
+    if (layout === undefined || source === null) throw stopped();
+    const chunk = await this.#chunk(source);
+    // It may have been stopped between the grant and now.
+    if (this.#error !== undefined) {
+      this.#return(source, chunk, false);
+      throw this.#error;
+    }
+    const [inward] = piece.hops(0);
+    const [, scatter] = piece.hops(chunk.address);
+    const component = this.#hop.components?.[index] ?? "";
+    const told = stagedProgram(inward, "source");
+    const request = this.#client.fetch(this.#agent, layout, component, told, chunk.address);
+    this.#fetches.add(request);
+    try {
+      await request.ended;
+    } catch (error) {
+      // The peer may be writing to the chunk, but nothing of the destination was touched: the chunk alone is kept.
+      this.#chunks.delete(chunk);
+      let quiet = false;
+      request.whenQuiet(() => {
+        quiet = true;
+        source.release(chunk);
+      });
+      if (!quiet) source.giveUp(chunk);
+      if (this.#error === undefined && !this.#client.fetches(this.#agent)) return false;
+      throw error;
+    } finally {
+      this.#fetches.delete(request);
+    }
+    let doubtful = false;
+    try {
+      if (this.#error !== undefined) throw this.#error;
+      this.#touched = true;
+      await this.#step(executorBeside(program.dstMemory), "copy", scatter);
+    } catch (error) {
+      doubtful = this.#inDoubt;
+      throw error;
+    } finally {
+      this.#return(source, chunk, doubtful);
+    }
+    return true;
   }
 
   async #move(index: number, piece: StagePiece, program: CopyProgram): Promise<void> {
@@ -145,9 +204,9 @@ export class AssistedRun implements RunningHop {
     let scattering = false;
     try {
       const far = await request.credit;
-      chunk = await this.#chunk();
+      chunk = await this.#chunk(this.#source);
       const [gather, scatter] = piece.hops(chunk.address);
-      const between = wholeChunk(write ? chunk.address : far, write ? far : chunk.address, piece.bytes);
+      const between = betweenChunks(write ? chunk.address : far, write ? far : chunk.address, piece.bytes);
       const near = executorBeside(write ? program.srcMemory : program.dstMemory);
       if (write) await this.#step(near, "copy", gather);
       // From here on the peer's chunk is touched: no cancelling before this ends.
@@ -165,7 +224,7 @@ export class AssistedRun implements RunningHop {
         await this.#step(near, "copy", scatter);
       }
       scattering = write;
-      this.#return(chunk, false);
+      this.#return(this.#source, chunk, false);
       chunk = undefined;
       await request.ended;
     } catch (error) {
@@ -176,36 +235,36 @@ export class AssistedRun implements RunningHop {
       throw error;
     } finally {
       this.#requests.delete(request);
-      if (chunk !== undefined) this.#return(chunk, doubtful);
+      if (chunk !== undefined) this.#return(this.#source, chunk, doubtful);
     }
   }
 
-  #return(chunk: Chunk, doubtful: boolean): void {
+  #return(source: ChunkSource, chunk: Chunk, doubtful: boolean): void {
     this.#chunks.delete(chunk);
     if (!doubtful) {
-      this.#source.release(chunk);
+      source.release(chunk);
       return;
     }
-    this.#doubtful.push(chunk);
-    this.#source.giveUp(chunk);
+    this.#doubtful.set(chunk, source);
+    source.giveUp(chunk);
   }
 
-  #chunk(): Promise<Chunk> {
+  #chunk(source: ChunkSource): Promise<Chunk> {
     const { promise, resolve, reject } = Promise.withResolvers<Chunk>();
     const waiter = {
       grant: (chunk: Chunk): void => {
         this.#waiting.delete(stop);
-        this.#chunks.add(chunk);
+        this.#chunks.set(chunk, source);
         resolve(chunk);
       },
       refuse: reject,
     };
     const stop = (error: KvferryError): void => {
-      this.#source.cancel(waiter);
+      source.cancel(waiter);
       reject(error);
     };
     this.#waiting.add(stop);
-    if (this.#error === undefined) this.#source.request(waiter);
+    if (this.#error === undefined) source.request(waiter);
     else stop(this.#error);
     return promise;
   }
@@ -241,6 +300,7 @@ export class AssistedRun implements RunningHop {
     for (const stop of this.#waiting) stop(error);
     this.#waiting.clear();
     for (const [request, cancellable] of this.#requests) if (cancellable) request.cancel(error);
+    for (const request of this.#fetches) request.stop(error);
   }
 }
 
@@ -250,30 +310,6 @@ function* piecesOf(
 ): Generator<readonly [number, StagePiece, CopyProgram], void> {
   for (const [index, program] of hop.programs.entries())
     for (const piece of stagePieces(program, chunkBytes, MOST_LISTED)) yield [index, piece, program];
-}
-
-/** One run of bytes from a chunk to a chunk. */
-function wholeChunk(source: number, destination: number, bytes: number): CopyProgram {
-  const none = new Float64Array(1);
-  return {
-    srcBase: Float64Array.of(source),
-    dstBase: Float64Array.of(destination),
-    srcOffset: none,
-    dstOffset: none,
-    run: null,
-    pairs: 1,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
-    rowBytes: bytes,
-    bytes,
-    rows: 1,
-    srcMemory: { kind: 0, device: 0 },
-    dstMemory: { kind: 0, device: 0 },
-    layers: null,
-  };
 }
 
 function asStop(error: unknown): KvferryError {

@@ -5,6 +5,7 @@ import type { CudaSession } from "./cuda-session.ts";
 import type { Leases } from "./leases.ts";
 import type { TransportMetrics } from "./metrics.ts";
 import type { Session } from "./session.ts";
+import type { StagingSides } from "./staging.ts";
 import type { TransportState } from "./state.ts";
 
 /** A transport in plain data, for bug reports: no keys, no metadata blobs, no block contents. */
@@ -23,6 +24,8 @@ export interface TransportDump {
   readonly cudaProblem: string | null;
   readonly secretConfigured: boolean;
   readonly jobsRunning: number;
+  /** Chunks of staging memory that are lent now, and those that are only kept because a peer may still touch them. */
+  readonly staging: { readonly lent: number; readonly doubtful: number };
   readonly layouts: readonly {
     readonly handle: string;
     readonly name: string;
@@ -54,7 +57,9 @@ export function dumpTransport(
   state: TransportState,
   leases: Leases,
   metrics: TransportMetrics,
+  staging: StagingSides | null,
 ): TransportDump {
+  const { send, receive } = session.staging;
   const { snapshot } = state;
   return {
     workerId: session.options.workerId.toString(),
@@ -66,6 +71,10 @@ export function dumpTransport(
     cudaProblem: session.cuda.problem?.message ?? null,
     secretConfigured: session.options.secrets.length > 0,
     jobsRunning: session.context.running,
+    staging: {
+      lent: send.lent + receive.lent,
+      doubtful: (staging?.client.doubtful ?? 0) + (staging?.server.doubtful ?? 0),
+    },
     layouts: localLayouts(snapshot)
       .slice(0, MAX_LAYOUTS)
       .map((layout) => ({

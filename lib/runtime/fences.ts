@@ -470,6 +470,7 @@ export class Fences implements PeerWatcher {
     const { arrivals, staging } = this.#parts;
     const doubtful = new Set(arrivals.doubtful(wireName));
     const prove = (): void => arrivals.proveQuiet((arrival) => doubtful.has(arrival), proof);
+    staging?.client.proven(wireName);
     const moving = staging?.server.release(wireName) ?? null;
     if (moving === null) prove();
     else void moving.then(prove);

@@ -107,6 +107,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       waiting: () => undefined,
       assists: () => false,
       pool: staging.send,
+      receive: staging.receive,
       executor: (name) => executors.get(name),
       profile: () => cuda.profile,
       environment: {

@@ -13,6 +13,8 @@ import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "./staging-poo
 /** What the two-hop executor needs. */
 export interface StagedParts {
   readonly pool: StagingPool;
+  /** Staging memory that peers' NIXL may know. */
+  readonly receive: StagingPool;
   readonly executor: (name: ExecutorName) => Executor | undefined;
   readonly profile: () => MachineProfile;
   readonly environment: PlanEnvironment;
@@ -275,11 +277,14 @@ function assisted(
   const near = hop.programs.map((program) => (hop.op === "read" ? program.dstMemory : program.srcMemory));
   const device = near.find(({ kind }) => kind === 1)?.device ?? null;
   const source = context.bounce ?? parts.pool.source(device, parts.agent);
+  // Chunks that a caller lends are not known to peers.
+  const receive = hop.op === "read" && !context.bounce ? parts.receive.source(device, parts.agent) : null;
   const run = new AssistedRun(
     hop,
     agent,
     context,
     source,
+    receive,
     client,
     (name, op, program, ended) =>
       startProgram(parts, name, op, name === "nixl" ? agent : null, program, source.pageable, ended),

@@ -11,6 +11,10 @@ import { MAX_LOOPS, type CopyProgram } from "../core/program.ts";
  *     moved                         ->   for a write, scatters; gives the chunk back
  *                                   <-   ended
  *
+ * A fetch is the other way to read. The near side takes a chunk of its receive pool first and names its address; the far
+ * side takes one of its send pool, gathers into it, writes it to that address through NIXL, and says `ended`. Whoever
+ * needs a chunk on both sides thus has the receiver's before it waits for the sender's, whichever side asked.
+ *
  * `refused` instead of an answer ends a request; so does `cancel` from the near side, which it sends only when none of
  * its transfers touches the chunk. All numbers little-endian.
  */
@@ -18,16 +22,21 @@ export type StagingWord =
   | {
       readonly word: "ask";
       readonly id: number;
-      readonly operation: "write" | "read";
+      readonly operation: StagedOperation;
       readonly layout: LayoutHandle;
       readonly component: string;
       readonly program: StagedProgram;
+      /** Of the near side's chunk, for a fetch; else 0. */
+      readonly address: number;
     }
   | { readonly word: "credit"; readonly id: number; readonly address: number }
   | { readonly word: "moved"; readonly id: number }
   | { readonly word: "ended"; readonly id: number }
   | { readonly word: "cancel"; readonly id: number }
   | { readonly word: "refused"; readonly id: number; readonly code: string; readonly message: string };
+
+/** What the near side wants done with the far side's bytes. */
+export type StagedOperation = "read" | "write" | "fetch";
 
 /** A copy program between a chunk, in which addresses count from 0, and the far side's own bytes. */
 export interface StagedProgram {
@@ -45,7 +54,11 @@ export interface StagedProgram {
 /** Code of a refusal after which the far side's own copy may still be writing. */
 export const IN_DOUBT = "IN_DOUBT";
 
-const VERSION = 1;
+/** Code of a refused fetch: NIXL over there does not know the near side's chunk. */
+export const NO_WAY = "NO_WAY";
+
+const VERSION = 2;
+const OPERATIONS: readonly StagedOperation[] = ["read", "write", "fetch"];
 const KINDS: readonly StagingWord["word"][] = ["ask", "credit", "moved", "ended", "cancel", "refused"];
 const HEAD_BYTES = 8;
 
@@ -87,7 +100,8 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
     text = word.component;
     lists.push(
       [
-        word.operation === "write" ? 1 : 0,
+        OPERATIONS.indexOf(word.operation),
+        word.address,
         program.rowBytes,
         program.bytes,
         program.count.length,
@@ -162,14 +176,16 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   if (word !== "ask") return count === 0 ? { word, id } : null;
   const program = readProgram(numbers);
   if (program === null) return null;
-  const operation = numbers[0] === 1 ? "write" : "read";
-  return { word, id, operation, layout: layout as LayoutHandle, component: text, program };
+  const [which = -1, address = 0] = numbers;
+  const operation = OPERATIONS[which];
+  if (operation === undefined || address < 0 || address > 0 !== (operation === "fetch")) return null;
+  return { word, id, operation, layout: layout as LayoutHandle, component: text, program, address };
 }
 
-const FACTS = 6;
+const FACTS = 7;
 
 function readProgram(numbers: Float64Array): StagedProgram | null {
-  const [, rowBytes = 0, bytes = 0, loops = 0, bases = 0, pairs = 0] = numbers;
+  const [, , rowBytes = 0, bytes = 0, loops = 0, bases = 0, pairs = 0] = numbers;
   if (loops < 0 || loops > MAX_LOOPS || bases < 1 || pairs < 1 || rowBytes < 1 || bytes < 1) return null;
   if (numbers.length !== FACTS + 3 * loops + 2 * bases + 2 * pairs) return null;
   let at = FACTS;

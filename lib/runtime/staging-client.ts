@@ -1,6 +1,13 @@
 import { KvferryError, type ErrorWord } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
-import { IN_DOUBT, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import {
+  IN_DOUBT,
+  NO_WAY,
+  writeStaging,
+  type StagedOperation,
+  type StagedProgram,
+  type StagingWord,
+} from "./staged-protocol.ts";
 
 /** A request to a peer that is under way. */
 export interface StagingRequest {
@@ -17,11 +24,24 @@ export interface StagingRequest {
   cancel(error: KvferryError): void;
 }
 
+/** A fetch that is under way: the peer writes to a chunk of this process. */
+export interface FetchRequest {
+  /** Resolves when the bytes are in the chunk. */
+  readonly ended: Promise<void>;
+  /** Gives up: nobody waits any more, though the peer may still write to the chunk. */
+  stop(error: KvferryError): void;
+  /** Calls when the peer touches the chunk no more, as it says or as is proven; at once where that is known now. */
+  whenQuiet(call: () => void): void;
+}
+
 /** Sends a word to a peer, by its wire name; throws or rejects when there is no such peer that understands it. */
 export type SendStaging = (agent: string, body: Uint8Array<ArrayBuffer>) => Promise<void>;
 
 interface Pending {
   readonly agent: string;
+  readonly fetch: boolean;
+  /** Nobody awaits it, but the peer may touch the chunk: told when it does not any more. */
+  quiet: (() => void) | undefined;
   readonly credit: PromiseWithResolvers<number>;
   readonly ended: PromiseWithResolvers<void>;
   answered: boolean;
@@ -34,6 +54,8 @@ interface Pending {
 export class StagingClient {
   readonly #send: SendStaging;
   readonly #pending: Map<number, Pending> = new Map();
+  /** Peers whose NIXL does not know this process's staging memory: they cannot write to it. */
+  readonly #unknown: Set<string> = new Set();
   #lastId = 0;
 
   constructor(send: SendStaging) {
@@ -45,6 +67,19 @@ export class StagingClient {
     return this.#pending.size;
   }
 
+  /** Whether a peer may be asked to write what is to be read. */
+  fetches(agent: string): boolean {
+    return !this.#unknown.has(agent);
+  }
+
+  /** Chunks of this process that peers may still write to, and that are kept for that reason alone. */
+  get doubtful(): number {
+    let count = 0;
+    for (const { quiet } of this.#pending.values()) if (quiet !== undefined) count++;
+    return count;
+  }
+
+  /** Asks for a chunk of the peer's, to write to or to read from. */
   ask(
     agent: string,
     operation: "write" | "read",
@@ -52,26 +87,7 @@ export class StagingClient {
     component: string,
     program: StagedProgram,
   ): StagingRequest {
-    // Numbers are of 32 bits on the wire, and used again.
-    do this.#lastId = (this.#lastId + 1) >>> 0;
-    while (this.#pending.has(this.#lastId));
-    const id = this.#lastId;
-    const pending: Pending = {
-      agent,
-      credit: Promise.withResolvers<number>(),
-      ended: Promise.withResolvers<void>(),
-      answered: false,
-      credited: false,
-      closed: false,
-    };
-    // Whoever gave up awaits neither.
-    pending.credit.promise.catch(() => undefined);
-    pending.ended.promise.catch(() => undefined);
-    this.#pending.set(id, pending);
-    const say = (word: StagingWord): void => {
-      this.#send(agent, writeStaging(word)).catch((error: unknown) => this.#fail(id, asError(error)));
-    };
-    say({ word: "ask", id, operation, layout, component, program });
+    const { id, pending, say } = this.#begin(agent, operation, layout, component, program, 0);
     return {
       id,
       credit: pending.credit.promise,
@@ -88,6 +104,66 @@ export class StagingClient {
         this.#fail(id, error);
       },
     };
+  }
+
+  /**
+   * Asks the peer to write into a chunk of this process.
+   *
+   * @param address - Of the chunk, which nobody else may get before `whenQuiet` has called.
+   */
+  fetch(
+    agent: string,
+    layout: LayoutHandle,
+    component: string,
+    program: StagedProgram,
+    address: number,
+  ): FetchRequest {
+    const { id, pending, say } = this.#begin(agent, "fetch", layout, component, program, address);
+    return {
+      ended: pending.ended.promise,
+      stop: (error) => {
+        if (pending.closed) return;
+        say({ word: "cancel", id });
+        pending.ended.reject(error);
+      },
+      whenQuiet: (call) => {
+        if (this.#pending.get(id) === pending) pending.quiet = call;
+        else call();
+      },
+    };
+  }
+
+  #begin(
+    agent: string,
+    operation: StagedOperation,
+    layout: LayoutHandle,
+    component: string,
+    program: StagedProgram,
+    address: number,
+  ): { readonly id: number; readonly pending: Pending; readonly say: (word: StagingWord) => void } {
+    // Numbers are of 32 bits on the wire, and used again.
+    do this.#lastId = (this.#lastId + 1) >>> 0;
+    while (this.#pending.has(this.#lastId));
+    const id = this.#lastId;
+    const pending: Pending = {
+      agent,
+      fetch: operation === "fetch",
+      quiet: undefined,
+      credit: Promise.withResolvers<number>(),
+      ended: Promise.withResolvers<void>(),
+      answered: false,
+      credited: false,
+      closed: false,
+    };
+    // Whoever gave up awaits neither.
+    pending.credit.promise.catch(() => undefined);
+    pending.ended.promise.catch(() => undefined);
+    this.#pending.set(id, pending);
+    const say = (word: StagingWord): void => {
+      this.#send(agent, writeStaging(word)).catch((error: unknown) => this.#fail(id, asError(error)));
+    };
+    say({ word: "ask", id, operation, layout, component, program, address });
+    return { id, pending, say };
   }
 
   /** Takes a peer's answer. */
@@ -109,8 +185,11 @@ export class StagingClient {
     if (word.word === "ended") {
       this.#pending.delete(word.id);
       pending.ended.resolve();
+      pending.quiet?.();
     }
-    if (word.word === "refused") this.#fail(word.id, refusal(word.code, word.message));
+    if (word.word !== "refused") return;
+    if (word.code === NO_WAY) this.#unknown.add(agent);
+    this.#fail(word.id, refusal(word.code, word.message));
   }
 
   /** The peer has forgotten this worker: what it lent to it is over, and it moves nothing for it. */
@@ -118,13 +197,15 @@ export class StagingClient {
     for (const [id, pending] of this.#pending) {
       if (pending.agent !== agent) continue;
       // What it said before it forgot has come before: other requests it has not seen yet.
-      if (pending.credited) pending.answered = true;
+      // Nothing is moved for a worker that was forgotten.
+      if (pending.credited || pending.fetch) pending.answered = true;
       this.#fail(id, refusal("NO_ROUTE", "it has forgotten this worker"));
     }
   }
 
   /** The peer is gone: nothing is answered any more. */
   lost(agent: string): void {
+    this.#unknown.delete(agent);
     for (const [id, pending] of this.#pending)
       if (pending.agent === agent)
         this.#fail(
@@ -139,12 +220,24 @@ export class StagingClient {
         );
   }
 
+  /** It is proven that a peer touches nothing here any more. */
+  proven(agent: string): void {
+    for (const [id, pending] of this.#pending) {
+      if (pending.agent !== agent || !pending.fetch) continue;
+      pending.answered = true;
+      this.#fail(id, refusal("NO_ROUTE", "it is gone"));
+    }
+  }
+
   #fail(id: number, error: KvferryError): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
-    this.#pending.delete(id);
     pending.credit.reject(error);
     pending.ended.reject(error);
+    // A peer that writes to a chunk here without having said how that ended is kept in mind.
+    if (pending.fetch && !pending.answered) return;
+    this.#pending.delete(id);
+    pending.quiet?.();
   }
 }
 

@@ -3,12 +3,20 @@ import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import { stagedOffset } from "../core/intersect.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
-import { executorBeside } from "../core/staging.ts";
+import { betweenChunks, executorBeside } from "../core/staging.ts";
 import type { RunProgram } from "./assisted-run.ts";
 import type { Clock } from "./deadlines.ts";
 import type { HopOutcome } from "./executor.ts";
 import type { Leases } from "./leases.ts";
-import { everyRow, IN_DOUBT, writeStaging, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import {
+  everyRow,
+  IN_DOUBT,
+  NO_WAY,
+  writeStaging,
+  type StagedOperation,
+  type StagedProgram,
+  type StagingWord,
+} from "./staged-protocol.ts";
 import type { SendStaging } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
 
@@ -23,7 +31,11 @@ export interface StagingServerParts {
   readonly layout: (handle: LayoutHandle) => LayoutRecord;
   /** Chunks for a component's transfers. */
   readonly chunks: (device: number | null) => ChunkSource;
+  /** Chunks from which it writes to peers. */
+  readonly sendChunks: (device: number | null) => ChunkSource;
   readonly runProgram: RunProgram;
+  /** Writes to a peer's memory through NIXL. */
+  readonly write: (agent: string, program: CopyProgram, done: (outcome: HopOutcome) => void) => void;
   /** Whether hashes of the file's blocks are kept, which only its owner can keep right. */
   readonly keepsSums: (file: number) => boolean;
   /** How long a peer may take between two words. */
@@ -45,7 +57,9 @@ interface Orphan {
 interface Request {
   readonly agent: string;
   readonly id: number;
-  readonly operation: "write" | "read";
+  readonly operation: StagedOperation;
+  /** Of the peer's chunk, for a fetch. */
+  readonly address: number;
   readonly record: LayoutRecord;
   readonly program: CopyProgram;
   readonly source: ChunkSource;
@@ -83,6 +97,11 @@ export class StagingServer {
   /** Requests that have not ended. */
   get pending(): number {
     return this.#requests.size;
+  }
+
+  /** Chunks that peers may still touch, and that are kept for that reason alone. */
+  get doubtful(): number {
+    return this.#orphans.size;
   }
 
   /** Takes a peer's word. */
@@ -163,13 +182,13 @@ export class StagingServer {
           "NO_ROUTE",
           `layout ${record.name} keeps checksums, which only its own transfers keep right`,
         );
-      const source = this.#parts.chunks(
-        component.storage.kind === "device" ? component.storage.device : null,
-      );
+      const device = component.storage.kind === "device" ? component.storage.device : null;
+      const source = word.operation === "fetch" ? this.#parts.sendChunks(device) : this.#parts.chunks(device);
       const request: Request = {
         agent,
         id: word.id,
         operation: word.operation,
+        address: word.address,
         record,
         program: checkedProgram(
           component,
@@ -211,15 +230,42 @@ export class StagingServer {
       return;
     }
     request.state = "moving";
-    this.#run(request, chunk, () => this.#lend(request, chunk));
+    this.#run(request, chunk, () =>
+      request.operation === "fetch" ? this.#write(request, chunk) : this.#lend(request, chunk),
+    );
+  }
+
+  /** Writes what was gathered to the peer's chunk. */
+  #write(request: Request, chunk: Chunk): void {
+    if (request.cancelled) {
+      this.#refuse(request, unwanted());
+      return;
+    }
+    const done = (outcome: HopOutcome): void => {
+      if (outcome.ok) {
+        this.#say(request.agent, { word: "ended", id: request.id });
+        this.#end(request);
+        return;
+      }
+      const error = outcome.error ?? refusal("IO", "the copy to the peer failed");
+      // What never started was refused by NIXL: it does not know the chunk.
+      const clean = !outcome.touched && !outcome.inDoubt;
+      this.#refuse(request, error, clean ? null : "peer", clean ? NO_WAY : IN_DOUBT);
+    };
+    try {
+      this.#parts.write(
+        request.agent,
+        betweenChunks(chunk.address, request.address, request.program.bytes),
+        done,
+      );
+    } catch (error) {
+      this.#refuse(request, error);
+    }
   }
 
   #lend(request: Request, chunk: Chunk): void {
     if (request.cancelled) {
-      this.#refuse(
-        request,
-        refusal("NO_ROUTE", "the request is wanted no more, or this worker was forgotten"),
-      );
+      this.#refuse(request, unwanted());
       return;
     }
     request.state = "lent";
@@ -250,7 +296,9 @@ export class StagingServer {
   #cancel(request: Request): void {
     // What moves ends by itself, and is then found to be wanted no more.
     request.cancelled = true;
-    if (request.state !== "moving") this.#end(request);
+    if (request.state === "moving") return;
+    if (request.operation === "fetch") this.#refuse(request, unwanted());
+    else this.#end(request);
   }
 
   #run(request: Request, chunk: Chunk, then: () => void): void {
@@ -288,13 +336,19 @@ export class StagingServer {
     }
   }
 
-  #refuse(request: Request, error: unknown, toucher: Toucher = null): void {
+  /** @param code - In place of the error's own. */
+  #refuse(
+    request: Request,
+    error: unknown,
+    toucher: Toucher = null,
+    code: string | null = toucher === "here" ? IN_DOUBT : null,
+  ): void {
     const words = told(error);
     this.#say(request.agent, {
       word: "refused",
       id: request.id,
       ...words,
-      ...(toucher === "here" ? { code: IN_DOUBT } : undefined),
+      ...(code === null ? undefined : { code }),
     });
     this.#end(request, toucher);
   }
@@ -327,6 +381,10 @@ export class StagingServer {
   }
 }
 
+function unwanted(): KvferryError {
+  return refusal("NO_ROUTE", "the request is wanted no more, or this worker was forgotten");
+}
+
 function keyOf(agent: string, id: number): string {
   return `${id}:${agent}`;
 }
@@ -335,7 +393,7 @@ function keyOf(agent: string, id: number): string {
 function checkedProgram(
   component: ComponentRecord,
   given: StagedProgram,
-  operation: "write" | "read",
+  operation: StagedOperation,
   chunkBytes: number,
   byOffset: boolean,
 ): CopyProgram {

@@ -57,7 +57,9 @@ export function openStaging(
     waiting: (on) => messenger.wait(on),
     layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
     chunks: (device) => session.staging.receive.source(device, agent),
+    sendChunks: (device) => session.staging.send.source(device, agent),
     runProgram: (name, op, program, done) => startProgram(staged, name, op, null, program, false, done),
+    write: (wireName, program, done) => startProgram(staged, "nixl", "write", wireName, program, false, done),
     keepsSums: (file) => session.sums.has(file),
     deadlineMillis: session.options.deadlineMillis,
   });

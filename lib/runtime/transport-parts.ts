@@ -21,7 +21,7 @@ import type { Peer } from "./peer.ts";
 import { Planning } from "./planning.ts";
 import { Registrar } from "./registrar.ts";
 import type { Session } from "./session.ts";
-import { openStaging } from "./staging.ts";
+import { openStaging, type StagingSides } from "./staging.ts";
 import { openSums } from "./sums.ts";
 import { TransportState } from "./state.ts";
 import { agentOf } from "./submit.ts";
@@ -43,6 +43,7 @@ export interface TransportParts {
   readonly planning: Planning;
   readonly arrivals: Arrivals;
   readonly fences: Fences;
+  readonly staging: StagingSides | null;
 }
 
 /** Makes the parts of a transport over a session and connects them. */
@@ -213,6 +214,7 @@ export function connectParts(session: Session): TransportParts {
     planning,
     arrivals,
     fences,
+    staging,
   };
 }
 

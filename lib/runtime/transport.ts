@@ -19,6 +19,7 @@ import type { Messenger } from "./messenger.ts";
 import type { NotificationQueue, Notification, NotificationOptions } from "./notifications.ts";
 import { connectParts } from "./transport-parts.ts";
 import { resolveOptions, type OpenOptions } from "./options.ts";
+import type { StagingSides } from "./staging.ts";
 import type { PeerBook } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
 import type { Planning } from "./planning.ts";
@@ -52,6 +53,7 @@ export class Transport implements AsyncDisposable {
   readonly #planning: Planning;
   readonly #arrivals: Arrivals;
   readonly #fences: Fences;
+  readonly #staging: StagingSides | null;
   #closing: Promise<CloseReport> | undefined;
 
   private constructor(session: Session) {
@@ -71,6 +73,7 @@ export class Transport implements AsyncDisposable {
     this.#planning = parts.planning;
     this.#arrivals = parts.arrivals;
     this.#fences = parts.fences;
+    this.#staging = parts.staging;
   }
 
   /**
@@ -292,7 +295,7 @@ export class Transport implements AsyncDisposable {
 
   /** A snapshot for bug reports, without secrets. */
   dump(): TransportDump {
-    return dumpTransport(this.#session, this.#state, this.#leases, this.metrics());
+    return dumpTransport(this.#session, this.#state, this.#leases, this.metrics(), this.#staging);
   }
 
   /**

@@ -514,12 +514,16 @@ class Play {
     const { send, receive } = member.staging;
     if (send.waiting > 0 || receive.waiting > 0)
       this.#world.find(`P${member.process.id} has somebody who waits for a chunk at peace`);
-    if (dump.metrics["kvferry.transfers.in_doubt"] === 0 && send.lent > 0)
+    const { doubtful: kept } = dump.staging;
+    if (dump.metrics["kvferry.transfers.in_doubt"] === 0 && send.lent > kept)
       this.#world.find(`P${member.process.id} has lost ${send.lent} chunks of its own`);
+    if (!this.#faulty && kept > 0)
+      this.#world.find(`P${member.process.id} keeps ${kept} chunks though nothing has failed`);
     // Who was forgotten while something hung cannot always be told that it is over: only its end is a proof then.
     const unsaid = this.#faulty && this.#forgetful.has(member.process);
     if (
-      receive.lent > 0 &&
+      receive.lent > kept &&
+      dump.metrics["kvferry.transfers.in_doubt"] === 0 &&
       !unsaid &&
       this.#members.every((other) => other === member || this.#doubtless(other))
     )

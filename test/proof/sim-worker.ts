@@ -77,6 +77,7 @@ export function startWorker(
     waiting: () => undefined,
     assists: () => false,
     pool: staging.send,
+    receive: staging.receive,
     executor: (name) => executors.get(name),
     profile: () => defaultProfile,
     environment: { executors: [...executors.keys()], processors: 1 },

@@ -241,10 +241,11 @@ export class SimWorld {
     for (const [index, row] of landing.rows.entries()) {
       const from = this.regionOf(row.source);
       const into = this.regionOf(row.destination);
-      // A chunk's bytes are scattered for whoever put them there.
+      // A chunk's bytes are scattered for whoever put them there, or for who had asked for them.
       const origin =
         (from?.staging === true ? from.writers.get(grainOf(row.source)) : undefined) ?? landing.by;
-      const problem = this.onLanding(landing, row, origin);
+      let problem = this.onLanding(landing, row, origin);
+      if (problem !== null && origin !== landing.by) problem = this.onLanding(landing, row, landing.by);
       if (problem !== null) this.find(`${landing.what}: ${problem}`);
       if (landing.sent === undefined) this.#touch(landing, row.source, from);
       this.#touch(landing, row.destination, into);

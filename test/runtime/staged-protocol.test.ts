@@ -2,6 +2,7 @@
 // outside the layout, or falls silent, gets nothing and costs nothing.
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { KvferryError } from "../../lib/core/errors.ts";
 import { makeHandle, type LayoutHandle } from "../../lib/core/handle.ts";
 import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
@@ -10,6 +11,7 @@ import { Leases } from "../../lib/runtime/leases.ts";
 import { readStaging, writeStaging, type StagingWord } from "../../lib/runtime/staged-protocol.ts";
 import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingServer } from "../../lib/runtime/staging-server.ts";
+import type { HopOutcome } from "../../lib/runtime/executor.ts";
 import type { Chunk, ChunkSource, ChunkWaiter } from "../../lib/runtime/staging-pool.ts";
 import { refused } from "./helpers/refusal.ts";
 import { openLocal, systemSpec } from "./helpers/transports.ts";
@@ -18,7 +20,8 @@ const numbers = fc.array(fc.integer({ min: 0, max: 2 ** 40 }), { minLength: 1, m
 const asks: fc.Arbitrary<StagingWord> = fc
   .record({
     id: fc.nat(),
-    write: fc.boolean(),
+    operation: fc.constantFrom("read" as const, "write" as const, "fetch" as const),
+    address: fc.integer({ min: 1, max: 2 ** 52 }),
     layout: fc.bigInt({ min: 0n, max: 2n ** 128n - 1n }),
     component: fc.string({ maxLength: 20, unit: "grapheme" }),
     bases: numbers,
@@ -26,10 +29,11 @@ const asks: fc.Arbitrary<StagingWord> = fc
     count: fc.array(fc.integer({ min: 1, max: 9 }), { maxLength: 6 }),
     rowBytes: fc.integer({ min: 1, max: 4096 }),
   })
-  .map(({ id, write, layout, component, bases, pairs, count, rowBytes }) => ({
+  .map(({ id, operation, address, layout, component, bases, pairs, count, rowBytes }) => ({
     word: "ask",
     id,
-    operation: write ? "write" : "read",
+    operation,
+    address: operation === "fetch" ? address : 0,
     layout: layout as LayoutHandle,
     component,
     program: {
@@ -99,6 +103,11 @@ async function world(deadlineMillis = 50) {
   const record: LayoutRecord = layout.record;
   const said: StagingWord[] = [];
   const ran: CopyProgram[] = [];
+  const writes: {
+    readonly agent: string;
+    readonly program: CopyProgram;
+    readonly done: (outcome: HopOutcome) => void;
+  }[] = [];
   const free: Chunk[] = [{ address: 4096, bytes: 1024 }];
   const given: Chunk[] = [];
   const waiters: ChunkWaiter[] = [];
@@ -133,7 +142,9 @@ async function world(deadlineMillis = 50) {
       return record;
     },
     chunks: () => source,
+    sendChunks: () => source,
     runProgram,
+    write: (agent, program, done) => void writes.push({ agent, program, done }),
     keepsSums: () => false,
     deadlineMillis,
   });
@@ -142,6 +153,7 @@ async function world(deadlineMillis = 50) {
     word: "ask",
     id,
     operation: "write",
+    address: 0,
     layout: record.handle,
     component: "kv",
     program: {
@@ -158,7 +170,7 @@ async function world(deadlineMillis = 50) {
     },
     ...word,
   });
-  return { transport, server, said, ran, free, given, timers, ask, base };
+  return { transport, server, said, ran, writes, free, given, timers, ask, base };
 }
 
 test("bytes outside the layout or the chunk, other components and layouts are refused before anything is lent", async () => {
@@ -201,6 +213,109 @@ test("a write is scattered when the peer says that it arrived, and its chunk ser
   expect(ran[0]).toMatchObject({ srcBase: Float64Array.of(4096), dstBase: Float64Array.of(base) });
   server.take("peer", { word: "cancel", id: 2 });
   expect([ran.length, free.length, server.pending]).toEqual([1, 1, 0]);
+});
+
+const ENDED: HopOutcome = {
+  ok: true,
+  cancelled: false,
+  touched: true,
+  inDoubt: false,
+  bytes: 1024,
+  error: null,
+};
+
+test("what a peer fetches is gathered here and written to its chunk, and it hears when it is there", async () => {
+  const { transport, server, said, ran, writes, free, ask, base } = await world();
+  await using _closing = transport;
+  server.take("peer", ask(1, {}, { operation: "fetch", address: 65_536 }));
+  expect(ran[0]).toMatchObject({ srcBase: Float64Array.of(base), dstBase: Float64Array.of(4096) });
+  expect(writes).toMatchObject([
+    {
+      agent: "peer",
+      program: { srcBase: Float64Array.of(4096), dstBase: Float64Array.of(65_536), bytes: 1024 },
+    },
+  ]);
+  // Until the write has ended the peer's chunk may be written to: nothing is said, whatever it wants.
+  server.take("peer", { word: "cancel", id: 1 });
+  expect([said.length, free.length, server.pending]).toEqual([0, 0, 1]);
+  writes[0]?.done(ENDED);
+  expect(said).toEqual([{ word: "ended", id: 1 }]);
+  expect([free.length, server.pending]).toEqual([1, 0]);
+});
+
+test("a fetch that is wanted no more before it was written is refused in words, and nothing is written", async () => {
+  const { transport, server, said, writes, ask } = await world();
+  await using _closing = transport;
+  server.take("peer", ask(1));
+  server.take("peer", ask(2, {}, { operation: "fetch", address: 65_536 }));
+  server.take("peer", { word: "cancel", id: 2 });
+  expect(said.slice(1)).toMatchObject([{ word: "refused", id: 2, code: "NO_ROUTE" }]);
+  server.take("peer", { word: "moved", id: 1 });
+  expect([writes.length, server.pending]).toEqual([0, 0]);
+});
+
+test.each([
+  ["a chunk that NIXL does not know", { touched: false, inDoubt: false }, "NO_WAY", 1],
+  ["a write that failed half way", { touched: true, inDoubt: true }, "IN_DOUBT", 0],
+])(
+  "%s: the peer is told so, and the own chunk is lent again only when nothing can read it",
+  async (...row) => {
+    const [, outcome, code, left] = row;
+    const { transport, server, said, writes, free, ask } = await world();
+    await using _closing = transport;
+    server.take("peer", ask(1, {}, { operation: "fetch", address: 65_536 }));
+    writes[0]?.done({ ...ENDED, ok: false, ...outcome });
+    expect(said).toMatchObject([{ word: "refused", id: 1, code }]);
+    expect([free.length, server.pending]).toEqual([left, 0]);
+    expect(server.release("peer")).toBeNull();
+    expect(free.length).toBe(1);
+  },
+);
+
+test("a chunk that a peer was asked to write to is kept until it has said that it is done, or is proven gone", async () => {
+  const said: string[] = [];
+  const client = new StagingClient(async (_agent, body) => {
+    said.push(readStaging(body)?.word ?? "nothing");
+  });
+  const program = {
+    stageBase: Float64Array.of(0),
+    farBase: Float64Array.of(0),
+    stageOffset: Float64Array.of(0),
+    farOffset: Float64Array.of(0),
+    count: [],
+    stageStride: [],
+    farStride: [],
+    rowBytes: 8,
+    bytes: 8,
+  };
+  const handle = makeHandle(2n, 0);
+  const quiet: string[] = [];
+  const enough = new KvferryError("CLOSED", "transfer", "enough", "Try again.");
+  const late = client.fetch("peer", handle, "kv", program, 4096);
+  late.stop(enough);
+  expect(await late.ended.catch((error: unknown) => error)).toBe(enough);
+  late.whenQuiet(() => quiet.push("late"));
+  expect([client.pending, said, quiet]).toEqual([1, ["ask", "cancel"], []]);
+  client.answer("peer", { word: "ended", id: 1 });
+  expect([client.pending, quiet]).toEqual([0, ["late"]]);
+  const unknown = client.fetch("peer", handle, "kv", program, 4096);
+  client.answer("peer", { word: "refused", id: 2, code: "NO_WAY", message: "not known" });
+  await refused("IO", unknown.ended);
+  unknown.whenQuiet(() => quiet.push("unknown"));
+  expect([quiet, client.fetches("peer"), client.fetches("other")]).toEqual([
+    ["late", "unknown"],
+    false,
+    true,
+  ]);
+  const lost = client.fetch("other", handle, "kv", program, 4096);
+  client.lost("other");
+  await refused("PEER_LOST", lost.ended);
+  lost.whenQuiet(() => quiet.push("lost"));
+  // Nobody knows whether it still writes, until that is proven.
+  client.proven("peer");
+  expect([client.pending, quiet.length]).toEqual([1, 2]);
+  client.proven("other");
+  expect([client.pending, quiet]).toEqual([0, ["late", "unknown", "lost"]]);
 });
 
 test("a peer that falls silent has its chunk replaced, not another's", async () => {

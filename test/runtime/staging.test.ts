@@ -308,6 +308,7 @@ function twoHops(
 ): RunningHop {
   const executor = stagedExecutor({
     pool: { source: () => source } as unknown as StagingPool, // what two hops of one process need of it
+    receive: { source: () => source } as unknown as StagingPool, // likewise
     executor: (name) => executors[name],
     profile: () => defaultProfile,
     environment: { executors: ["host", "file", "cuda"] },
