@@ -40,7 +40,8 @@ export class NativeContext {
   readonly address: number;
   readonly #words: Int32Array;
   readonly #doubles: Float64Array;
-  readonly #handlers: (CompletionHandler | undefined)[];
+  /** By slot; slots are handed out from the lowest. */
+  readonly #handlers: (CompletionHandler | undefined)[] = [];
   readonly #freeSlots: Int32Array;
   #freeCount: number;
   readonly #mask: number;
@@ -69,7 +70,6 @@ export class NativeContext {
     this.#doubles = new Float64Array(shared);
     this.#mask = slots - 1;
     this.#tableStart = RING_START + slots * COMPLETION_WORDS;
-    this.#handlers = Array.from({ length: slots }, () => undefined);
     this.#freeSlots = new Int32Array(new ArrayBuffer(slots * 4));
     for (let index = 0; index < slots; index++) this.#freeSlots[index] = slots - 1 - index;
     this.#freeCount = slots;

@@ -1,8 +1,7 @@
 import { dlopen, type Pointer } from "bun:ffi";
-import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
 import { KvferryError } from "../core/errors.ts";
 import { embeddedShim } from "./embedded.ts";
+import { nodeLibrary } from "./node-library.ts";
 import { glibcVersion, platformRefusal } from "./platform.ts";
 import type { PlatformFacts } from "./platform.ts";
 import { ABI_HASH, symbols } from "./symbols.ts";
@@ -27,7 +26,8 @@ export type NativeLibrary = {
 /** Environment variable with the path of a library to use instead of the package's own. */
 export const SHIM_VARIABLE = "KVFERRY_SHIM" as const;
 
-const ROOT: string = resolve(import.meta.dir, "..", "..");
+/** The package's folder, two above this file's. */
+const ROOT: string = import.meta.dir.replace(/(?:\/[^/]+){2}$/, "");
 
 let opened: NativeLibrary | undefined;
 
@@ -55,11 +55,11 @@ export function libraryPath(): string {
   if (embeddedShim !== null && (given === undefined || given === "")) return embeddedShim.path;
   const candidates =
     given !== undefined && given !== ""
-      ? [resolve(given)]
-      : [join(ROOT, "cshim", "prebuilt", platform, "libkvf.so"), join(ROOT, "cshim", "build", "libkvf.so")];
-  const found = candidates.find((path) => existsSync(path));
+      ? [nodeLibrary.path.resolve(given)]
+      : [`${ROOT}/cshim/prebuilt/${platform}/libkvf.so`, `${ROOT}/cshim/build/libkvf.so`];
+  const found = candidates.find((path) => Bun.file(path).size > 0);
   if (found === undefined)
-    throw unsupported("kvferry's native library is not there", IN_EXECUTABLE ? EMBED : BUILD, {
+    throw unsupported("kvferry's native library is not there", IN_EXECUTABLE ? EMBED : howToBuild(), {
       platform,
       looked: candidates,
     });
@@ -67,9 +67,12 @@ export function libraryPath(): string {
 }
 
 /** An installed package brings its libraries and cannot build them. */
-const BUILD: string = existsSync(join(ROOT, "cshim", "build.ts"))
-  ? "Run `bun run build:shim` in kvferry's folder."
-  : "Install the package again: `bun install --force`. Where KVFERRY_SHIM is set, unset it.";
+function howToBuild(): string {
+  return nodeLibrary.fs.existsSync(`${ROOT}/cshim/build.ts`)
+    ? "Run `bun run build:shim` in kvferry's folder."
+    : "Install the package again: `bun install --force`. Where KVFERRY_SHIM is set, unset it.";
+}
+
 const EMBED =
   "Build the executable with the plugin of `kvferry/plugin`, which puts the library into it, or name one by KVFERRY_SHIM.";
 
@@ -87,7 +90,7 @@ function openFrom(path: string): NativeLibrary {
     // A symbol is missing when the library was built before the symbol was declared.
     throw unsupported(
       `kvferry's native library ${path} could not be opened: ${reason}`,
-      BUILD,
+      howToBuild(),
       { path, reason },
       error,
     );
@@ -98,7 +101,7 @@ function openFrom(path: string): NativeLibrary {
   if (hash !== ABI_HASH) {
     throw unsupported(
       `kvferry's native library ${path} is stale: it was built from interface ${hash}, this is ${ABI_HASH}`,
-      BUILD,
+      howToBuild(),
       {
         path,
         found: hash,

@@ -1,5 +1,5 @@
-import { readFileSync, readlinkSync } from "node:fs";
 import type { HostIdentity } from "../core/package.ts";
+import { nodeLibrary } from "../native/node-library.ts";
 
 /** What two processes must have in common to share memory. */
 export type HostPlace = Omit<HostIdentity, "rendezvous">;
@@ -16,7 +16,7 @@ export function hostPlace(): HostPlace | null {
     const [pid, ipc, net, user] = NAMESPACES.map((name) => namespaceOf(name));
     if (pid === undefined || ipc === undefined || net === undefined || user === undefined) return null;
     return {
-      bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
+      bootId: nodeLibrary.fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
       namespaces: { pid, ipc, net, user },
       userId: process.geteuid?.() ?? -1,
       processId: process.pid,
@@ -43,5 +43,5 @@ export function strangerReason(own: HostPlace, other: HostPlace): string | null 
 }
 
 function namespaceOf(name: string): string | undefined {
-  return /\[(\d+)\]$/.exec(readlinkSync(`/proc/self/ns/${name}`))?.[1];
+  return /\[(\d+)\]$/.exec(nodeLibrary.fs.readlinkSync(`/proc/self/ns/${name}`))?.[1];
 }

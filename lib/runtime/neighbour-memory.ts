@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import type { Access } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, type MappedMemory, releaseMemory } from "../native/memory.ts";
+import { nodeLibrary } from "../native/node-library.ts";
 import type { SharedMemory, SharedRegion } from "./layout-memory.ts";
 
 /** Host memory that others can be given, unless there is a reason against it. */
@@ -71,7 +71,9 @@ function mapFile(context: NativeContext, bytes: number, access: Access): MappedM
 /** Descriptors that this process may open. */
 function descriptorLimit(): number {
   try {
-    const limit = /^Max open files\s+(\d+|unlimited)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
+    const limit = /^Max open files\s+(\d+|unlimited)/m.exec(
+      nodeLibrary.fs.readFileSync("/proc/self/limits", "utf8"),
+    )?.[1];
     return limit === undefined || limit === "unlimited" ? 2 ** 20 : Number(limit);
   } catch {
     return 1_024;

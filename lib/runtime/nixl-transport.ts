@@ -1,5 +1,5 @@
-import { readdirSync } from "node:fs";
 import type { HostIdentity } from "../core/package.ts";
+import { nodeLibrary } from "../native/node-library.ts";
 
 /** What decides which of UCX's transports carries bytes to a peer. */
 export interface TransportClues {
@@ -31,7 +31,7 @@ export function likelyTransport({
 /** Whether the kernel knows an RDMA device. */
 export function hasRdma(): boolean {
   try {
-    return readdirSync("/sys/class/infiniband").length > 0;
+    return nodeLibrary.fs.readdirSync("/sys/class/infiniband").length > 0;
   } catch {
     return false;
   }

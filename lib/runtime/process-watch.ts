@@ -1,5 +1,4 @@
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { networkInterfaces } from "node:os";
+import { nodeLibrary } from "../native/node-library.ts";
 import type { Clock } from "./deadlines.ts";
 
 /** A process of this host, told apart from a later one of the same id by when it started. */
@@ -101,16 +100,17 @@ export class ProcessWatch {
 
 /** {@link ProcessFacts} as Linux tells them under /proc. */
 export function linuxProcesses(): ProcessFacts {
-  const bootId = read("/proc/sys/kernel/random/boot_id")?.trim() ?? "";
-  const pidNamespace = namespaceOf("self");
-  const started = startOf("self");
-  const ours = (identity: { readonly bootId: string; readonly pidNamespace: string }): boolean =>
-    bootId !== "" && identity.bootId === bootId && identity.pidNamespace === pidNamespace;
+  let own: ProcessIdentity | null | undefined;
+  const self = (): ProcessIdentity | null => (own === undefined ? (own = thisProcess()) : own);
+  const ours = (identity: { readonly bootId: string; readonly pidNamespace: string }): boolean => {
+    const known = self();
+    return known !== null && identity.bootId === known.bootId && identity.pidNamespace === known.pidNamespace;
+  };
   return {
-    self:
-      bootId === "" || pidNamespace === null || started === null
-        ? null
-        : { bootId, pidNamespace, processId: process.pid, startedAt: started },
+    // Read when somebody first asks: without peers nobody does.
+    get self() {
+      return self();
+    },
     identify: (otherBoot, otherNamespace, processId, before) => {
       if (!ours({ bootId: otherBoot, pidNamespace: otherNamespace })) return null;
       const startedAt = startOf(String(processId));
@@ -133,6 +133,15 @@ export function linuxProcesses(): ProcessFacts {
   };
 }
 
+function thisProcess(): ProcessIdentity | null {
+  const bootId = read("/proc/sys/kernel/random/boot_id")?.trim() ?? "";
+  const pidNamespace = namespaceOf("self");
+  const startedAt = startOf("self");
+  return bootId === "" || pidNamespace === null || startedAt === null
+    ? null
+    : { bootId, pidNamespace, processId: process.pid, startedAt };
+}
+
 /** Linux counts process times in ticks of a hundredth of a second for programs. */
 const TICK_MILLIS = 10;
 
@@ -145,7 +154,7 @@ interface Stat {
 function statOf(id: string): Stat | null | undefined {
   let text: string;
   try {
-    text = readFileSync(`/proc/${id}/stat`, "utf8");
+    text = nodeLibrary.fs.readFileSync(`/proc/${id}/stat`, "utf8");
   } catch (error) {
     const code = error instanceof Error && "code" in error ? error.code : "";
     return code === "ENOENT" || code === "ESRCH" ? null : undefined;
@@ -162,7 +171,7 @@ function startOf(id: string): number | null {
 
 function threadsOf(processId: number): number {
   try {
-    return readdirSync(`/proc/${processId}/task`).length;
+    return nodeLibrary.fs.readdirSync(`/proc/${processId}/task`).length;
   } catch {
     return 0;
   }
@@ -170,7 +179,7 @@ function threadsOf(processId: number): number {
 
 function namespaceOf(id: string): string | null {
   try {
-    return /\[(\d+)\]$/.exec(readlinkSync(`/proc/${id}/ns/pid`))?.[1] ?? null;
+    return /\[(\d+)\]$/.exec(nodeLibrary.fs.readlinkSync(`/proc/${id}/ns/pid`))?.[1] ?? null;
   } catch {
     return null;
   }
@@ -186,7 +195,9 @@ const CLOSE_WAIT = "08";
 /** A connection with an address of this host that the other end closed and this process has not closed yet. */
 function halfClosedHere(): boolean {
   const local = new Set(
-    Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)),
+    Object.values(nodeLibrary.os.networkInterfaces()).flatMap((list) =>
+      (list ?? []).map(({ address }) => address),
+    ),
   );
   const candidates = new Set<string>();
   for (const table of ["tcp", "tcp6"]) {
@@ -198,13 +209,15 @@ function halfClosedHere(): boolean {
   if (candidates.size === 0) return false;
   let descriptors: string[];
   try {
-    descriptors = readdirSync("/proc/self/fd");
+    descriptors = nodeLibrary.fs.readdirSync("/proc/self/fd");
   } catch {
     return true;
   }
   return descriptors.some((descriptor) => {
     try {
-      const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${descriptor}`))?.[1];
+      const inode = /^socket:\[(\d+)\]$/.exec(
+        nodeLibrary.fs.readlinkSync(`/proc/self/fd/${descriptor}`),
+      )?.[1];
       return inode !== undefined && candidates.has(inode);
     } catch {
       return false;
@@ -226,7 +239,7 @@ function isLocal(printed: string, local: ReadonlySet<string>): boolean {
 
 function read(path: string): string | null {
   try {
-    return readFileSync(path, "utf8");
+    return nodeLibrary.fs.readFileSync(path, "utf8");
   } catch {
     return null;
   }

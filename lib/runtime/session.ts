@@ -1,12 +1,9 @@
-import { KvferryError } from "../core/errors.ts";
+import type { KvferryError } from "../core/errors.ts";
 import type { MachineProfile } from "../core/profile.ts";
 import type { ExecutorName } from "../core/plan.ts";
-import { NixlAgent } from "../native/agent.ts";
+import type { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
-import { withVariable } from "../native/environment.ts";
-import { findNixl } from "../native/find-nixl.ts";
 import { openLibrary } from "../native/library.ts";
-import { loadCodecs } from "./codecs.ts";
 import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { CudaSession } from "./cuda-session.ts";
@@ -19,17 +16,13 @@ import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import { hostPlace, type HostPlace } from "./neighbour-host.ts";
 import { linuxProcesses, type ProcessFacts } from "./process-watch.ts";
-import { externalFileMemory } from "./neighbour-file.ts";
 import type { Neighbours } from "./neighbours.ts";
 import { loadedOnDemand, type MemoryProvider, type MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
-import { nixlExecutor } from "./nixl-executor.ts";
+import type { NixlParts } from "./nixl-session.ts";
 import { stagedExecutor, type StagedParts } from "./staged-executor.ts";
 import { nativeStaging, StagingPool } from "./staging-pool.ts";
 import type { ResolvedOptions } from "./options.ts";
-
-/** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
-const NIXL_LANES = 2;
 
 /** What an open transport holds of the machine. */
 export interface Session {
@@ -41,6 +34,8 @@ export interface Session {
   readonly wireName: string;
   readonly context: NativeContext;
   readonly agent: NixlAgent | null;
+  /** What works with the agent; null without one. */
+  readonly overNixl: NixlParts | null;
   /** Why there is no agent; null when there is one or none was wanted. */
   readonly noNixl: KvferryError | null;
   /** The way to GPUs; loads the driver when one is first asked for. */
@@ -80,8 +75,8 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     const incarnation = nextIncarnation(Date.now());
     const wire = wireName(options.agentName, incarnation);
     const cuda = new CudaSession(context, options);
-    const [{ agent, reason }] = await Promise.all([
-      openAgent(context, options, wire),
+    const [{ agent, reason, overNixl }] = await Promise.all([
+      openNixl(context, options, wire),
       // What is named must be there; what is not is loaded when a layout first asks for it.
       options.cuda?.demanded === true ? cuda.demand() : null,
     ]);
@@ -89,7 +84,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       ["host", hostExecutor(context)],
       ["file", fileExecutor(context)],
     ]);
-    if (agent !== null) executors.set("nixl", nixlExecutor(context, agent));
+    if (agent !== null && overNixl !== null) executors.set("nixl", overNixl.nixlExecutor(context, agent));
     if (options.cuda !== null)
       executors.set(
         "cuda",
@@ -122,7 +117,9 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     const files = new Map<number, string>();
     const providers: MemoryProviders = {
       system: systemMemory(context, options.neighbours),
-      "external-fd": externalFileMemory(context),
+      "external-fd": loadedOnDemand(async () =>
+        (await import("./neighbour-file.ts")).externalFileMemory(context),
+      ),
       external: externalMemory(cuda),
       shared: sharedMemory,
       disk: loadedOnDemand(async () =>
@@ -130,6 +127,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       ),
       ...(options.cuda === null ? undefined : gpuMemory(context, cuda, options.neighbours)),
     };
+    let place: HostIdentity | null | undefined;
     return {
       providers,
       options,
@@ -138,10 +136,15 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       wireName: wire,
       context,
       agent,
+      overNixl,
       noNixl: reason,
       cuda,
       stages: new CudaStages(context, cuda),
-      place: placeOf(hostPlace()),
+      // Read when somebody first asks: without peers nobody does.
+      get place(): HostIdentity | null {
+        if (place === undefined) place = placeOf(hostPlace());
+        return place;
+      },
       processes: linuxProcesses(),
       staging,
       staged,
@@ -157,6 +160,22 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     context.close(1000);
     throw error;
   }
+}
+
+/** A NIXL agent and what works with it, where one is wanted; loaded only then. */
+async function openNixl(
+  context: NativeContext,
+  options: ResolvedOptions,
+  wire: string,
+): Promise<{
+  readonly agent: NixlAgent | null;
+  readonly reason: KvferryError | null;
+  readonly overNixl: NixlParts | null;
+}> {
+  if (options.nixl === null) return { agent: null, reason: null, overNixl: null };
+  const overNixl = await import("./nixl-session.ts");
+  const { agent, reason } = await overNixl.openAgent(context, options, options.nixl, wire);
+  return { agent, reason, overNixl: agent === null ? null : overNixl };
 }
 
 /** Processes of this host; what reaches them is loaded only by who wants that. */
@@ -201,85 +220,4 @@ function externalMemory(cuda: CudaSession): MemoryProvider {
 /** Where a process is that nobody can meet there. */
 function placeOf(place: HostPlace | null): HostIdentity | null {
   return place === null ? null : { ...place, rendezvous: "" };
-}
-
-async function openAgent(
-  context: NativeContext,
-  options: ResolvedOptions,
-  name: string,
-): Promise<{ readonly agent: NixlAgent | null; readonly reason: KvferryError | null }> {
-  const wanted = options.nixl;
-  if (wanted === null) return { agent: null, reason: null };
-  const location = findNixl(wanted.library === null ? {} : { library: wanted.library });
-  if (location === null) {
-    const reason = new KvferryError(
-      "NO_NIXL",
-      "open",
-      wanted.library === null
-        ? "NIXL was not found on this machine"
-        : `there is no NIXL library at ${wanted.library}`,
-      "Run `kvferry setup` to fetch it, or set KVFERRY_NIXL_LIBRARY to libnixl_capi.so; local work goes on without it.",
-      { library: wanted.library },
-    );
-    if (wanted.demanded) throw reason;
-    return { agent: null, reason };
-  }
-  let agent: NixlAgent | undefined;
-  try {
-    const creating = NixlAgent.create(context, location, name, NIXL_LANES);
-    // Whoever has an agent will have peers; NIXL takes longer to load than the codecs, on a thread of its own.
-    [agent] = await Promise.all([creating, loadCodecs()]);
-    for (const [backend, parameters] of wanted.backends)
-      await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
-    return { agent, reason: null };
-  } catch (error) {
-    await agent?.close().catch(() => 0);
-    if (wanted.demanded || !(error instanceof KvferryError)) throw error;
-    return { agent: null, reason: error };
-  }
-}
-
-/**
- * UCX over TCP writes to whatever address stands in a message, for anyone who connects: with a secret it is used only
- * where the network is trusted.
- */
-async function addBackend(
-  agent: NixlAgent,
-  name: string,
-  parameters: Readonly<Record<string, string>>,
-  options: ResolvedOptions,
-): Promise<void> {
-  if (name !== "UCX" || options.secrets.length === 0 || options.trustedNetwork) {
-    await agent.addBackend(name, parameters);
-    return;
-  }
-  try {
-    await withVariable("UCX_TLS", withoutTcp, () => agent.addBackend(name, parameters));
-  } catch (cause) {
-    throw new KvferryError(
-      "ACCESS",
-      "open",
-      "UCX has no way to peers here but TCP, by which anyone who can connect may overwrite this process's memory",
-      "Open the transport with trustedNetwork: true when only trusted hosts can reach this one, use hosts with RDMA, or leave NIXL out with nixl: false.",
-      { backend: name },
-      cause,
-    );
-  }
-}
-
-/** A UCX transport list as it is, but for TCP. */
-export function withoutTcp(present: string | undefined): string {
-  const given = present?.trim() ?? "";
-  if (given === "" || given === "all") return "^tcp";
-  if (given.startsWith("^")) return `${given},tcp`;
-  const names = given.split(",").filter((name) => name.trim() !== "tcp");
-  return names.length === 0 || names.some((name) => name.trim() === "all") ? "^tcp" : names.join(",");
-}
-
-/**
- * A UCX worker for each lane: lanes that share one take turns at its lock, spinning, and a post that copies holds it
- * for the whole copy.
- */
-function ownWorkers(backend: string): Readonly<Record<string, string>> {
-  return backend === "UCX" ? { num_workers: String(NIXL_LANES) } : {};
 }

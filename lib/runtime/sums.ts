@@ -10,9 +10,7 @@ import type { Messenger } from "./messenger.ts";
 import type { PeerBook } from "./peer-book.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
-import { SumClient, type SendSums } from "./sum-client.ts";
-import { SumServer } from "./sum-server.ts";
-import { MOST_SUM_IDS, readSumWord, writeSumWord } from "./sum-words.ts";
+import { MOST_SUM_IDS, writeSumWord } from "./sum-words.ts";
 
 /** What both ends of comparisons with peers are connected to. */
 export interface SumsParts {
@@ -40,10 +38,10 @@ export interface BlockMark {
  * @returns Takes the mark of a neighbour, by its wire name.
  */
 export function openSums(parts: SumsParts): (from: string, mark: BlockMark) => void {
-  const { session, state, messenger, peers, integrity, fences } = parts;
-  const { agent, clock, options } = session;
+  const { integrity } = parts;
+  const { overNixl } = parts.session;
   const marks = new Marks(parts);
-  if (agent === null) {
+  if (overNixl === null) {
     integrity.comparison.peers = {
       unable: notThere,
       ready: (name) => Promise.reject(notThere(name)),
@@ -52,50 +50,12 @@ export function openSums(parts: SumsParts): (from: string, mark: BlockMark) => v
     };
     return (from, mark) => marks.take(from, mark);
   }
-  const watched = new WeakSet<object>();
-  const send: SendSums = async (wireName, body) => {
-    const peer = peers.byWireName(wireName);
-    if (peer !== undefined && !watched.has(peer)) {
-      watched.add(peer);
-      void peer.lost.then(() => {
-        client.lost(wireName);
-        server.lost(wireName);
-      });
-    }
-    if (!(await fences.reach(wireName))) throw notThere(wireName);
-    await messenger.controlTo(wireName, CONTROL.sums, body);
-  };
-  const client = new SumClient(send, clock, (on) => messenger.wait(on), options.deadlineMillis);
-  const server = new SumServer({
-    send,
-    waiting: (on) => messenger.wait(on),
-    layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
-    demandGood: (layout, group, blocks) => integrity.demandGood(layout, () => new Map([[group, blocks]])),
-    sums: (layout, component, shape, side, count) =>
-      integrity.comparison.sums(layout, component, shape, side, count),
-  });
-  integrity.comparison.peers = {
-    unable: (name) => (peers.byWireName(name)?.understandsControl === true ? null : foreign(name)),
-    ready: async (name, layout, blocks) => {
-      await fences.introduced(name);
-      await client.ready(name, layout, blocks);
-    },
-    sums: (name, layout, component, shape, side, count) =>
-      client.sums(name, layout, component, shape, side, count),
-    tell: (layout, group, ids, bad) => marks.tellOwner(layout, group, ids, bad),
-  };
-  messenger.onControl(CONTROL.sums, (from, body) => {
-    const word = readSumWord(body);
-    if (word === null) return;
-    if (word.word === "sums" || word.word === "refused") client.answer(from, word);
-    else if (word.word === "mark") marks.take(from, word);
-    else server.take(from, word);
-  });
+  overNixl.openPeerSums(parts, marks);
   return (from, mark) => marks.take(from, mark);
 }
 
 /** Says and hears which blocks are bad. */
-class Marks {
+export class Marks {
   readonly #parts: SumsParts;
   /** Who said so of blocks of this process: they are told when the blocks are written again. */
   readonly #sayers: Map<LayoutHandle, Set<string>> = new Map();
@@ -154,17 +114,8 @@ class Marks {
   }
 }
 
-function foreign(agent: string): KvferryError {
-  return new KvferryError(
-    "NO_ROUTE",
-    "transfer",
-    `checksum: true needs the sums of peer ${agent}, which is no kvferry transport`,
-    "Leave checksum out, or compare the blocks at both workers by other means.",
-    { agent },
-  );
-}
-
-function notThere(agent: string): KvferryError {
+/** Sums of a peer that nothing here can ask. */
+export function notThere(agent: string): KvferryError {
   return new KvferryError(
     "NO_ROUTE",
     "transfer",

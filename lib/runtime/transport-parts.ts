@@ -21,7 +21,7 @@ import type { Peer } from "./peer.ts";
 import { Planning } from "./planning.ts";
 import { Registrar } from "./registrar.ts";
 import type { Session } from "./session.ts";
-import { openStaging, type StagingSides } from "./staging.ts";
+import type { StagingSides } from "./staging.ts";
 import { openSums } from "./sums.ts";
 import { TransportState } from "./state.ts";
 import { agentOf } from "./submit.ts";
@@ -112,7 +112,7 @@ export function connectParts(session: Session): TransportParts {
     session.agent === null ? 0 : options.heartbeatMillis,
   );
   listenForControl(messenger, peers, liveness, (wireName) => fences.reaches(wireName));
-  const staging = openStaging(session, state, messenger, peers, leases);
+  const staging = session.overNixl?.openStaging(session, state, messenger, peers, leases) ?? null;
   const planning: Planning = new Planning(session, state, leases);
   const submitter: Submitter = new Submitter(
     session,

@@ -13,6 +13,7 @@ import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
 import type { ProcessFacts, ProcessIdentity } from "../../lib/runtime/process-watch.ts";
+import * as overNixl from "../../lib/runtime/nixl-session.ts";
 import type { Session } from "../../lib/runtime/session.ts";
 import { stagedExecutor, type StagedParts } from "../../lib/runtime/staged-executor.ts";
 import { StagingPool, type StagingMemory } from "../../lib/runtime/staging-pool.ts";
@@ -91,6 +92,7 @@ export function startWorker(
     wireName: wire,
     context: context as unknown as NativeContext, // only what the runtime calls on these routes
     agent: agent as unknown as NixlAgent, // likewise
+    overNixl,
     noNixl: null,
     cuda: NO_CUDA as unknown as CudaSession, // likewise
     stages: { close: async () => undefined } as unknown as CudaStages, // likewise

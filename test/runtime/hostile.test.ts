@@ -9,7 +9,7 @@ import { handleBody, importedBody } from "../../lib/runtime/control-bodies.ts";
 import { CONTROL, MAX_CONTROL_BODY, writeControl } from "../../lib/runtime/control-message.ts";
 import type { SecretKey } from "../../lib/runtime/options.ts";
 import { unpackBlobs } from "../../lib/runtime/nixl-blobs.ts";
-import { withoutTcp } from "../../lib/runtime/session.ts";
+import { withoutTcp } from "../../lib/runtime/nixl-session.ts";
 import type { Transport } from "../../lib/runtime/transport.ts";
 import { decodePackage, encodeDynamoPackage, encodePackage } from "../../lib/wire/index.ts";
 import { readNixlBlob } from "../../lib/wire/nixl-blob.ts";
