@@ -5,7 +5,7 @@ import { resolveConfig } from "../lib/core/config-resolve.ts";
 import type { PackageFormat } from "../lib/core/package.ts";
 import { exportPackage } from "../lib/core/registry-export.ts";
 import { emptyRegistry, registerLayout } from "../lib/core/registry-local.ts";
-import { importPackage } from "../lib/core/registry-peers.ts";
+import { importPackage } from "../lib/core/registry-import.ts";
 import type { RegistrySnapshot } from "../lib/core/registry-snapshot.ts";
 import { decodePackage, encodePackage } from "../lib/wire/index.ts";
 import type { SuiteOptions } from "./main.ts";

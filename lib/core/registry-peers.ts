@@ -1,85 +1,14 @@
 import { KvferryError } from "./errors.ts";
 import type { LayoutHandle } from "./handle.ts";
 import { formatHandle, handleGeneration, handleLayoutId, handleWorkerId } from "./handle.ts";
-import type { Attachment, ComponentRecord, LayoutRecord, Storage } from "./layout.ts";
-import type { CheckedLayout } from "./package-check.ts";
-import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
-import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
+import type { Attachment, LayoutRecord, Storage } from "./layout.ts";
 import { getLayout } from "./registry-queries.ts";
 import type { PeerRecord, RegistrySnapshot } from "./registry-snapshot.ts";
 import { REUSES_PER_INCARNATION } from "./registry-snapshot.ts";
 import type { StridedView } from "./view.ts";
 
-/** Says how this process reaches a component of a package. Called once for each, in package order; must not fail half-way. */
-export type Attach = (layout: PackageLayout, component: PackageComponent) => Attachment;
-
-/** How a package is taken. */
-export interface ImportOptions {
-  /** The worker id of a peer that the package must update in place: same incarnation, higher sequence. */
-  readonly updates?: bigint;
-  /** Milliseconds since 1970, to refuse packages that have expired; not checked when left out. */
-  readonly nowMs?: number;
-}
-
 /** How many forgotten peers are remembered to tell stale handles and replayed packages; the oldest go first. */
 export const MAX_FORGOTTEN_PEERS = 65_536;
-
-/**
- * Takes a peer's layouts in, all or none.
- *
- * A worker that is known already is refused, unless the package is of a later incarnation (the worker came back: its
- * earlier layouts become stale) or `updates` asks for a later sequence of the same one. Layouts that an update leaves
- * as they were keep their records. `config` and `order` of each component must have been made by `resolveConfig` and
- * `resolveOrder`; everything else is checked here.
- *
- * @param attach - Asked only after every check has passed.
- * @returns The new snapshot and the peer as it stands in it.
- * @throws KvferryError `DUPLICATE_WORKER`: this worker's own id, or a worker that is known. `AGENT_MISMATCH`: this
- *   worker's own agent name, a known worker id under another name, a known name under another worker id, an update
- *   of another worker or incarnation. `METADATA_EXPIRED`: expired, or older than what was imported already.
- *   `METADATA_UNAUTHENTICATED`: meant for others. `METADATA_MALFORMED`: handles of another worker or doubled, shapes
- *   that contradict their config, regions that are missing, too small, past 2^53 or shared without leave.
- *   `PEER_LOST`: an update of a peer that is not there.
- */
-export function importPackage(
-  snapshot: RegistrySnapshot,
-  metadata: MetadataPackage,
-  attach: Attach,
-  options: ImportOptions = {},
-): { readonly snapshot: RegistrySnapshot; readonly peer: PeerRecord } {
-  checkIdentity(snapshot, metadata);
-  checkValidity(snapshot, metadata, options.nowMs);
-  const known = snapshot.peers.get(metadata.workerId);
-  checkAge(snapshot, metadata, known, options.updates);
-  const checked = checkLayouts(metadata);
-
-  const kept = options.updates === undefined ? undefined : known;
-  const takenBack = kept?.takenBack;
-  const layouts = checked
-    .filter(({ layoutId, generation }) => generation > (takenBack?.get(layoutId) ?? -1))
-    .map((layout) => takeLayout(metadata.workerId, layout, attach));
-  const byLayoutId = new Map(layouts.map((layout) => [layout.layoutId, layout]));
-  const removed = new Map(kept?.removed);
-  for (const layout of kept?.layouts ?? [])
-    if (byLayoutId.get(layout.layoutId)?.generation !== layout.generation)
-      removed.set(layout.layoutId, layout.generation);
-  const peer: PeerRecord = {
-    workerId: metadata.workerId,
-    agentName: metadata.agentName,
-    wireName: metadata.wireName,
-    format: metadata.format,
-    incarnation: metadata.incarnation,
-    sequence: metadata.sequence,
-    host: metadata.host,
-    layouts,
-    byLayoutId,
-    removed,
-    ...(takenBack === undefined ? undefined : { takenBack }),
-  };
-  const remoteCount = snapshot.remoteCount - (known?.layouts.length ?? 0) + layouts.length;
-  const peers = new Map(snapshot.peers).set(peer.workerId, peer);
-  return { snapshot: { ...snapshot, revision: snapshot.revision + 1, peers, remoteCount }, peer };
-}
 
 /**
  * Takes a peer and all its layouts out; their handles are stale from then on.
@@ -170,7 +99,7 @@ export function setAttachment(
 }
 
 /** What a component's memory is to this process. */
-function storageHere(owners: Storage, attachment: Attachment): Storage {
+export function storageHere(owners: Storage, attachment: Attachment): Storage {
   return attachment.kind === "addresses" ? (attachment.storage ?? owners) : owners;
 }
 
@@ -183,23 +112,4 @@ function checkAttachment(view: StridedView, attachment: Attachment, component: s
     "Give one base for each region.",
     { component, expected: view.regionCount, found: attachment.bases.length },
   );
-}
-
-function takeLayout(owner: bigint, checked: CheckedLayout, attach: Attach): LayoutRecord {
-  const { layout, layoutId, generation, shapes } = checked;
-  const { handle, name, tier, access, fingerprint, stagedOnly } = layout;
-  const components = shapes.map((shape, index): ComponentRecord => {
-    const component = layout.components[index] as PackageComponent; // shapes were made from them, one for one
-    const { storage, regionAddresses, regionSizes, nixlDevice } = component;
-    const attachment = attach(layout, component);
-    return {
-      shape,
-      storage: storageHere(storage, attachment),
-      regionAddresses,
-      regionSizes,
-      attachment,
-      nixlDevice,
-    };
-  });
-  return { handle, layoutId, generation, owner, name, tier, access, fingerprint, stagedOnly, components };
 }

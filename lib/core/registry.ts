@@ -1,14 +1,9 @@
 export type { ExportOptions } from "./registry-export.ts";
 export { exportPackage } from "./registry-export.ts";
 export { emptyRegistry, registerLayout, unregisterLayout } from "./registry-local.ts";
-export type { Attach, ImportOptions } from "./registry-peers.ts";
-export {
-  forgetPeer,
-  importPackage,
-  MAX_FORGOTTEN_PEERS,
-  setAttachment,
-  takeBackLayout,
-} from "./registry-peers.ts";
+export type { Attach, ImportOptions } from "./registry-import.ts";
+export { importPackage } from "./registry-import.ts";
+export { forgetPeer, MAX_FORGOTTEN_PEERS, setAttachment, takeBackLayout } from "./registry-peers.ts";
 export {
   getLayout,
   getLocal,

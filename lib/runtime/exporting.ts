@@ -9,8 +9,8 @@ import { U64_MAX } from "../core/integers.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import { packBlobs } from "./nixl-blobs.ts";
+import { encodePackage } from "../wire/index.ts";
 import { macOf } from "./authentication.ts";
-import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Fences } from "./fences.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Session } from "./session.ts";
@@ -56,7 +56,6 @@ export async function exportMetadata(
       )
     );
   }
-  const codecs = loadedCodecs() ?? (await loadCodecs());
   const sequence = (sequences.get(state) ?? 0) + 1;
   sequences.set(state, sequence);
   // Peers reach files and GPUs without RDMA, and may send what is small and scattered, through staging memory of this
@@ -94,7 +93,7 @@ export async function exportMetadata(
   const { secrets } = session.options;
   const first = secrets[0];
   // The first key signs; the others are for packages that were signed before the keys rotated.
-  return codecs.encodePackage(
+  return encodePackage(
     metadata,
     format,
     first === undefined ? {} : { signing: { keyId: first.keyId, mac: macOf(secrets) } },

@@ -3,20 +3,22 @@ import { NixlAgent } from "../native/agent.ts";
 import type { NativeContext } from "../native/context.ts";
 import { withVariable } from "../native/environment.ts";
 import { findNixl } from "../native/find-nixl.ts";
-import { loadCodecs } from "./codecs.ts";
+import { loadExchange } from "./exchange.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { openPeerSums } from "./peer-sums.ts";
+import { PeersInNixl } from "./peers-in-nixl.ts";
 import { openStaging } from "./staging.ts";
 
 /** What a transport with an agent uses beside it. Without an agent none of it is loaded. */
 export interface NixlParts {
   readonly nixlExecutor: typeof nixlExecutor;
+  readonly PeersInNixl: typeof PeersInNixl;
   readonly openStaging: typeof openStaging;
   readonly openPeerSums: typeof openPeerSums;
 }
 
-export { nixlExecutor, openPeerSums, openStaging };
+export { nixlExecutor, openPeerSums, openStaging, PeersInNixl };
 
 /** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
 const NIXL_LANES = 2;
@@ -50,8 +52,8 @@ export async function openAgent(
   let agent: NixlAgent | undefined;
   try {
     const creating = NixlAgent.create(context, location, name, NIXL_LANES);
-    // Whoever has an agent will have peers; NIXL takes longer to load than the codecs, on a thread of its own.
-    [agent] = await Promise.all([creating, loadCodecs()]);
+    // Whoever has an agent will have peers; NIXL takes longer to load than what exchanges packages, on a thread of its own.
+    [agent] = await Promise.all([creating, loadExchange()]);
     for (const [backend, parameters] of wanted.backends)
       await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
     return { agent, reason: null };

@@ -4,17 +4,15 @@ import type { Attachment } from "../core/layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
 import type { LayoutHandle } from "../core/handle.ts";
-import { forgetPeer, importPackage, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
+import { forgetPeer, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
 import { getPeer } from "../core/registry-queries.ts";
 import { macOf } from "./authentication.ts";
-import { checkBlob, namesStaging } from "./blob-check.ts";
-import { loadCodecs, loadedCodecs } from "./codecs.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
-import { checkPackage } from "./package-trust.ts";
+import { loadedExchange, loadExchange, type ExchangeParts } from "./exchange.ts";
 import type { NeighbourAttachment } from "./neighbour-import.ts";
 import { Peer, type PeerHost } from "./peer.ts";
-import { PeersInNixl } from "./peers-in-nixl.ts";
+import type { PeersInNixl } from "./peers-in-nixl.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
@@ -43,7 +41,8 @@ export class PeerBook implements PeerHost {
   readonly #byWireName: Map<string, Peer> = new Map();
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
   readonly #arriving: Set<bigint | string> = new Set();
-  readonly #inNixl: PeersInNixl;
+  /** Null without an agent. */
+  readonly #inNixl: PeersInNixl | null;
   /** Peers that are being forgotten, by their names on NIXL's wire: only then can they be imported again. */
   readonly #leaving: Map<string, Promise<void>> = new Map();
 
@@ -54,7 +53,8 @@ export class PeerBook implements PeerHost {
     this.#state = state;
     this.#engine = engine;
     this.#events = events;
-    this.#inNixl = new PeersInNixl(session, engine);
+    const { agent, overNixl } = session;
+    this.#inNixl = agent === null || overNixl === null ? null : new overNixl.PeersInNixl(agent, engine);
   }
 
   /** Imported peers in worker id order. */
@@ -78,13 +78,13 @@ export class PeerBook implements PeerHost {
 
   async import(bytes: Uint8Array): Promise<Peer> {
     this.#state.demandOpen("importMetadata");
-    const metadata = await this.#decode(bytes, "importMetadata");
-    return await this.#alone("importMetadata", metadata, () => this.#enter(metadata));
+    const { metadata, exchange } = await this.#decode(bytes, "importMetadata");
+    return await this.#alone("importMetadata", metadata, () => this.#enter(metadata, exchange));
   }
 
   async update(peer: Peer, bytes: Uint8Array): Promise<void> {
     this.#state.demandOpen("update");
-    const metadata = await this.#decode(bytes, "update");
+    const { metadata, exchange } = await this.#decode(bytes, "update");
     if (
       metadata.workerId !== peer.workerId ||
       metadata.incarnation !== peer.generation ||
@@ -101,7 +101,7 @@ export class PeerBook implements PeerHost {
         },
       );
     }
-    await this.#alone("update", metadata, () => this.#renew(peer, metadata));
+    await this.#alone("update", metadata, () => this.#renew(peer, metadata, exchange));
   }
 
   /** The peer took one of its layouts back: its handle is stale from now on. */
@@ -192,7 +192,10 @@ export class PeerBook implements PeerHost {
     }
   }
 
-  async #decode(bytes: Uint8Array, operation: string): Promise<MetadataPackage> {
+  async #decode(
+    bytes: Uint8Array,
+    operation: string,
+  ): Promise<{ readonly metadata: MetadataPackage; readonly exchange: ExchangeParts }> {
     if (!(bytes instanceof Uint8Array)) {
       throw new KvferryError(
         "METADATA_MALFORMED",
@@ -205,17 +208,17 @@ export class PeerBook implements PeerHost {
     const { options } = this.#session;
     // A copy: the caller may change its buffer while the import is under way.
     const copy = new Uint8Array(bytes);
-    const codecs = loadedCodecs() ?? (await loadCodecs());
-    const decoded = codecs.decodePackage(copy, {
+    const exchange = loadedExchange() ?? (await loadExchange());
+    const decoded = exchange.decodePackage(copy, {
       acceptUnauthenticated: options.acceptUnauthenticated,
       ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
     });
-    const checked = checkPackage(decoded, options, Date.now(), operation);
-    checkBlob(checked, operation);
-    return checked;
+    const metadata = exchange.checkPackage(decoded, options, Date.now(), operation);
+    exchange.checkBlob(metadata, operation);
+    return { metadata, exchange };
   }
 
-  async #enter(metadata: MetadataPackage): Promise<Peer> {
+  async #enter(metadata: MetadataPackage, { importPackage, namesStaging }: ExchangeParts): Promise<Peer> {
     const attach = this.#attach(metadata);
     // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
     const trial = importPackage(this.#state.snapshot, metadata, attach);
@@ -224,7 +227,7 @@ export class PeerBook implements PeerHost {
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
     let record: PeerRecord;
     try {
-      await this.#inNixl.load(metadata);
+      await this.#inNixl?.load(metadata);
       this.#state.demandOpen("importMetadata");
       const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata, near));
       this.#state.snapshot = entered.snapshot;
@@ -236,7 +239,7 @@ export class PeerBook implements PeerHost {
     }
     if (before !== undefined) this.#replaced(before);
     const peer = new Peer(this, { ...metadata, layouts: record.layouts, gathers: namesStaging(metadata) });
-    this.#inNixl.loaded(peer, metadata);
+    this.#inNixl?.loaded(peer, metadata);
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
     this.#settle(peer, near);
@@ -251,13 +254,13 @@ export class PeerBook implements PeerHost {
   }
 
   /** Takes a newer package of a peer. What fails leaves the peer as it was. */
-  async #renew(peer: Peer, metadata: MetadataPackage): Promise<void> {
+  async #renew(peer: Peer, metadata: MetadataPackage, { importPackage }: ExchangeParts): Promise<void> {
     const attach = this.#attach(metadata);
     // Throws for a sequence that is not higher, before NIXL hears of it.
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
     const resume = await this.#inNixl
-      .renew(peer, metadata, (reason) => this.lose(peer, reason))
+      ?.renew(peer, metadata, (reason) => this.lose(peer, reason))
       .catch(async (error: unknown) => {
         await near?.undo();
         throw error;
@@ -275,7 +278,7 @@ export class PeerBook implements PeerHost {
       await near?.undo();
       throw error;
     } finally {
-      resume();
+      resume?.();
     }
     peer.replaceLayouts(record.layouts);
     this.#settle(peer, near);

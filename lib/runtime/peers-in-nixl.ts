@@ -4,31 +4,28 @@ import type { Engine } from "./engine.ts";
 import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
 import { unpackBlobs } from "./nixl-blobs.ts";
 import type { Peer } from "./peer.ts";
-import type { Session } from "./session.ts";
 
 /** What NIXL was given for each peer, and how it takes more. */
 export class PeersInNixl {
-  readonly #session: Session;
+  readonly #agent: NixlAgent;
   readonly #engine: Engine;
   readonly #given: WeakMap<Peer, { readonly blob: Uint8Array; readonly regions: KnownRegions }> =
     new WeakMap();
 
-  constructor(session: Session, engine: Engine) {
-    this.#session = session;
+  constructor(agent: NixlAgent, engine: Engine) {
+    this.#agent = agent;
     this.#engine = engine;
   }
 
   /** @throws KvferryError `NIXL` when NIXL refuses the metadata, `PEER_LOST` when they are another agent's. */
   async load(metadata: MetadataPackage): Promise<void> {
-    const { agent } = this.#session;
-    if (agent === null) return;
-    for (const blob of unpackBlobs(metadata.nixlMetadata)) await agent.loadPeer(blob, metadata.wireName);
+    for (const blob of unpackBlobs(metadata.nixlMetadata))
+      await this.#agent.loadPeer(blob, metadata.wireName);
   }
 
   /** Remembers what a new peer's import gave to NIXL. */
   loaded(peer: Peer, metadata: MetadataPackage): void {
-    if (this.#session.agent !== null)
-      this.#given.set(peer, { blob: metadata.nixlMetadata, regions: regionsOf(metadata) });
+    this.#given.set(peer, { blob: metadata.nixlMetadata, regions: regionsOf(metadata) });
   }
 
   /**
@@ -40,8 +37,6 @@ export class PeersInNixl {
    * @throws KvferryError `NIXL`; NIXL then knows what it knew before.
    */
   async renew(peer: Peer, metadata: MetadataPackage, lose: (reason: string) => void): Promise<() => void> {
-    const { agent } = this.#session;
-    if (agent === null) return () => undefined;
     const wanted = regionsOf(metadata);
     const merged = mergedRegions(this.#given.get(peer)?.regions ?? [], wanted);
     if (merged !== null) {
@@ -58,7 +53,7 @@ export class PeersInNixl {
     const resume = this.#engine.pause(peer.wireName);
     try {
       await this.#engine.ended(peer.wireName);
-      await this.#anew(agent, peer, metadata, wanted, lose);
+      await this.#anew(peer, metadata, wanted, lose);
       return resume;
     } catch (error) {
       resume();
@@ -67,21 +62,20 @@ export class PeersInNixl {
   }
 
   async #anew(
-    agent: NixlAgent,
     peer: Peer,
     metadata: MetadataPackage,
     regions: KnownRegions,
     lose: (reason: string) => void,
   ): Promise<void> {
     try {
-      await agent.forgetPeer(peer.wireName);
+      await this.#agent.forgetPeer(peer.wireName);
       await this.load(metadata);
       this.#given.set(peer, { blob: metadata.nixlMetadata, regions });
     } catch (error) {
       const before = this.#given.get(peer)?.blob;
-      await agent.forgetPeer(peer.wireName).catch(() => undefined);
+      await this.#agent.forgetPeer(peer.wireName).catch(() => undefined);
       try {
-        for (const blob of unpackBlobs(before ?? NOTHING)) await agent.loadPeer(blob, peer.wireName);
+        for (const blob of unpackBlobs(before ?? NOTHING)) await this.#agent.loadPeer(blob, peer.wireName);
       } catch (again) {
         lose(again instanceof Error ? again.message : String(again));
       }

@@ -3,7 +3,7 @@ import { resolveLayout, type ResolvedLayout } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { formatHandle, type LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
-import { registerLayout, unregisterLayout } from "../core/registry.ts";
+import { registerLayout, unregisterLayout } from "../core/registry-local.ts";
 import type { NixlRegion } from "../native/agent.ts";
 import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";

@@ -1,6 +1,6 @@
 import { mappedAddresses } from "../core/attachment.ts";
 import { handleLayoutId } from "../core/handle.ts";
-import { emptyRegistry } from "../core/registry.ts";
+import { emptyRegistry } from "../core/registry-local.ts";
 import { isRemote } from "../core/registry-queries.ts";
 import { Arrivals } from "./arrival.ts";
 import { BlockIo } from "./block-io.ts";

@@ -9,7 +9,8 @@ import { closeTransport, type CloseReport } from "./closing.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub, TransportEvents } from "./events.ts";
-import { exportMetadata, type ExportOptions } from "./exporting.ts";
+import { loadedExchange, loadExchange } from "./exchange.ts";
+import type { ExportOptions } from "./exporting.ts";
 import type { Fences } from "./fences.ts";
 import type { Leases } from "./leases.ts";
 import type { Liveness } from "./liveness.ts";
@@ -200,7 +201,9 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError `NO_NIXL` for Dynamo's formats without an agent, `INCOMPATIBLE_LAYOUTS` for what a format
    * cannot say.
    */
-  exportMetadata(options: ExportOptions = {}): Promise<Uint8Array> {
+  async exportMetadata(options: ExportOptions = {}): Promise<Uint8Array> {
+    this.#state.demandOpen("exportMetadata");
+    const { exportMetadata } = loadedExchange() ?? (await loadExchange());
     return exportMetadata(this.#session, this.#state, options, {
       fences: this.#fences,
       registrations: (handles) => this.#registrar.registrations(handles),

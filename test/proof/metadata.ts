@@ -5,7 +5,7 @@ import { heapStats } from "bun:jsc";
 import { Transport } from "../../index.ts";
 import type { LayoutSpec } from "../../index.ts";
 import { emptyRegistry } from "../../lib/core/registry.ts";
-import { importPackage } from "../../lib/core/registry-peers.ts";
+import { importPackage } from "../../lib/core/registry-import.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";
 import type { PackageFormat } from "../../lib/core/package.ts";
 import { findNixl } from "../../lib/native/find-nixl.ts";

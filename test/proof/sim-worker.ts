@@ -7,7 +7,7 @@ import type { NativeContext } from "../../lib/native/context.ts";
 import type { CudaSession } from "../../lib/runtime/cuda-session.ts";
 import type { CudaStages } from "../../lib/runtime/cuda-stages.ts";
 import type { Executor } from "../../lib/runtime/executor.ts";
-import { loadCodecs } from "../../lib/runtime/codecs.ts";
+import { loadExchange } from "../../lib/runtime/exchange.ts";
 import { carve } from "../../lib/runtime/host-memory.ts";
 import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
@@ -38,7 +38,7 @@ export interface SimWorker {
 }
 
 // Loading takes real time, of which the world knows nothing.
-await loadCodecs();
+await loadExchange();
 
 let lastIncarnation = 0;
 

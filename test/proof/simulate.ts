@@ -1,7 +1,7 @@
 // Whole transports in a simulated world: random work, stops, deaths, restarts, refusals, and bytes that land late. No
 // memory is freed or given to others while it may be touched, every transfer settles once and in time, quarantines end
 // by proof or at close, and nothing waits for ever. A seed and a case number replay exactly.
-import { loadCodecs } from "../../lib/runtime/codecs.ts";
+import { loadExchange } from "../../lib/runtime/exchange.ts";
 import { playCase, type SimOutcome } from "./sim-case.ts";
 
 /** What the proof is asked to do. */
@@ -35,7 +35,7 @@ export async function run(options: SimulateOptions): Promise<SimulateResult> {
   let cases = 0;
   let failures = 0;
   // Modules are not part of the simulation.
-  await loadCodecs();
+  await loadExchange();
   for (let index = first; index < first + options.cases && performance.now() < until; index++, cases++) {
     const outcome = playCase(options.seed, index);
     for (const [what, count] of Object.entries(outcome.tally)) tally[what] = (tally[what] ?? 0) + count;

@@ -1,5 +1,5 @@
 // Two transports in a simulated world, where a test can put any message on the wire.
-import { loadCodecs } from "../../../lib/runtime/codecs.ts";
+import { loadExchange } from "../../../lib/runtime/exchange.ts";
 import type { Peer } from "../../../lib/runtime/peer.ts";
 import type { OpenOptions } from "../../../lib/runtime/options.ts";
 import { NO_FAULTS } from "../../proof/sim-case.ts";
@@ -34,7 +34,7 @@ export async function simPair(
   options: Partial<OpenOptions> = {},
   faults: Partial<SimFaults> = {},
 ): Promise<SimPair> {
-  await loadCodecs();
+  await loadExchange();
   const world = new SimWorld(randomOf(1, 1), false);
   const network: SimNetwork = {
     world,
