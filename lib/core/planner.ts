@@ -9,7 +9,8 @@ import { type PreparedComponent, type PreparedPair, preparePair } from "./prepar
 import type { MachineProfile } from "./profile.ts";
 import type { CopyProgram } from "./program.ts";
 import { IDS_IN_DETAILS, PLAN_OPERATION, refusal } from "./refuse.ts";
-import { getLayout, type RegistrySnapshot } from "./registry.ts";
+import { getLayout } from "./registry-queries.ts";
+import type { RegistrySnapshot } from "./registry-snapshot.ts";
 import type { BlockSelection, PlanRequest } from "./request.ts";
 import { isList } from "./request-check.ts";
 import type { PlanEnvironment } from "./route.ts";

@@ -42,7 +42,9 @@ export class NativeContext {
   readonly #doubles: Float64Array;
   /** By slot; slots are handed out from the lowest. */
   readonly #handlers: (CompletionHandler | undefined)[] = [];
-  readonly #freeSlots: Int32Array;
+  /** Slots that were used and are free again; those from `#fresh` on never were: an open fills no list of them. */
+  readonly #returned: number[] = [];
+  #fresh = 0;
   #freeCount: number;
   readonly #mask: number;
   readonly #tableStart: number;
@@ -70,8 +72,6 @@ export class NativeContext {
     this.#doubles = new Float64Array(shared);
     this.#mask = slots - 1;
     this.#tableStart = RING_START + slots * COMPLETION_WORDS;
-    this.#freeSlots = new Int32Array(new ArrayBuffer(slots * 4));
-    for (let index = 0; index < slots; index++) this.#freeSlots[index] = slots - 1 - index;
     this.#freeCount = slots;
     this.#doorbell = connectDoorbell(library, address, () => this.drain());
   }
@@ -139,7 +139,8 @@ export class NativeContext {
         { slots: this.slots },
       );
     }
-    const slot = this.#freeSlots[--this.#freeCount] ?? 0;
+    this.#freeCount--;
+    const slot = this.#returned.pop() ?? this.#fresh++;
     this.#handlers[slot] = handler;
     // Before the job begins: it may end, or complete its first program, before this thread goes on.
     Atomics.store(this.#words, this.#tableStart + slot * RECORD_WORDS + 1, watch ? 1 : 0);
@@ -149,7 +150,7 @@ export class NativeContext {
     } finally {
       if (status === undefined || status < 0) {
         this.#handlers[slot] = undefined;
-        this.#freeSlots[this.#freeCount++] = slot;
+        this.#giveBack(slot);
       }
     }
     if (status < 0) throw nativeError(this.library, status, operation, "the native library refused the job");
@@ -318,6 +319,11 @@ export class NativeContext {
     return this.#freeCount < this.slots || this.#heldFromOutside;
   }
 
+  #giveBack(slot: number): void {
+    this.#returned.push(slot);
+    this.#freeCount++;
+  }
+
   #pendingWork(): boolean {
     const words = this.#words;
     return (
@@ -345,7 +351,7 @@ export class NativeContext {
       const handler = this.#handlers[slot];
       this.#handlers[slot] = undefined;
       if (handler !== undefined) guarded(() => handler(completion, slot));
-      this.#freeSlots[this.#freeCount++] = slot;
+      this.#giveBack(slot);
     }
     if (Atomics.exchange(words, PROGRESS, 0) !== 0) guarded(() => this.onProgress?.());
     if (Atomics.exchange(words, NOTIFICATIONS, 0) !== 0) guarded(() => this.onNotifications?.());

@@ -4,6 +4,7 @@ import type { NativeContext } from "../native/context.ts";
 import { withVariable } from "../native/environment.ts";
 import { findNixl } from "../native/find-nixl.ts";
 import { loadExchange } from "./exchange.ts";
+import { NixlExtents } from "./nixl-extents.ts";
 import { nixlExecutor } from "./nixl-executor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { openPeerSums } from "./peer-sums.ts";
@@ -13,12 +14,13 @@ import { openStaging } from "./staging.ts";
 /** What a transport with an agent uses beside it. Without an agent none of it is loaded. */
 export interface NixlParts {
   readonly nixlExecutor: typeof nixlExecutor;
+  readonly NixlExtents: typeof NixlExtents;
   readonly PeersInNixl: typeof PeersInNixl;
   readonly openStaging: typeof openStaging;
   readonly openPeerSums: typeof openPeerSums;
 }
 
-export { nixlExecutor, openPeerSums, openStaging, PeersInNixl };
+export { NixlExtents, nixlExecutor, openPeerSums, openStaging, PeersInNixl };
 
 /** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
 const NIXL_LANES = 2;

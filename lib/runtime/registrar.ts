@@ -10,7 +10,7 @@ import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-la
 import { within } from "./deadlines.ts";
 import type { Fences } from "./fences.ts";
 import type { Leases } from "./leases.ts";
-import { NixlExtents, type NixlHold } from "./nixl-extents.ts";
+import type { NixlExtents, NixlHold } from "./nixl-extents.ts";
 import type { Session } from "./session.ts";
 import type { TransportState } from "./state.ts";
 
@@ -47,7 +47,8 @@ export class Registrar {
     this.#state = state;
     this.#leases = leases;
     this.#host = host;
-    if (session.agent !== null) this.#extents = new NixlExtents(session.agent);
+    const { agent, overNixl } = session;
+    if (agent !== null && overNixl !== null) this.#extents = new overNixl.NixlExtents(agent);
   }
 
   /** Live layouts in id order. */
