@@ -239,6 +239,8 @@ export class Submitter {
       "waiting",
     );
     const startedAt = clock.now();
+    // Somebody waits, perhaps for a peer's word: nothing else may hold the process until then.
+    this.#messenger.wait(true);
     try {
       const early = await Promise.race([this.#turn(ordering, after, plan), stopped]);
       // Both may have come in the same turn: then it still never starts.
@@ -263,6 +265,7 @@ export class Submitter {
         );
       cancelTimer();
       signal?.removeEventListener("abort", onAbort);
+      this.#messenger.wait(false);
     }
   }
 
