@@ -12,7 +12,7 @@ export {
 } from "./lib/runtime/transfer.ts";
 export { PreparedTransfer, type RunOptions } from "./lib/runtime/prepared.ts";
 export { Arrival, type ArrivalResult, type ExpectOptions } from "./lib/runtime/arrival.ts";
-export type { BlockRange, FillPattern } from "./lib/runtime/block-io.ts";
+export type { BlockRange, FillPattern } from "./lib/runtime/block-arguments.ts";
 export type { CloseReport } from "./lib/runtime/closing.ts";
 export type { TransportDump } from "./lib/runtime/dump.ts";
 export type {

@@ -1,26 +1,14 @@
-import { arrangementView } from "../core/arrangement-view.ts";
 import type { ResolvedConfig } from "../core/config.ts";
 import { KvferryError } from "../core/errors.ts";
-import type { ComponentRecord, ComponentShape, LayoutRecord } from "../core/layout.ts";
+import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import { nativeError, type NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory } from "../native/memory.ts";
 import { toArrayBuffer } from "bun:ffi";
-import { KVF_FILL_CONSTANT, KVF_FILL_RANDOM, KVF_FILL_SEQUENTIAL, KVF_OK } from "../native/symbols.ts";
+import { KVF_OK } from "../native/symbols.ts";
+import { blockId, blockIds, firstIds, layerRange, resolvePattern } from "./block-arguments.ts";
+import type { BlockRange, FillPattern } from "./block-arguments.ts";
 import type { Leases } from "./leases.ts";
-
-/** A part of a block. */
-export interface BlockRange {
-  /** The layout's own layers, end excluded; default all. */
-  readonly layers?: { readonly start: number; readonly end: number };
-}
-
-/** What `fill` writes: a constant byte, Dynamo's sequential pattern, or random bytes that a seed determines. */
-export type FillPattern =
-  | number
-  | "sequential"
-  | { readonly constant: number }
-  | { readonly sequential: true }
-  | { readonly random: number };
+import { stageRecord, type StageMemory } from "./stage-record.ts";
 
 /** Moves blocks between two layouts that need not be registered. */
 export type MoveBlocks = (
@@ -301,12 +289,6 @@ export class BlockIo {
   }
 }
 
-interface StageMemory {
-  readonly address: number;
-  readonly storage: "system" | "pinned";
-  release(): Promise<void>;
-}
-
 /** Host memory that holds blocks in logical order for a moment. */
 export interface Stage {
   readonly memory: { readonly address: number };
@@ -317,136 +299,8 @@ export interface Stage {
 
 const ZERO: Uint32Array = new Uint32Array(1);
 
-function firstIds(count: number): Uint32Array {
-  return Uint32Array.from({ length: count }, (_unused, index) => index);
-}
-
-/** A layout over host memory that holds blocks of a component in logical order. Never registered. */
-function stageRecord(
-  component: ComponentRecord,
-  staged: ResolvedConfig,
-  { address, storage }: StageMemory,
-): LayoutRecord {
-  const { name, group } = component.shape;
-  const shape: ComponentShape = {
-    name,
-    config: staged,
-    arrangement: "fully-contiguous",
-    order: ["layer", "outer", "page", "head"],
-    view: arrangementView(staged, "fully-contiguous", "nhd"),
-    group,
-    wholeBlocks: component.shape.wholeBlocks,
-    alias: false,
-  };
-  const bases = Float64Array.of(address);
-  return {
-    // A handle that no registry gives out: layout id 65,535.
-    handle: (65_535n << 64n) as LayoutRecord["handle"],
-    layoutId: 65_535,
-    generation: 0,
-    owner: null,
-    name: "stage",
-    tier: "G2",
-    access: "read-write",
-    fingerprint: null,
-    stagedOnly: false,
-    components: [
-      {
-        shape,
-        storage: { kind: storage },
-        regionAddresses: bases,
-        regionSizes: Float64Array.of(staged.totalBytes),
-        attachment: { kind: "addresses", bases, origin: "own" },
-        nixlDevice: 0,
-      },
-    ],
-  };
-}
-
 function oneComponent(layout: LayoutRecord, component: ComponentRecord): LayoutRecord {
   return layout.components.length === 1
     ? { ...layout, fingerprint: null }
     : { ...layout, fingerprint: null, components: [component] };
-}
-
-function layerRange(
-  component: ComponentRecord,
-  range: BlockRange,
-  operation: string,
-): { start: number; end: number } {
-  const { numLayers } = component.shape.config;
-  const { start, end } = range.layers ?? { start: 0, end: numLayers };
-  if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || end > numLayers || start >= end) {
-    throw new KvferryError(
-      "LAYER_RANGE",
-      operation,
-      `layers ${start} to ${end} are not within ${numLayers}`,
-      "Give start < end, end excluded.",
-      { start, end, numLayers },
-    );
-  }
-  return { start, end };
-}
-
-function blockId(component: ComponentRecord, block: number, operation: string): Uint32Array {
-  return blockIds(component, [block], operation);
-}
-
-function blockIds(
-  component: ComponentRecord,
-  blocks: readonly number[] | Uint32Array | undefined,
-  operation: string,
-): Uint32Array {
-  const { numBlocks } = component.shape.config;
-  if (blocks === undefined) return firstIds(numBlocks);
-  const bad = Array.prototype.find.call(
-    blocks,
-    (block: unknown) =>
-      !(typeof block === "number" && Number.isInteger(block) && block >= 0 && block < numBlocks),
-  ) as unknown;
-  if (bad !== undefined) {
-    throw new KvferryError(
-      "BLOCK_OUT_OF_RANGE",
-      operation,
-      `block ${String(bad)} is not one of ${numBlocks}`,
-      "Block ids are whole numbers from 0.",
-      {
-        block: bad,
-        numBlocks,
-      },
-    );
-  }
-  return Uint32Array.from(blocks);
-}
-
-function resolvePattern(given: FillPattern): { readonly kind: number; readonly seed: number } {
-  // What is no pattern at all is refused like a wrong one.
-  const pattern: FillPattern = given ?? { constant: Number.NaN };
-  if (pattern === "sequential" || (typeof pattern === "object" && "sequential" in pattern))
-    return { kind: KVF_FILL_SEQUENTIAL, seed: 0 };
-  if (
-    typeof pattern === "object" &&
-    "random" in pattern &&
-    Number.isSafeInteger(pattern.random) &&
-    pattern.random >= 0
-  ) {
-    return { kind: KVF_FILL_RANDOM, seed: pattern.random };
-  }
-  const constant =
-    typeof pattern === "number"
-      ? pattern
-      : typeof pattern === "object" && "constant" in pattern
-        ? pattern.constant
-        : Number.NaN;
-  if (Number.isInteger(constant) && constant >= 0 && constant <= 255)
-    return { kind: KVF_FILL_CONSTANT, seed: constant };
-  throw new KvferryError(
-    "INVALID_CONFIG",
-    "fill",
-    'the pattern is not a byte, "sequential" or { random: seed }',
-    'Give a byte from 0 to 255, "sequential", or { random: seed }.',
-    {
-      pattern: given,
-    },
-  );
 }

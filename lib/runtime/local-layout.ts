@@ -4,7 +4,8 @@ import { KvferryError } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord, Region, Storage, Tier } from "../core/layout.ts";
 import { ViewSet } from "../native/memory.ts";
-import type { BlockIo, BlockRange, FillPattern } from "./block-io.ts";
+import type { BlockRange, FillPattern } from "./block-arguments.ts";
+import type { BlockIo } from "./block-io.ts";
 import type { LayoutMemory } from "./layout-memory.ts";
 import type { QuarantinedBlock } from "./leases.ts";
 

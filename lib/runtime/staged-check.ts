@@ -1,0 +1,123 @@
+// What a peer asks the far side of a staged transfer to touch: nothing but the layout that it names, and a chunk.
+import { KvferryError } from "../core/errors.ts";
+import { stagedOffset } from "../core/intersect.ts";
+import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
+import type { CopyProgram, ProgramMemory } from "../core/program.ts";
+import { everyRow, type StagedOperation, type StagedProgram } from "./staged-protocol.ts";
+
+/**
+ * The program with this process's addresses; every row lies in a region of the component and in the chunk.
+ *
+ * @throws KvferryError `NO_ROUTE` for a component that cannot be touched here, `INVALID_CONFIG` for bytes outside.
+ */
+export function checkedProgram(
+  component: ComponentRecord,
+  given: StagedProgram,
+  operation: StagedOperation,
+  chunkBytes: number,
+  byOffset: boolean,
+): CopyProgram {
+  const { shape, attachment, storage } = component;
+  if (attachment.kind !== "addresses" && attachment.kind !== "file")
+    throw refusal("NO_ROUTE", `component ${shape.name} cannot be touched here`);
+  if (given.bytes > chunkBytes)
+    throw refusal("INVALID_CONFIG", `${given.bytes} bytes do not fit a chunk of ${chunkBytes}`);
+  const { view } = shape;
+  const starts = Float64Array.from(attachment.bases, (base, region) =>
+    byOffset ? stagedOffset(view, region) : base,
+  );
+  const sorted = starts.slice().sort();
+  const inRegion = (start: number): boolean => {
+    let low = 0;
+    let high = sorted.length;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((sorted[middle] ?? 0) <= start) low = middle;
+      else high = middle;
+    }
+    const base = sorted[low] ?? 0;
+    return start >= base && start + given.rowBytes <= base + view.regionBytes;
+  };
+  const inChunk = (start: number): boolean => start >= 0 && start + given.rowBytes <= given.bytes;
+  if (
+    !everyRow(given.farBase, given.farOffset, given.count, given.farStride, inRegion) ||
+    !everyRow(given.stageBase, given.stageOffset, given.count, given.stageStride, inChunk)
+  )
+    throw refusal("INVALID_CONFIG", `the program leaves component ${shape.name} or the chunk`);
+  const own: ProgramMemory =
+    attachment.kind === "file"
+      ? { kind: 2, device: attachment.file }
+      : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
+  const stage: ProgramMemory = { kind: 0, device: 0 };
+  const program = placed(given, starts, attachment.bases);
+  const shared = {
+    run: null,
+    pairs: program.stageOffset.length,
+    srcRunStride: 0,
+    dstRunStride: 0,
+    count: program.count,
+    rowBytes: program.rowBytes,
+    bytes: program.bytes,
+    rows: program.bytes / program.rowBytes,
+    layers: null,
+  };
+  const { stageBase, farBase, stageOffset, farOffset, stageStride, farStride } = program;
+  return operation === "write"
+    ? {
+        ...shared,
+        srcBase: stageBase,
+        srcOffset: stageOffset,
+        srcStride: stageStride,
+        srcMemory: stage,
+        dstBase: farBase,
+        dstOffset: farOffset,
+        dstStride: farStride,
+        dstMemory: own,
+      }
+    : {
+        ...shared,
+        srcBase: farBase,
+        srcOffset: farOffset,
+        srcStride: farStride,
+        srcMemory: own,
+        dstBase: stageBase,
+        dstOffset: stageOffset,
+        dstStride: stageStride,
+        dstMemory: stage,
+      };
+}
+
+/** Whether peers name a layout's bytes by offsets: it was exported as one that only its owner can touch. */
+export function namedByOffset(record: LayoutRecord): boolean {
+  return record.stagedOnly || record.components.some(({ storage }) => storage.kind === "disk");
+}
+
+/** A checked program with the bases of this process: by one sum where regions lie alike, else row by row. */
+function placed(given: StagedProgram, starts: Float64Array, bases: Float64Array): StagedProgram {
+  const shift = (bases[0] ?? 0) - (starts[0] ?? 0);
+  if (starts.every((start, region) => start + shift === bases[region]))
+    return { ...given, farBase: given.farBase.map((base) => base + shift) };
+  const stage: number[] = [];
+  const far: number[] = [];
+  everyRow(given.stageBase, given.stageOffset, given.count, given.stageStride, (at) => stage.push(at) > 0);
+  everyRow(given.farBase, given.farOffset, given.count, given.farStride, (at) => {
+    const region = starts.findLastIndex((start) => start <= at);
+    return far.push(at - (starts[region] ?? 0) + (bases[region] ?? 0)) > 0;
+  });
+  const none = new Float64Array(1);
+  return {
+    ...given,
+    stageBase: Float64Array.from(stage),
+    farBase: Float64Array.from(far),
+    stageOffset: none,
+    farOffset: none,
+    count: [],
+    stageStride: [],
+    farStride: [],
+  };
+}
+
+/** An error for the peer that asked. */
+export function refusal(word: ConstructorParameters<typeof KvferryError>[0], message: string): KvferryError {
+  return new KvferryError(word, "transfer", message, "Look at the layout at its owner.");
+}
