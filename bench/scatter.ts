@@ -9,7 +9,7 @@ import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult } from "./result.ts";
-import { seededRandom } from "./statistics.ts";
+import { shuffled } from "./statistics.ts";
 
 /** A row: so many blocks of that size, in random order on both sides. */
 interface Case {
@@ -195,16 +195,4 @@ function specOf({ memory, bytes, count }: Case, device: number): LayoutSpec {
     arrangement: "fully-contiguous",
     memory: memory === "device" ? { kind: "device", device } : { kind: "system" },
   };
-}
-
-function shuffled(count: number, seed: number): Uint32Array {
-  const random = seededRandom(seed);
-  const order = Uint32Array.from({ length: count }, (_unused, index) => index);
-  for (let index = count - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
 }

@@ -1,7 +1,7 @@
 import type { GpuWork } from "./gpu-work.ts";
-import type { Option, Work } from "./method.ts";
 import { type CudaProfile, type MachineProfile, rateAt, type RatePoint } from "./profile.ts";
 import type { GpuFacts, PlanEnvironment } from "./route.ts";
+import type { Option, Work } from "./work.ts";
 
 /**
  * All ways to run a hop on a GPU, with their predicted times; Infinity where one cannot run.

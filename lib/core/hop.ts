@@ -8,12 +8,13 @@ import {
 } from "./compile.ts";
 import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
-import { chooseMethod, readsInSoftware, slabMicros, type Work } from "./method.ts";
+import { chooseMethod, readsInSoftware, slabMicros } from "./method.ts";
 import { nestOf } from "./nest.ts";
 import type { Hop, MethodCandidate } from "./plan.ts";
 import type { PreparedComponent, PreparedPair, PreparedRoute } from "./prepare.ts";
 import type { CopyProgram } from "./program.ts";
 import { segmentStreams } from "./segments.ts";
+import type { Work } from "./work.ts";
 
 /** Places a component's blocks: whole ones where they pair, else the segments that both sides' blocks have in common. */
 export function placeComponent(

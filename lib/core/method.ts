@@ -1,26 +1,9 @@
 import { cudaOptions } from "./cuda-method.ts";
-import type { GpuWork } from "./gpu-work.ts";
-import type { ExecutorName, Hop, MethodCandidate } from "./plan.ts";
+import type { ExecutorName, MethodCandidate } from "./plan.ts";
 import { type MachineProfile, type NixlTransportProfile, rateAt } from "./profile.ts";
-import type { ProgramMemory } from "./program.ts";
 import { refusal } from "./refuse.ts";
 import type { PlanEnvironment } from "./route.ts";
-
-/** What the cost model needs to know of a hop. */
-export interface Work {
-  readonly executor: ExecutorName;
-  readonly op: Hop["op"];
-  /** Wire name of the peer, for NIXL. */
-  readonly agent?: string | null;
-  readonly bytes: number;
-  /** Contiguous pieces after merging. */
-  readonly descriptors: number;
-  /** 0 host, 1 device, 2 file. */
-  readonly sourceKind: ProgramMemory["kind"];
-  readonly destinationKind: ProgramMemory["kind"];
-  /** More about a hop that a GPU runs. */
-  readonly gpu?: GpuWork;
-}
+import type { Option, Work } from "./work.ts";
 
 /** The chosen method and everything that it was compared with. */
 export interface Choice {
@@ -97,17 +80,6 @@ export function hostCopyMicros(
   const rate = rateAt(cached ? host.cached : host[method], rowBytes);
   const scaling = host.threadScaling[Math.min(threads, host.threadScaling.length) - 1] ?? 1;
   return (rows * host.rowNanos) / threads / 1000 + bytes / (rate * scaling) / 1000;
-}
-
-/** One way to run a hop. */
-export interface Option {
-  readonly method: string;
-  readonly micros: number;
-  readonly width: number;
-  readonly inline: boolean;
-  /** Sentences for either outcome; constant, so that planning one block makes no strings. */
-  readonly taken: string;
-  readonly passed: string;
 }
 
 /** Less than this for each thread is not worth waking it. */

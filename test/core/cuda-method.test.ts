@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { gpuWork } from "../../lib/core/gpu-work.ts";
-import { chooseMethod, type Choice, type Work } from "../../lib/core/method.ts";
+import { chooseMethod, type Choice } from "../../lib/core/method.ts";
+import type { Work } from "../../lib/core/work.ts";
 import { cudaProfileOf, defaultProfile, hopperCuda, unknownCuda } from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/route.ts";

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { chooseMethod, hostCopyMicros, type Work } from "../../lib/core/method.ts";
+import { chooseMethod, hostCopyMicros } from "../../lib/core/method.ts";
+import type { Work } from "../../lib/core/work.ts";
 import { explainPlan, formatExplanation } from "../../lib/core/explain.ts";
 import { defaultProfile, rateAt } from "../../lib/core/profile.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
