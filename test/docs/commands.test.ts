@@ -108,7 +108,7 @@ beforeAll(async () => {
     memory: { kind: "system" },
   });
   writeFileSync(FILE, await transport.exportMetadata());
-  const recorded = JSON.parse(readFileSync(join(ROOT, "bench/results/wire-2026-11-23.json"), "utf8")) as {
+  const recorded = JSON.parse(readFileSync(join(ROOT, "bench/results/wire-2026-11-29.json"), "utf8")) as {
     results: unknown[];
   };
   for (const file of [RESULT, OTHER])
