@@ -23,6 +23,8 @@ export interface Bar {
 export const WIDTH = 720;
 export const LEFT = 64;
 export const RIGHT = 16;
+/** Half of the widest word under the x axis: the last one ends with the axis. */
+const TICK_ROOM = 24;
 export const TOP = 16;
 
 /**
@@ -51,7 +53,7 @@ export function lineChart(
     ),
     ...xs.map(
       (value) =>
-        `<text class="tick" x="${x(value)}" y="${height - bottom + 18}" text-anchor="middle">${escapeText(tick(value))}</text>`,
+        `<text class="tick" x="${x(value)}" y="${height - bottom + 18}" text-anchor="${x(value) > WIDTH - RIGHT - TICK_ROOM ? "end" : "middle"}">${escapeText(tick(value))}</text>`,
     ),
     ...series.map((line, index) => {
       const path = line.points.map(([px, py], at) => `${at === 0 ? "M" : "L"}${x(px)} ${y(py)}`).join("");
