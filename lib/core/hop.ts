@@ -153,8 +153,8 @@ const GPU_DESCRIPTOR_MICROS = 7;
  * Many small descriptors go gathered in one piece, and the peer scatters them, where that is predicted to be faster
  * than a descriptor for each and the peer helps. Reads that the peer's software would answer go so however few they are.
  *
- * @returns How to run the hop; `method` is null where NIXL goes to the peer's memory by itself, with the sentence for
- *   the way that was passed over. Null where there is no such choice.
+ * @returns How to run the hop, or, where NIXL goes to the peer's memory by itself, this way as one that was passed over.
+ *   Null where there is no such choice.
  */
 function slabOf(
   route: PreparedRoute["route"],

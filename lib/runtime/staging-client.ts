@@ -1,5 +1,6 @@
-import { KvferryError, type ErrorWord } from "../core/errors.ts";
+import { KvferryError } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
+import { peerRefusal } from "./peer-refusal.ts";
 import {
   IN_DOUBT,
   NO_WAY,
@@ -257,14 +258,7 @@ const WORDS: ReadonlySet<string> = new Set([
 ]);
 
 function refusal(code: string, message: string): KvferryError {
-  const word = (WORDS.has(code) ? code : "IO") as ErrorWord; // one of the set
-  return new KvferryError(
-    word,
-    "transfer",
-    `the peer says: ${message}`,
-    "See the message for what the peer reported.",
-    { code },
-  );
+  return peerRefusal(WORDS, code, message);
 }
 
 function asError(error: unknown): KvferryError {

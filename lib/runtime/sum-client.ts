@@ -1,8 +1,9 @@
-import { KvferryError, type ErrorWord } from "../core/errors.ts";
+import { KvferryError } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { SumShape, SumSide } from "../core/sum-shape.ts";
 import type { Clock } from "./deadlines.ts";
 import type { BlockGroups } from "./leases.ts";
+import { peerRefusal } from "./peer-refusal.ts";
 import { MOST_SUM_IDS, writeSumWord, type SumWord } from "./sum-words.ts";
 
 /** Sends a word to a peer, by its wire name; rejects when it cannot be told. */
@@ -129,14 +130,7 @@ const WORDS: ReadonlySet<string> = new Set([
 ]);
 
 function refusal(code: string, message: string): KvferryError {
-  const word = (WORDS.has(code) ? code : "IO") as ErrorWord; // one of the set
-  return new KvferryError(
-    word,
-    "transfer",
-    `the peer says: ${message}`,
-    "See the message for what the peer reported.",
-    { code },
-  );
+  return peerRefusal(WORDS, code, message);
 }
 
 function silent(agent: string, millis: number): KvferryError {

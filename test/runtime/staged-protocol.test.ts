@@ -215,6 +215,19 @@ test("a write is scattered when the peer says that it arrived, and its chunk ser
   expect([ran.length, free.length, server.pending]).toEqual([1, 1, 0]);
 });
 
+/** A program of one word. */
+const WORD = {
+  stageBase: Float64Array.of(0),
+  farBase: Float64Array.of(0),
+  stageOffset: Float64Array.of(0),
+  farOffset: Float64Array.of(0),
+  count: [],
+  stageStride: [],
+  farStride: [],
+  rowBytes: 8,
+  bytes: 8,
+};
+
 const ENDED: HopOutcome = {
   ok: true,
   cancelled: false,
@@ -277,28 +290,17 @@ test("a chunk that a peer was asked to write to is kept until it has said that i
   const client = new StagingClient(async (_agent, body) => {
     said.push(readStaging(body)?.word ?? "nothing");
   });
-  const program = {
-    stageBase: Float64Array.of(0),
-    farBase: Float64Array.of(0),
-    stageOffset: Float64Array.of(0),
-    farOffset: Float64Array.of(0),
-    count: [],
-    stageStride: [],
-    farStride: [],
-    rowBytes: 8,
-    bytes: 8,
-  };
   const handle = makeHandle(2n, 0);
   const quiet: string[] = [];
   const enough = new KvferryError("CLOSED", "transfer", "enough", "Try again.");
-  const late = client.fetch("peer", handle, "kv", program, 4096);
+  const late = client.fetch("peer", handle, "kv", WORD, 4096);
   late.stop(enough);
   expect(await late.ended.catch((error: unknown) => error)).toBe(enough);
   late.whenQuiet(() => quiet.push("late"));
   expect([client.pending, said, quiet]).toEqual([1, ["ask", "cancel"], []]);
   client.answer("peer", { word: "ended", id: 1 });
   expect([client.pending, quiet]).toEqual([0, ["late"]]);
-  const unknown = client.fetch("peer", handle, "kv", program, 4096);
+  const unknown = client.fetch("peer", handle, "kv", WORD, 4096);
   client.answer("peer", { word: "refused", id: 2, code: "NO_WAY", message: "not known" });
   await refused("IO", unknown.ended);
   unknown.whenQuiet(() => quiet.push("unknown"));
@@ -307,7 +309,7 @@ test("a chunk that a peer was asked to write to is kept until it has said that i
     false,
     true,
   ]);
-  const lost = client.fetch("other", handle, "kv", program, 4096);
+  const lost = client.fetch("other", handle, "kv", WORD, 4096);
   client.lost("other");
   await refused("PEER_LOST", lost.ended);
   lost.whenQuiet(() => quiet.push("lost"));
@@ -356,19 +358,8 @@ test("a peer that forgot this worker is told all the same when its chunk is touc
   const client = new StagingClient(async (_agent, body) => {
     said.push(readStaging(body)?.word ?? "nothing");
   });
-  const program = {
-    stageBase: Float64Array.of(0),
-    farBase: Float64Array.of(0),
-    stageOffset: Float64Array.of(0),
-    farOffset: Float64Array.of(0),
-    count: [],
-    stageStride: [],
-    farStride: [],
-    rowBytes: 8,
-    bytes: 8,
-  };
-  const lent = client.ask("peer", "write", makeHandle(2n, 0), "kv", program);
-  const unseen = client.ask("peer", "write", makeHandle(2n, 0), "kv", program);
+  const lent = client.ask("peer", "write", makeHandle(2n, 0), "kv", WORD);
+  const unseen = client.ask("peer", "write", makeHandle(2n, 0), "kv", WORD);
   client.answer("peer", { word: "credit", id: lent.id, address: 4096 });
   expect(await lent.credit).toBe(4096);
   client.released("other");
