@@ -34,7 +34,7 @@ export const BESIDE_ROWS: readonly Row[] = [
       ...(least === null ? {} : { goal: { figure: "ratioToLimit", value: least } }),
       note: "one product of 8192 x 8192 bf16 matrices in another process while blocks cross the link without a pause; limit: the product alone",
       torch: true,
-      measure: (_world, samples) => beside(direction, method, ctas, samples),
+      measure: (world, samples) => beside(world, direction, method, ctas, samples),
     })),
   ),
   ...GROWING.map((blocks): Row => ({
@@ -47,6 +47,7 @@ export const BESIDE_ROWS: readonly Row[] = [
 ];
 
 async function beside(
+  world: World,
   direction: "d2h" | "h2d",
   method: string,
   ctas: number | null,
@@ -82,7 +83,7 @@ async function beside(
     method,
   };
   await verify({ transport }, request);
-  await using product = await Product.start();
+  const product = await world.keep("product", Product.start);
   return await alternate(
     {
       ours: async () => {

@@ -36,6 +36,7 @@ export class World {
   readonly transport: Transport;
   readonly anchors: Anchors;
   readonly #arenas: Map<string, number> = new Map();
+  readonly #kept: Map<string, Promise<AsyncDisposable>> = new Map();
 
   private constructor(transport: Transport, anchors: Anchors) {
     this.transport = transport;
@@ -46,6 +47,18 @@ export class World {
     const transport = await Transport.open({ workerId: 1n, nixl: false, neighbours: false, cuda: {} });
     const anchors = openAnchors(library);
     return new World(transport, anchors);
+  }
+
+  /** What rows share, made by the first that asks and ended with the world. */
+  keep<Kept extends AsyncDisposable>(name: string, make: () => Promise<Kept>): Promise<Kept> {
+    const known = this.#kept.get(name) ?? make();
+    this.#kept.set(name, known);
+    return known as Promise<Kept>;
+  }
+
+  async close(): Promise<void> {
+    for (const kept of this.#kept.values()) await (await kept)[Symbol.asyncDispose]();
+    await this.transport.close();
   }
 
   /** A piece of memory that stays for the process. */

@@ -62,7 +62,7 @@ export async function measure(parameters: {
   const taken: Record<string, Record<string, number[]>> = {};
   for (const row of ROWS.filter(({ id }) => parameters.ids.includes(id)))
     taken[row.id] = await row.measure(world, parameters.samples, parameters.slow);
-  await world.transport.close();
+  await world.close();
   return taken;
 }
 

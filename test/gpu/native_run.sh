@@ -21,8 +21,11 @@ while [ $# -gt 0 ]; do
     sanitize)
       # Refusals are part of the tests: only findings inside of kernels and copies count.
       for tool in memcheck racecheck initcheck synccheck; do
-        timeout 150 compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9 "$work/jobs" "" 12 5 > "$out/sanitize-$tool.txt" 2>&1
-        echo "$tool: exit $?"; grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|failures' "$out/sanitize-$tool.txt"
+        { timeout 150 compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9 "$work/jobs" "" 12 5 > "$out/sanitize-$tool.txt" 2>&1
+          echo $? > "$out/sanitize-$tool.exit"; } &
+      done; wait
+      for tool in memcheck racecheck initcheck synccheck; do
+        echo "$tool: exit $(cat "$out/sanitize-$tool.exit")"; grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|failures' "$out/sanitize-$tool.txt"
       done; shift ;;
     bench) # a process for each suite, so that a stuck one costs its own time only
       shift; mode=plain; : > "$out/native.csv"
