@@ -4,6 +4,7 @@ import type { LayoutConfig, LocalLayout, Order, TransferRequest } from "../index
 import { openAnchors } from "./gpu-anchors.ts";
 import type { Anchors, Tables } from "./gpu-anchors.ts";
 import type { Goal, RowSpec } from "./result.ts";
+import { shuffled } from "./statistics.ts";
 
 export const KIB: number = 1024;
 export const MIB: number = 1024 * KIB;
@@ -13,6 +14,8 @@ export const CHUNKS: number = 2 * LAYERS;
 const ARENA = GIB + 96 * MIB;
 /** Bytes that one sample of F4 moves: far beyond the cache, and long enough that submitting does not count. */
 export const SCATTERED: number = 4 * GIB;
+/** Transfers by each method before the first row. */
+const WARM_ROUNDS = 2_000;
 /** Slow anchors are shown, not compared: so many samples, in one process. */
 const SLOW_SAMPLES = 3;
 
@@ -46,6 +49,7 @@ export class World {
   static async open(library: string): Promise<World> {
     const transport = await Transport.open({ workerId: 1n, nixl: false, neighbours: false, cuda: {} });
     const anchors = openAnchors(library);
+    await warmUp(transport);
     return new World(transport, anchors);
   }
 
@@ -118,6 +122,54 @@ export class World {
         : (block, layer, outer) => (regions[layer]?.address ?? 0) + (outer * blocks + block) * chunk,
     };
   }
+}
+
+/**
+ * Moves blocks of little memory many times, by every method that rows meet: JavaScript's engine compiles what runs often,
+ * and an application that moves blocks all day has that behind it.
+ */
+async function warmUp(transport: Transport): Promise<void> {
+  const config = { numBlocks: 64, numLayers: 8, outerDim: 2, pageSize: 1, innerDim: 512 } as const;
+  const device = { kind: "device" } as const;
+  const apart = await transport.register({
+    config,
+    arrangement: "layer-separate/block-second",
+    memory: device,
+  });
+  const other = await transport.register({
+    config,
+    arrangement: "layer-separate/block-first",
+    memory: device,
+  });
+  const whole = await transport.register({
+    config,
+    arrangement: "fully-contiguous",
+    memory: { kind: "pinned" },
+  });
+  const ids = shuffled(config.numBlocks, 1);
+  const places = shuffled(config.numBlocks, 2);
+  const pairs = [
+    [apart, whole],
+    [whole, apart],
+    [apart, other],
+  ] as const;
+  for (const [source, destination] of pairs) {
+    const prepared = transport.prepare({ source, destination });
+    for (const method of [undefined, "cuda/kernel", ...(destination === other ? [] : ["cuda/slab"])])
+      for (let round = 0; round < WARM_ROUNDS; round += 1) {
+        const count = 1 + (round % config.numBlocks);
+        const [sourceBlocks, destinationBlocks] = [ids.slice(0, count), places.slice(0, count)];
+        await transport.transfer({
+          source,
+          sourceBlocks,
+          destination,
+          destinationBlocks,
+          ...(method === undefined ? undefined : { method }),
+        });
+        if (method === undefined) await prepared.run(sourceBlocks, destinationBlocks);
+      }
+  }
+  for (const layout of [apart, other, whole]) await layout.unregister();
 }
 
 /** One plain copy of as many bytes between the same pieces of memory. */

@@ -77,6 +77,7 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
         return status;
     }
     status = task->foreign ? kvf_lane_side(s.device, s.lane) : kvf_lane_prepare(s.device, s.lane);
+    if (status == KVF_OK && task->method == KVF_CUDA_METHOD_SLAB) status = kvf_lane_copies(s.device, s.lane);
     if (status == KVF_OK && !task->done && !(task->done = kvf_cuda_event_take(s.device))) status = KVF_E_CUDA;
     if (status == KVF_OK) {
         status = submit_programs(&s);
@@ -124,7 +125,7 @@ static int32_t queue_waits(submission *s, uint32_t program, bool first) {
     }
     if (result == CU_OK && any && task->method == KVF_CUDA_METHOD_SLAB) {
         result = s->cu->event_record(s->lane->join[0], s->lane->work);
-        for (int i = 0; i < 2 && result == CU_OK; i++) result = s->cu->stream_wait(s->lane->copy[i], s->lane->join[0], 0);
+        for (uint32_t i = 0; i < s->device->tuning.slab_streams && result == CU_OK; i++) result = s->cu->stream_wait(s->lane->copy[i], s->lane->join[0], 0);
     }
     return result == CU_OK ? KVF_OK : failed(s, result, "CUDA: an event could not be waited for");
 }

@@ -164,6 +164,8 @@ int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane);
 /* Makes its staging for lists. */
 int32_t kvf_lane_lists(kvf_cuda_device *device, kvf_lane *lane);
 /* Makes its slabs. */
+/* The streams of slabs, which other copies do without. */
+int32_t kvf_lane_copies(kvf_cuda_device *device, kvf_lane *lane);
 int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane);
 
 /* Frees a lane's streams and scratch once they are idle; the context is entered. (All of these: cuda_lane.c) */

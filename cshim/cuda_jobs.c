@@ -82,6 +82,9 @@ int32_t kvf_cuda_load_job(kvf_word context, uint32_t slot, const char *path) {
     operation op = {.run = run_load};
     if (path && strlen(path) >= sizeof op.path) return kvf_refuse(KVF_E_INVALID, "CUDA: the path is too long");
     if (path) strcpy(op.path, path);
+    /* Streams share the device's queues, by default 8: one that waits for an event holds up whatever shares its queue.
+     * Read when the driver starts; set here because this is the caller's thread, before any of ours is running. */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     return start(context, slot, &op);
 }
 

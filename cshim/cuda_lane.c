@@ -40,9 +40,6 @@ int32_t kvf_lane_prepare(kvf_cuda_device *device, kvf_lane *lane) {
     cu_result result = CU_OK;
     /* Kernels of few CTAs wait for a free multiprocessor behind a model's: they go first. */
     if (!lane->work) result = cu->stream_create(&lane->work, CU_STREAM_NON_BLOCKING, device->priority_high);
-    for (int i = 0; i < 2 && result == CU_OK; i++) {
-        if (!lane->copy[i]) result = cu->stream_create(&lane->copy[i], CU_STREAM_NON_BLOCKING, device->priority_low);
-    }
     for (int i = 0; i < 3 && result == CU_OK; i++) {
         if (!lane->join[i]) result = cu->event_create(&lane->join[i], CU_EVENT_NO_TIMING);
     }
@@ -64,11 +61,22 @@ int32_t kvf_lane_lists(kvf_cuda_device *device, kvf_lane *lane) {
     return result == CU_OK ? KVF_OK : kvf_cuda_failed(device, result, "CUDA: staging for lists could not be made");
 }
 
+int32_t kvf_lane_copies(kvf_cuda_device *device, kvf_lane *lane) {
+    for (uint32_t i = 0; i < device->tuning.slab_streams; i++) {
+        if (lane->copy[i]) continue;
+        cu_result result = kvf_cuda_driver_get()->stream_create(&lane->copy[i], CU_STREAM_NON_BLOCKING, device->priority_low);
+        if (result != CU_OK) return kvf_cuda_failed(device, result, "CUDA: streams for slabs could not be made");
+    }
+    return KVF_OK;
+}
+
 int32_t kvf_lane_slabs(kvf_cuda_device *device, kvf_lane *lane) {
     const kvf_cuda_driver *cu = kvf_cuda_driver_get();
     if (lane->slab && lane->slab_bytes == device->tuning.slab_chunk) return KVF_OK;
     if (lane->slab) { /* another size was asked for: nothing may use the old ones */
-        for (int i = 0; i < 2; i++) cu->stream_synchronize(lane->copy[i]);
+        for (int i = 0; i < 2; i++) {
+            if (lane->copy[i]) cu->stream_synchronize(lane->copy[i]);
+        }
         cu->stream_synchronize(lane->work);
         cu->free(lane->slab);
         lane->slab = 0;

@@ -3,7 +3,7 @@
  * stand-in of test/standin, which proves the logic and nothing about a GPU. Every copy's destination is compared with
  * plain nested loops, gaps included.
  *
- *   cuda_jobs LIBRARY CASES SEED [fault | inject]   LIBRARY "": libcuda.so.1. `fault` poisons the device at the end;
+ *   cuda_jobs LIBRARY CASES SEED [fault | inject | plain]   LIBRARY "": libcuda.so.1. `fault` poisons the device at the end;
  *                                                   `inject` makes calls of the stand-in fail or never end.
  *
  * Prints a line for each test and one of JSON at the end; exit status 1 when anything was wrong.
@@ -558,6 +558,11 @@ int main(int argc, char **argv) {
     EXPECT(JOB(kvf_cuda_device_open_job(context, 0, 0)).status == KVF_OK);
     EXPECT(JOB(kvf_cuda_device_close_job(context, 0, 0)).status == KVF_OK);
     cu = kvf_cuda_driver_get();
+    if (argc > 4 && strcmp(argv[4], "plain") == 0) {
+        kvf_cuda_driver *driver = (kvf_cuda_driver *)cu;
+        driver->batch8 = NULL;
+        driver->batch9 = NULL;
+    }
     double out[1];
     EXPECT(kvf_cuda_test_context(0, out) == KVF_OK);
     own_context = (cu_context)(uintptr_t)out[0];
