@@ -12,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "file_lane.h"
 #include "pool.h"
 #include "thread.h"
 

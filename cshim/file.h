@@ -1,6 +1,6 @@
 /*
- * file.h - open files and the lanes that move bytes to and from them. Each file has threads of its own, so that a device
- * that hangs holds up nobody else.
+ * file.h - open files. Each has threads of its own that move its bytes (file_lane.h), so that a device that hangs holds up
+ * nobody else.
  */
 #ifndef KVF_FILE_H
 #define KVF_FILE_H
@@ -11,7 +11,7 @@
 
 #include "context.h"
 
-/* A part of a hop: the rows that go to or come from one file. file_copy.c knows what is in it. */
+/* A part of a hop: the rows that go to or come from one file. file_copy.h knows what is in it. */
 typedef struct kvf_file_part kvf_file_part;
 
 typedef struct kvf_file {
@@ -47,11 +47,5 @@ typedef struct kvf_file {
 /* The open file of a number with one more reference, or NULL (text set). */
 kvf_file *kvf_file_find(uint32_t number);
 void kvf_file_release(kvf_file *file);
-
-/* Queues a part (its reference to the file is the caller's) and starts the lane's threads when there are none. On failure
- * the part was not taken. */
-int32_t kvf_file_lane_submit(kvf_file *file, kvf_file_part *part);
-/* Wakes the lane's threads: something changed. The caller holds the file's lock. */
-void kvf_file_lane_wake(kvf_file *file);
 
 #endif
