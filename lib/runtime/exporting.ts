@@ -11,9 +11,9 @@ import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import { packBlobs } from "./nixl-blobs.ts";
 import { encodePackage } from "../wire/index.ts";
 import { macOf } from "./authentication.ts";
-import type { Fences } from "./fences.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Session } from "./session.ts";
+import type { SharedLayouts } from "./shared-layouts.ts";
 import type { TransportState } from "./state.ts";
 
 /** Options of `exportMetadata`. */
@@ -85,7 +85,7 @@ export async function exportMetadata(
   warnOnce(session, parts, metadata.layouts);
   if (format === "kvferry") session.neighbours?.exported(metadata);
   // From here on others may know of these layouts.
-  parts.fences.exported(
+  parts.shared.exported(
     metadata.layouts.map(({ handle }) => handle),
     sequence,
     format,
@@ -102,7 +102,7 @@ export async function exportMetadata(
 
 /** What an export needs beside the session. */
 export interface ExportParts {
-  readonly fences: Fences;
+  readonly shared: SharedLayouts;
   /** What NIXL has registered for layouts, by memory type. */
   readonly registrations: (handles: readonly LayoutHandle[]) => ReadonlyMap<number, readonly NixlRegion[]>;
   readonly warn: (code: string, message: string) => void;

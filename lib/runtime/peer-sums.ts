@@ -20,7 +20,7 @@ export function openPeerSums(parts: SumsParts, marks: Marks): void {
         server.lost(wireName);
       });
     }
-    if (!(await fences.reach(wireName))) throw notThere(wireName);
+    if (!(await fences.reach.ensure(wireName))) throw notThere(wireName);
     await messenger.controlTo(wireName, CONTROL.sums, body);
   };
   const client = new SumClient(send, clock, (on) => messenger.wait(on), options.deadlineMillis);
@@ -35,7 +35,7 @@ export function openPeerSums(parts: SumsParts, marks: Marks): void {
   integrity.comparison.peers = {
     unable: (name) => (peers.byWireName(name)?.understandsControl === true ? null : foreign(name)),
     ready: async (name, layout, blocks) => {
-      await fences.introduced(name);
+      await fences.greetings.introduced(name);
       await client.ready(name, layout, blocks);
     },
     sums: (name, layout, component, shape, side, count) =>

@@ -8,10 +8,10 @@ import type { NixlRegion } from "../native/agent.ts";
 import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
 import { within } from "./deadlines.ts";
-import type { Fences } from "./fences.ts";
 import type { Leases } from "./leases.ts";
 import type { NixlExtents, NixlHold } from "./nixl-extents.ts";
 import type { Session } from "./session.ts";
+import type { SharedLayouts } from "./shared-layouts.ts";
 import type { TransportState } from "./state.ts";
 
 /** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
@@ -28,7 +28,7 @@ export class Registrar {
   readonly #leases: Leases;
   readonly #host: LayoutHost;
   /** Knows who else may touch a layout's memory. */
-  fences: Fences | undefined;
+  shared: SharedLayouts | undefined;
   /** Layouts over memory that their caller owns. */
   readonly #adopted: WeakSet<LocalLayout> = new WeakSet();
   /** Layouts that are gone and whose memory somebody may still touch. */
@@ -151,7 +151,7 @@ export class Registrar {
   /** Tells everybody who may touch a layout that all are taken back, and waits until they have let go; for `close`. */
   async takeBackAll(): Promise<void> {
     const all = [...this.layouts, ...this.#retained.keys()];
-    await Promise.all(all.map(({ handle }) => this.fences?.takeBack(handle, false)));
+    await Promise.all(all.map(({ handle }) => this.shared?.takeBack(handle, false)));
   }
 
   /** Frees every layout that nothing uses; for `close`. @returns Names of those that had to be left. */
@@ -245,9 +245,9 @@ export class Registrar {
     if (hold !== undefined) await this.#extents?.release(hold);
     const { handle } = layout;
     const adopted = this.#adopted.has(layout);
-    const held = this.fences?.takeBack(handle, grace && !adopted) ?? null;
+    const held = this.shared?.takeBack(handle, grace && !adopted) ?? null;
     if (held === null && (adopted || !this.#heldByOthers(handle))) {
-      this.fences?.freed(handle);
+      this.shared?.freed(handle);
       await layout.memory.release();
       return;
     }
@@ -259,22 +259,22 @@ export class Registrar {
 
   async #untilFree(handle: LayoutHandle, first: Promise<void> | null): Promise<void> {
     // Somebody may have imported an older package meanwhile.
-    for (let held = first; held !== null; held = this.fences?.takeBack(handle, false) ?? null) await held;
+    for (let held = first; held !== null; held = this.shared?.takeBack(handle, false) ?? null) await held;
     if (this.#heldByOthers(handle)) await NEVER;
   }
 
   /** Gives a retained layout's memory back, once. */
   async #free(layout: LocalLayout): Promise<void> {
     if (!this.#retained.delete(layout)) return;
-    this.fences?.freed(layout.handle);
+    this.shared?.freed(layout.handle);
     await layout.memory.release();
   }
 
   /** Somebody may touch the memory by a way that this process cannot close. */
   #heldByOthers(handle: LayoutHandle): boolean {
     if ((this.#session.neighbours?.holders(handle).length ?? 0) > 0) return true;
-    if (this.fences === undefined) return false;
-    return this.fences.holders(handle).length > 0 || (this.#state.isOpen && this.fences.isSilent(handle));
+    if (this.shared === undefined) return false;
+    return this.shared.holders(handle).length > 0 || (this.#state.isOpen && this.shared.isSilent(handle));
   }
 
   #busy(handle: LayoutHandle): boolean {
@@ -296,7 +296,7 @@ export class Registrar {
   }
 
   #stillReached(layout: LocalLayout): KvferryError {
-    const workers = this.fences?.holders(layout.handle) ?? [];
+    const workers = this.shared?.holders(layout.handle) ?? [];
     return new KvferryError(
       "IN_USE",
       "unregister",

@@ -111,7 +111,7 @@ export function connectParts(session: Session): TransportParts {
     },
     session.agent === null ? 0 : options.heartbeatMillis,
   );
-  listenForControl(messenger, peers, liveness, (wireName) => fences.reaches(wireName));
+  listenForControl(messenger, peers, liveness, (wireName) => fences.reach.has(wireName));
   const staging = session.overNixl?.openStaging(session, state, messenger, peers, leases) ?? null;
   const planning: Planning = new Planning(session, state, leases);
   const submitter: Submitter = new Submitter(
@@ -187,7 +187,7 @@ export function connectParts(session: Session): TransportParts {
     liveness: liveness,
     staging,
   });
-  registrar.fences = fences;
+  registrar.shared = fences.shared;
   const { integrity } = submitter;
   arrivals.onDone = (layout, blocks) => integrity.bad.clear(layout, blocks);
   const marked: ReturnType<typeof openSums> = openSums({

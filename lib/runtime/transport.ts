@@ -205,7 +205,7 @@ export class Transport implements AsyncDisposable {
     this.#state.demandOpen("exportMetadata");
     const { exportMetadata } = loadedExchange() ?? (await loadExchange());
     return exportMetadata(this.#session, this.#state, options, {
-      fences: this.#fences,
+      shared: this.#fences.shared,
       registrations: (handles) => this.#registrar.registrations(handles),
       warn: (code, message) => this.#warn(code, message),
     });
