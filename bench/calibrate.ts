@@ -299,6 +299,7 @@ function program(
     dstBase: Float64Array.of(to.address),
     srcOffset: Float64Array.of(0),
     dstOffset: Float64Array.of(0),
+    blocks: null,
     run: null,
     srcRunStride: 0,
     dstRunStride: 0,

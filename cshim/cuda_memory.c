@@ -71,6 +71,11 @@ bool kvf_cuda_region_find(uint64_t address, kvf_cuda_origin from, kvf_cuda_regio
     return found;
 }
 
+/* Whether the region with this index, plus one, holds all of [low, high). */
+static bool holds(uint32_t index, uint64_t low, uint64_t high) {
+    return index > 0 && index <= region_count && low >= regions[index - 1].start && high <= regions[index - 1].end;
+}
+
 /* Whether a kernel of the device may touch this region as memory of that kind. */
 static bool serves(const kvf_cuda_region *r, const kvf_cuda_device *device, uint32_t kind) {
     if ((r->kind == KVF_CUDA_POINTER_PINNED) != (kind == 0)) return false;
@@ -137,15 +142,14 @@ bool kvf_cuda_knows_side(kvf_cuda_device *device, const kvf_program *program, in
     int64_t from, to;
     uint64_t r = 0;
     kvf_program_extent(program, side, &from, &to);
-    const kvf_cuda_region *last = NULL;
-    pthread_rwlock_rdlock(&regions_lock); /* once for all bases, which mostly lie in the same region */
+    uint32_t index = 0; /* of the region that the base before lay in, plus one */
+    pthread_rwlock_rdlock(&regions_lock); /* once for all bases, which mostly lie in the same region or in the next one */
     for (; r < program->bases; r++) {
         *low = (uint64_t)((int64_t)base[r] + from);
         *high = (uint64_t)((int64_t)base[r] + to);
-        if (last && *low >= last->start && *high <= last->end) continue;
-        uint32_t index = find(*low);
-        last = index > 0 && *high <= regions[index - 1].end && serves(&regions[index - 1], device, kind) ? &regions[index - 1] : NULL;
-        if (!last) break;
+        if (holds(index, *low, *high)) continue;
+        index = holds(index + 1, *low, *high) ? index + 1 : find(*low);
+        if (!holds(index, *low, *high) || !serves(&regions[index - 1], device, kind)) break;
     }
     pthread_rwlock_unlock(&regions_lock);
     for (; r < program->bases; r++) { /* what the table does not have */

@@ -2,7 +2,7 @@ import type { BlockRuns } from "./blocks.ts";
 import type { ComponentPair } from "./intersect.ts";
 import type { ComponentRecord } from "./layout.ts";
 import { type Nest, rowsOfCell, unrolled, widened } from "./nest.ts";
-import type { CopyProgram, ProgramMemory } from "./program.ts";
+import type { BlockOffsets, CopyProgram, ProgramMemory } from "./program.ts";
 import { type SegmentGroup, segmentRuns } from "./segments.ts";
 
 /** Pairs that were placed and merged, ready to be combined with the nests of any layers. */
@@ -82,16 +82,14 @@ export function compileProgram(
   const { runs } = placed;
   if (runs.runs < runs.total) {
     if (nest.rowBytes === placed.sourceStride && nest.rowBytes === placed.destinationStride) {
-      if (runs.uniform > 0)
-        return build(pair, placed, widened(nest, runs.uniform), offsetsOf(placed, true), null, layers);
+      if (runs.uniform > 0) return build(pair, placed, widened(nest, runs.uniform), true, null, layers);
       const flat = unrolled(nest);
-      if (flat !== null) return build(pair, placed, flat, offsetsOf(placed, true), runs.length, layers);
+      if (flat !== null) return build(pair, placed, flat, true, runs.length, layers);
     }
     // Runs whose blocks cannot be joined still shorten the lists; below a factor of two that is not worth an array.
-    if (runs.runs * 2 <= runs.total)
-      return build(pair, placed, nest, offsetsOf(placed, true), runs.length, layers);
+    if (runs.runs * 2 <= runs.total) return build(pair, placed, nest, true, runs.length, layers);
   }
-  return build(pair, placed, nest, offsetsOf(placed, false), null, layers);
+  return build(pair, placed, nest, false, null, layers);
 }
 
 /** Contiguous pieces that an executor sees in a program: runs that fold into the row count once. */
@@ -113,7 +111,7 @@ function build(
   pair: ComponentPair,
   placed: PlacedPairs,
   nest: Nest,
-  offsets: readonly [Float64Array, Float64Array],
+  merged: boolean,
   run: Uint32Array | null,
   layers: CopyProgram["layers"],
 ): CopyProgram {
@@ -129,13 +127,18 @@ function build(
     dstStride.push(loop.destination);
     inner *= loop.count;
   }
-  const pairs = offsets[0].length;
+  const pairs = merged ? placed.runs.runs : placed.runs.total;
   const rows = nest.sourceBase.length * (run === null ? pairs : placed.runs.total) * inner;
   return {
     srcBase: nest.sourceBase,
     dstBase: nest.destinationBase,
-    srcOffset: offsets[0],
-    dstOffset: offsets[1],
+    get srcOffset(): Float64Array {
+      return offsetsOf(placed, merged)[0];
+    },
+    get dstOffset(): Float64Array {
+      return offsetsOf(placed, merged)[1];
+    },
+    blocks: merged ? null : blocksOf(placed),
     run,
     pairs,
     srcRunStride: run === null ? 0 : placed.sourceStride,
@@ -150,6 +153,12 @@ function build(
     dstMemory: memoryOf(pair.destination),
     layers,
   };
+}
+
+function blocksOf({ offsets, sourceStride, destinationStride }: PlacedPairs): BlockOffsets | null {
+  if (offsets.kind !== "blocks") return null;
+  const { source, destination } = offsets;
+  return { source, destination, sourceStride, destinationStride };
 }
 
 function offsetsOf(placed: PlacedPairs, merged: boolean): readonly [Float64Array, Float64Array] {

@@ -39,7 +39,7 @@ export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Arr
   let next = first;
   let at = HOP_HEADER_WORDS;
   for (const program of programs) {
-    const { srcBase, dstBase, srcOffset, dstOffset, run, pairs } = program;
+    const { srcBase, dstBase, blocks, run, pairs } = program;
     writeHeader(block, at, program);
     const place = (array: Float64Array, index: number): void => {
       const known = arrays?.get(array);
@@ -51,8 +51,16 @@ export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Arr
     };
     place(srcBase, 28);
     place(dstBase, 29);
-    place(srcOffset, 30);
-    place(dstOffset, 31);
+    if (blocks !== null && arrays === null) {
+      block[at + 30] = next;
+      block[at + 31] = next + pairs;
+      writeScaled(block, next, blocks.source, blocks.sourceStride);
+      writeScaled(block, next + pairs, blocks.destination, blocks.destinationStride);
+      next += 2 * pairs;
+    } else {
+      place(program.srcOffset, 30);
+      place(program.dstOffset, 31);
+    }
     if (run !== null) {
       const known = arrays?.get(run);
       block[at + 32] = known ?? next;
@@ -80,11 +88,15 @@ function layoutWords(
     }
     words += length;
   };
-  for (const { srcBase, dstBase, srcOffset, dstOffset, run, pairs } of programs) {
+  for (const program of programs) {
+    const { srcBase, dstBase, blocks, run, pairs } = program;
     give(srcBase, srcBase.length);
     give(dstBase, dstBase.length);
-    give(srcOffset, srcOffset.length);
-    give(dstOffset, dstOffset.length);
+    if (blocks !== null && arrays === null) words += 2 * pairs;
+    else {
+      give(program.srcOffset, pairs);
+      give(program.dstOffset, pairs);
+    }
     if (run !== null) give(run, Math.ceil(pairs / 2));
   }
   return words;
@@ -119,6 +131,11 @@ const SMALL = 16;
 function write(block: Float64Array, at: number, array: Float64Array): void {
   if (array.length > SMALL) block.set(array, at);
   else for (let index = 0; index < array.length; index++) block[at + index] = array[index] as number; // in bounds
+}
+
+/** Ids become offsets where the native side reads them; programs that share arrays have them made once instead. */
+function writeScaled(block: Float64Array, at: number, ids: Uint32Array, stride: number): void {
+  for (let index = 0; index < ids.length; index++) block[at + index] = (ids[index] as number) * stride; // in bounds
 }
 
 /** Runs are 32-bit numbers, two to a word; an odd last word is filled with a zero. */

@@ -25,6 +25,8 @@ export interface GpuWork {
 /** The most regions that one kernel can be given. */
 const MOST_BASES = 4_096;
 const BULK_ALIGNMENT = 16;
+/** Up to here looking again is as quick as remembering. */
+const FEW_BASES = 16;
 const MOST_PITCH = 2 ** 31 - 1;
 const LONG_RUN = 4 * 2 ** 20;
 
@@ -174,24 +176,49 @@ function hostRunOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted
   }
   // Longer runs make no difference to the speed of a copy.
   if (run >= LONG_RUN) return run;
-  return run / (1 - shareOfNeighbours(side === 0 ? program.srcOffset : program.dstOffset, run));
+  return run / (1 - shareOfNeighbours(program, side, run));
 }
 
 /** Which part of the pairs begin where the pair before them ended; below 1. */
-function shareOfNeighbours(offsets: Float64Array, block: number): number {
+function shareOfNeighbours(program: CopyProgram, side: 0 | 1, block: number): number {
+  const { blocks, pairs } = program;
+  if (pairs === 0) return 0;
+  if (blocks === null) return followers(side === 0 ? program.srcOffset : program.dstOffset, block) / pairs;
+  const step = block / (side === 0 ? blocks.sourceStride : blocks.destinationStride);
+  return followers(side === 0 ? blocks.source : blocks.destination, step) / pairs;
+}
+
+function followers(values: Float64Array | Uint32Array, step: number): number {
   let follow = 0;
-  for (let pair = 1; pair < offsets.length; pair++)
-    if ((offsets[pair] as number) - (offsets[pair - 1] as number) === block) follow++; // in bounds
-  return offsets.length === 0 ? 0 : follow / offsets.length;
+  for (let index = 1; index < values.length; index++)
+    if ((values[index] as number) - (values[index - 1] as number) === step) follow++; // in bounds
+  return follow;
 }
 
 function isAligned(program: CopyProgram): boolean {
   let bits = program.rowBytes;
   if (program.run !== null) bits |= program.srcRunStride | program.dstRunStride;
   bits |= lowBits(program.srcStride) | lowBits(program.dstStride);
-  bits |= lowBits(program.srcBase) | lowBits(program.dstBase);
-  bits |= lowBits(program.srcOffset) | lowBits(program.dstOffset);
+  bits |= lowBitsOfBases(program.srcBase) | lowBitsOfBases(program.dstBase);
+  const { blocks } = program;
+  // Ids times a stride: what divides the stride divides all of them.
+  bits |=
+    blocks === null
+      ? lowBits(program.srcOffset) | lowBits(program.dstOffset)
+      : blocks.sourceStride | blocks.destinationStride;
   return (bits & (BULK_ALIGNMENT - 1)) === 0;
+}
+
+// Bases belong to a pair of layouts, so the same array comes back with every transfer between them.
+const known: WeakMap<Float64Array, number> = new WeakMap();
+
+function lowBitsOfBases(bases: Float64Array): number {
+  if (bases.length <= FEW_BASES) return lowBits(bases);
+  const before = known.get(bases);
+  if (before !== undefined) return before;
+  const bits = lowBits(bases);
+  known.set(bases, bits);
+  return bits;
 }
 
 /** The low bits of all values together: a bit is set where one of them has it. Exact for safe integers. */

@@ -18,6 +18,8 @@ export interface CopyProgram {
   readonly dstBase: Float64Array;
   readonly srcOffset: Float64Array;
   readonly dstOffset: Float64Array;
+  /** What the offsets are made of where they are block ids times a stride; else null. */
+  readonly blocks: BlockOffsets | null;
   readonly run: Uint32Array | null;
   readonly pairs: number;
   readonly srcRunStride: number;
@@ -34,6 +36,18 @@ export interface CopyProgram {
   readonly dstMemory: ProgramMemory;
   /** Layers that are complete once this program is (layer-wise plans): `[start, end)`, else null. */
   readonly layers: { readonly start: number; readonly end: number } | null;
+}
+
+/**
+ * Offsets of whole blocks, one a pair. A plan has them in this form, and makes arrays of offsets only for who asks:
+ * fresh memory for every transfer costs more than the multiplication.
+ */
+export interface BlockOffsets {
+  /** Block ids. */
+  readonly source: Uint32Array;
+  readonly destination: Uint32Array;
+  readonly sourceStride: number;
+  readonly destinationStride: number;
 }
 
 /** Kind and device of one side of a program, as numbers the native side understands. */

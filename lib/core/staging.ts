@@ -108,6 +108,7 @@ export function betweenChunks(source: number, destination: number, bytes: number
     dstBase: Float64Array.of(destination),
     srcOffset: none,
     dstOffset: none,
+    blocks: null,
     run: null,
     pairs: 1,
     srcRunStride: 0,
@@ -148,6 +149,7 @@ function withoutRuns(program: CopyProgram): CopyProgram {
     ...program,
     srcOffset: source,
     dstOffset: destination,
+    blocks: null,
     run: null,
     pairs: blocks,
     srcRunStride: 0,
@@ -236,6 +238,7 @@ function pieceOf(
   const offsets = new Float64Array(pairs);
   for (let pair = 0; pair < pairs; pair++) offsets[pair] = pair * bases * unit;
   const outer = {
+    blocks: null,
     run: null,
     pairs,
     srcRunStride: 0,

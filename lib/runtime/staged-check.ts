@@ -51,6 +51,7 @@ export function checkedProgram(
   const stage: ProgramMemory = { kind: 0, device: 0 };
   const program = placed(given, starts, attachment.bases);
   const shared = {
+    blocks: null,
     run: null,
     pairs: program.stageOffset.length,
     srcRunStride: 0,

@@ -19,6 +19,7 @@ function program(change: Partial<CopyProgram> = {}): CopyProgram {
     dstBase: Float64Array.of(1_048_576),
     srcOffset: Float64Array.of(0),
     dstOffset: Float64Array.of(0),
+    blocks: null,
     run: null,
     srcRunStride: 0,
     dstRunStride: 0,

@@ -8,6 +8,7 @@ function program(change: Partial<CopyProgram> = {}): CopyProgram {
     dstBase: Float64Array.of(20),
     srcOffset: Float64Array.of(1, 2, 3),
     dstOffset: Float64Array.of(4, 5, 6),
+    blocks: null,
     run: null,
     pairs: 3,
     srcRunStride: 0,
@@ -142,4 +143,17 @@ test("scratch that is too small is left alone, one that fits leaves no trace of 
 
 test("a hop without programs is a header", () => {
   expect([...encodeHop([])]).toEqual([HOP_MAGIC, HOP_VERSION, 0, 8, 0, 0, 0, 0]);
+});
+
+test("ids times a stride are written as the offsets that they stand for", () => {
+  const [source, destination] = [Uint32Array.of(7, 0, 4_000_000_000), Uint32Array.of(1, 2, 3)];
+  const [sourceStride, destinationStride] = [2 ** 20 + 1, 3];
+  const apart = program({
+    srcOffset: Float64Array.from(source, (id) => id * sourceStride),
+    dstOffset: Float64Array.from(destination, (id) => id * destinationStride),
+  });
+  const asIds = { ...apart, blocks: { source, destination, sourceStride, destinationStride } };
+  expect(encodeHop([asIds])).toEqual(encodeHop([apart]));
+  // Programs that share arrays have them written once, whichever form they come in.
+  expect(encodeHop([asIds, asIds])).toEqual(encodeHop([apart, apart]));
 });

@@ -256,6 +256,7 @@ function plainCopy(
     dstBase: Float64Array.of(destination),
     srcOffset: Float64Array.of(0),
     dstOffset: Float64Array.of(0),
+    blocks: null,
     run: null,
     pairs: 1,
     srcRunStride: 0,

@@ -132,6 +132,7 @@ static void make_arenas(void) {
         completion c = JOB(kvf_cuda_alloc_job(context, 0, 0, ARENA));
         EXPECT(c.status == KVF_OK);
         arena[side][DEVICE] = (uint64_t)c.value;
+        EXPECT(JOB(kvf_cuda_set_job(context, 0, 0, (kvf_word)c.value, ARENA, 0x5a)).status == KVF_OK);
         c = JOB(kvf_cuda_pinned_alloc_job(context, 0, 0, ARENA));
         EXPECT(c.status == KVF_OK);
         arena[side][DRIVER_PINNED] = (uint64_t)c.value;
