@@ -123,11 +123,7 @@ export class AssistedRun implements RunningHop {
         if (!this.#asksToWrite || !(await this.#fetch(index, piece, program)))
           await this.#move(index, piece, program);
       } catch (error) {
-        this.#fail(
-          error instanceof KvferryError
-            ? error
-            : new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error),
-        );
+        this.#fail(asKvferryError(error));
         return;
       }
       this.#account(index, piece.bytes);
@@ -158,6 +154,10 @@ export class AssistedRun implements RunningHop {
     try {
       await request.ended;
     } catch (error) {
+      this.#fetches.delete(request);
+      const knowsNot = this.#error === undefined && !this.#client.fetches(this.#agent);
+      // Before the chunk goes back: it may be lent to this transfer again at once, which must not go on.
+      if (!knowsNot) this.#fail(asKvferryError(error));
       // The peer may be writing to the chunk, but nothing of the destination was touched: the chunk alone is kept.
       this.#chunks.delete(chunk);
       let quiet = false;
@@ -166,11 +166,10 @@ export class AssistedRun implements RunningHop {
         source.release(chunk);
       });
       if (!quiet) source.giveUp(chunk);
-      if (this.#error === undefined && !this.#client.fetches(this.#agent)) return false;
+      if (knowsNot) return false;
       throw error;
-    } finally {
-      this.#fetches.delete(request);
     }
+    this.#fetches.delete(request);
     let doubtful = false;
     try {
       if (this.#error !== undefined) throw this.#error;
@@ -178,6 +177,7 @@ export class AssistedRun implements RunningHop {
       await this.#step(executorBeside(program.dstMemory), "copy", scatter);
     } catch (error) {
       doubtful = this.#inDoubt;
+      this.#fail(asKvferryError(error));
       throw error;
     } finally {
       this.#return(source, chunk, doubtful);
@@ -232,6 +232,7 @@ export class AssistedRun implements RunningHop {
       if (scattering && !request.answered) this.#inDoubt = true;
       // A chunk over there that is in doubt is not given back: its owner waits out its deadline.
       if (!doubtful) request.cancel(asStop(error));
+      this.#fail(asKvferryError(error));
       throw error;
     } finally {
       this.#requests.delete(request);
@@ -310,6 +311,11 @@ function* piecesOf(
 ): Generator<readonly [number, StagePiece, CopyProgram], void> {
   for (const [index, program] of hop.programs.entries())
     for (const piece of stagePieces(program, chunkBytes, MOST_LISTED)) yield [index, piece, program];
+}
+
+function asKvferryError(error: unknown): KvferryError {
+  if (error instanceof KvferryError) return error;
+  return new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error);
 }
 
 function asStop(error: unknown): KvferryError {

@@ -84,7 +84,8 @@ class StagedRun implements RunningHop, ChunkWaiter {
     this.#hop = hop;
     this.#watch = watch;
     this.#done = done;
-    this.#source = bounce ?? parts.pool.source(deviceOf(hop), hop.agent === null ? null : parts.agent);
+    this.#source =
+      bounce ?? parts.pool.source(deviceOf(hop), hop.agent === null ? null : parts.agent, hop.agent);
     this.#bytesLeft = hop.programs.map((program) => program.bytes);
     this.#pieces = piecesOf(hop, this.#source.chunkBytes);
     this.#advance();
@@ -276,9 +277,10 @@ function assisted(
   if (client === null) throw missing("nixl");
   const near = hop.programs.map((program) => (hop.op === "read" ? program.dstMemory : program.srcMemory));
   const device = near.find(({ kind }) => kind === 1)?.device ?? null;
-  const source = context.bounce ?? parts.pool.source(device, parts.agent);
+  const source = context.bounce ?? parts.pool.source(device, parts.agent, agent);
   // Chunks that a caller lends are not known to peers.
-  const receive = hop.op === "read" && !context.bounce ? parts.receive.source(device, parts.agent) : null;
+  const receive =
+    hop.op === "read" && !context.bounce ? parts.receive.source(device, parts.agent, agent) : null;
   const run = new AssistedRun(
     hop,
     agent,

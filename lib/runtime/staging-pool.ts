@@ -33,7 +33,7 @@ export interface ChunkWaiter {
   refuse(error: KvferryError): void;
 }
 
-/** Where chunks come from. Who asked first is served first; nobody gets two while another one waits. */
+/** Where chunks come from. Who asked first is served first, save whoever has its share; nobody gets two while another one waits. */
 export interface ChunkSource {
   /** Bytes of the smallest chunk. */
   readonly chunkBytes: number;
@@ -49,13 +49,14 @@ export interface ChunkSource {
   giveUp(chunk: Chunk): void;
 }
 
-/** Chunks that take the place of those that something may still touch, for each chunk of the pool. Never touched: no memory. */
+/** Chunks that take the place of those that were given up, for each chunk of the pool. Never touched before: no memory. */
 const SPARES = 1;
 
 /**
  * Staging memory in host memory, in chunks of one size, made when first needed.
  *
- * Pinned once a GPU takes part. It owns its memory until `close`.
+ * Pinned once a GPU takes part. It owns its memory until `close`. What a peer that falls silent keeps is kept for long:
+ * once chunks are, nobody gets more than are left for others, so that no peer's silence takes them from all.
  */
 export class StagingPool {
   readonly #memory: StagingMemory;
@@ -66,13 +67,15 @@ export class StagingPool {
   #mapping: MappedMemory | undefined;
   #unpin: (() => Promise<void>) | undefined;
   #pinning: Promise<void> | undefined;
-  readonly #free: Chunk[] = [];
-  readonly #waiters: Set<ChunkWaiter> = new Set();
-  readonly #replaced: Set<Chunk> = new Set();
+  /** Those that nobody has; the last is lent first, so that spare ones stay untouched. */
+  readonly #idle: Chunk[] = [];
+  readonly #waiters: Map<ChunkWaiter, User> = new Map();
+  readonly #lent: Map<Chunk, User> = new Map();
+  /** Lent ones that something may still touch, and that others have replaced while there were any. */
+  readonly #givenUp: Set<Chunk> = new Set();
+  readonly #users: Map<string, User> = new Map();
   #registered = false;
-  readonly #spare: Chunk[] = [];
   #registering: Promise<void> | undefined;
-  #lent = 0;
   #closed = false;
 
   constructor(memory: StagingMemory, cuda: CudaSession | null, bytes: number, chunkBytes: number) {
@@ -85,7 +88,7 @@ export class StagingPool {
 
   /** Chunks that are lent now. */
   get lent(): number {
-    return this.#lent;
+    return this.#lent.size;
   }
 
   /** Those who wait. */
@@ -98,10 +101,8 @@ export class StagingPool {
     if (this.#mapping === undefined) {
       const mapping = this.#memory.map(this.#bytes * (1 + SPARES));
       this.#mapping = mapping;
-      for (let index = this.count * (1 + SPARES) - 1; index >= 0; index--) {
-        const chunk = { address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes };
-        (index < this.count ? this.#free : this.#spare).push(chunk);
-      }
+      for (let index = this.count * (1 + SPARES) - 1; index >= 0; index--)
+        this.#idle.push({ address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes });
     }
     return { address: this.#mapping.address, bytes: this.#mapping.bytes };
   }
@@ -111,13 +112,14 @@ export class StagingPool {
    *
    * @param device - CUDA ordinal of a GPU that takes part, or null.
    * @param agent - NIXL's agent when it takes part, or null.
+   * @param peer - Wire name of the peer that the chunks are for, or null for work of this process alone.
    */
-  source(device: number | null, agent: NixlAgent | null = null): ChunkSource {
+  source(device: number | null, agent: NixlAgent | null = null, peer: string | null = null): ChunkSource {
     return {
       chunkBytes: this.chunkBytes,
       count: this.count,
       pageable: false,
-      request: (waiter) => this.#request(waiter, device, agent),
+      request: (waiter) => this.#request(waiter, device, agent, peer ?? ""),
       cancel: (waiter) => void this.#waiters.delete(waiter),
       release: (chunk) => this.#release(chunk),
       giveUp: (chunk) => this.#giveUp(chunk),
@@ -131,10 +133,10 @@ export class StagingPool {
    */
   async close(): Promise<number> {
     this.#closed = true;
-    for (const waiter of this.#waiters) waiter.refuse(closedPool());
+    for (const waiter of this.#waiters.keys()) waiter.refuse(closedPool());
     this.#waiters.clear();
     if (this.#mapping === undefined) return 0;
-    if (this.#lent > 0) return this.#mapping.bytes;
+    if (this.#lent.size > 0) return this.#mapping.bytes;
     await this.#pinning?.catch(() => undefined);
     await this.#unpin?.();
     await this.#memory.release(this.#mapping);
@@ -164,7 +166,7 @@ export class StagingPool {
     this.#registered = true;
   }
 
-  #request(waiter: ChunkWaiter, device: number | null, agent: NixlAgent | null): void {
+  #request(waiter: ChunkWaiter, device: number | null, agent: NixlAgent | null, peer: string): void {
     if (this.#closed) {
       waiter.refuse(closedPool());
       return;
@@ -175,7 +177,7 @@ export class StagingPool {
       waiter.refuse(asKvferryError(error));
       return;
     }
-    this.#waiters.add(waiter);
+    this.#waiters.set(waiter, this.#userOf(peer));
     const pinned = device === null || this.#unpin !== undefined;
     const known = agent === null || this.#registered;
     if (pinned && known) {
@@ -210,32 +212,63 @@ export class StagingPool {
   }
 
   #serve(): void {
-    for (const waiter of this.#waiters) {
-      const chunk = this.#free.pop();
+    for (const [waiter, user] of this.#waiters) {
+      if (this.#lent.size - this.#givenUp.size >= this.count) return;
+      if (!this.#mayHave(user)) continue;
+      const chunk = this.#idle.pop();
       if (chunk === undefined) return;
       this.#waiters.delete(waiter);
-      this.#lent++;
+      this.#lent.set(chunk, user);
+      user.lent++;
       waiter.grant(chunk);
     }
   }
 
+  /** As many as stay for others, which is all of them while none was given up; and one if it has no other that works. */
+  #mayHave({ lent, givenUp }: User): boolean {
+    const idle = this.#idle.length;
+    return lent < idle || (lent === givenUp && idle > 1);
+  }
+
   #release(chunk: Chunk): void {
-    this.#lent--;
-    // The one that took its place stays; this one is a spare now.
-    if (this.#replaced.delete(chunk)) this.#spare.push(chunk);
-    else this.#free.push(chunk);
+    const user = this.#lent.get(chunk);
+    if (user === undefined) return;
+    this.#lent.delete(chunk);
+    user.lent--;
+    if (this.#givenUp.delete(chunk)) user.givenUp--;
+    this.#idle.push(chunk);
     this.#serve();
+    this.#forget(user);
   }
 
   #giveUp(chunk: Chunk): void {
-    if (this.#replaced.has(chunk) || this.#closed) return;
-    const instead = this.#spare.pop();
-    // Without spares the pool goes on with fewer chunks.
-    if (instead === undefined) return;
-    this.#replaced.add(chunk);
-    this.#free.push(instead);
+    const user = this.#lent.get(chunk);
+    if (user === undefined || this.#givenUp.has(chunk) || this.#closed) return;
+    this.#givenUp.add(chunk);
+    user.givenUp++;
     this.#serve();
   }
+
+  #userOf(peer: string): User {
+    const user = this.#users.get(peer) ?? { peer, lent: 0, givenUp: 0 };
+    this.#users.set(peer, user);
+    return user;
+  }
+
+  /** Peers come and go. */
+  #forget(user: User): void {
+    if (user.lent > 0) return;
+    for (const waiting of this.#waiters.values()) if (waiting === user) return;
+    this.#users.delete(user.peer);
+  }
+}
+
+/** Whom chunks are for. */
+interface User {
+  readonly peer: string;
+  /** Chunks that it has, and those of them that were given up. */
+  lent: number;
+  givenUp: number;
 }
 
 function asKvferryError(error: unknown): KvferryError {

@@ -21,10 +21,10 @@ export interface StagingServerParts {
   readonly send: SendStaging;
   /** Throws for a handle that is not of a layout of this process. */
   readonly layout: (handle: LayoutHandle) => LayoutRecord;
-  /** Chunks for a component's transfers. */
-  readonly chunks: (device: number | null) => ChunkSource;
-  /** Chunks from which it writes to peers. */
-  readonly sendChunks: (device: number | null) => ChunkSource;
+  /** Chunks for a component's transfers with a peer. */
+  readonly chunks: (device: number | null, agent: string) => ChunkSource;
+  /** Chunks from which it writes to a peer. */
+  readonly sendChunks: (device: number | null, agent: string) => ChunkSource;
   readonly runProgram: RunProgram;
   /** Writes to a peer's memory through NIXL. */
   readonly write: (agent: string, program: CopyProgram, done: (outcome: HopOutcome) => void) => void;
@@ -175,7 +175,8 @@ export class StagingServer {
           `layout ${record.name} keeps checksums, which only its own transfers keep right`,
         );
       const device = component.storage.kind === "device" ? component.storage.device : null;
-      const source = word.operation === "fetch" ? this.#parts.sendChunks(device) : this.#parts.chunks(device);
+      const { chunks, sendChunks } = this.#parts;
+      const source = (word.operation === "fetch" ? sendChunks : chunks)(device, agent);
       const request: Request = {
         agent,
         id: word.id,

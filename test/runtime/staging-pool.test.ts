@@ -1,0 +1,158 @@
+// Staging memory that many share: nobody gets what another one has, nobody waits without a reason, and a peer that falls
+// silent with what it was given leaves chunks for others.
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import type { MappedMemory } from "../../lib/native/memory.ts";
+import { StagingPool, type Chunk, type ChunkSource } from "../../lib/runtime/staging-pool.ts";
+
+/** A pool over addresses that nothing touches. */
+function poolOf(count: number): StagingPool {
+  const memory = {
+    map: (bytes: number): MappedMemory => ({ address: 4096, bytes }) as MappedMemory, // no chunk is ever touched
+    release: async (): Promise<void> => undefined,
+  };
+  return new StagingPool(memory, null, count * 64, 64);
+}
+
+/** Somebody who keeps what it is given until the test says otherwise. */
+class User {
+  readonly live: Chunk[] = [];
+  readonly silent: Chunk[] = [];
+  waiting = 0;
+  readonly #source: ChunkSource;
+
+  constructor(pool: StagingPool, peer: string) {
+    this.#source = pool.source(null, null, peer);
+  }
+
+  ask(): void {
+    this.waiting++;
+    const grant = (chunk: Chunk): void => {
+      this.waiting--;
+      this.live.push(chunk);
+    };
+    this.#source.request({ grant, refuse: () => this.waiting-- });
+  }
+
+  /** Gives its oldest chunk back. */
+  release(): void {
+    const chunk = this.live.shift();
+    if (chunk !== undefined) this.#source.release(chunk);
+  }
+
+  /** Its oldest chunk may still be touched. */
+  giveUp(): void {
+    const chunk = this.live.shift();
+    if (chunk === undefined) return;
+    this.silent.push(chunk);
+    this.#source.giveUp(chunk);
+  }
+
+  /** What was given up is touched no more. */
+  recover(): void {
+    const chunk = this.silent.shift();
+    if (chunk !== undefined) this.#source.release(chunk);
+  }
+}
+
+const actions = ["ask", "ask", "release", "giveUp", "recover"] as const;
+
+test("no chunk has two users, no more than the pool has are in use, and nobody waits while there is one for it", () => {
+  const steps = fc.array(fc.tuple(fc.nat({ max: 2 }), fc.constantFrom(...actions)), { maxLength: 80 });
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 5 }), steps, (count, sequence) => {
+      const pool = poolOf(count);
+      const users = ["a", "b", "c"].map((peer) => new User(pool, peer));
+      for (const [who, action] of sequence) {
+        users[who]?.[action]();
+        const live = users.flatMap((user) => user.live);
+        const lent = [...live, ...users.flatMap((user) => user.silent)];
+        expect(new Set(lent.map(({ address }) => address)).size).toBe(lent.length);
+        expect(live.length).toBeLessThanOrEqual(count);
+        expect(pool.lent).toBe(lent.length);
+        const left = 2 * count - lent.length;
+        for (const user of users) {
+          if (user.waiting === 0 || live.length === count) continue;
+          const has = user.live.length + user.silent.length;
+          // Only who has as much as is left for all others waits, unless nothing that it has works and two are left.
+          expect(has).toBeGreaterThanOrEqual(left);
+          expect(user.live.length > 0 || left < 2).toBe(true);
+        }
+      }
+      for (const user of users) {
+        while (user.live.length + user.silent.length + user.waiting > 0) {
+          const had = user.live.length + user.silent.length;
+          user.recover();
+          user.release();
+          if (had === 0 && user.live.length === 0) break;
+        }
+      }
+      for (const user of users) while (user.live.length > 0) user.release();
+      expect(users.map((user) => user.waiting)).toEqual([0, 0, 0]);
+      expect(pool.lent).toBe(0);
+      // All that it had it has again.
+      for (let times = 0; times < count; times++) users[0]?.ask();
+      expect(users[0]?.live).toHaveLength(count);
+    }),
+  );
+});
+
+test("a peer that keeps all that it is given, for ever, cannot keep others from theirs", () => {
+  for (const count of [1, 2, 4, 16]) {
+    const pool = poolOf(count);
+    const silent = new User(pool, "silent");
+    const other = new User(pool, "other");
+    for (let times = 0; times < 4 * count; times++) {
+      silent.ask();
+      silent.giveUp();
+    }
+    expect(silent.silent.length).toBe(2 * count - 1);
+    // One after the other, however many ask.
+    for (let times = 0; times < 3; times++) other.ask();
+    for (let times = 0; times < 3; times++) {
+      expect(other.live).toHaveLength(1);
+      other.release();
+    }
+    expect(other.waiting).toBe(0);
+    // And the silent one again, once it is heard of.
+    const owed = silent.waiting;
+    expect(owed).toBeGreaterThan(0);
+    for (let times = 0; times < 2 * count - 1; times++) silent.recover();
+    expect(silent.live.length).toBe(Math.min(count, owed));
+  }
+});
+
+test("one peer alone gets all chunks while none was given up, and so do two that ask in turn", () => {
+  const pool = poolOf(4);
+  const [one, two] = [new User(pool, "one"), new User(pool, "two")];
+  for (let times = 0; times < 6; times++) one.ask();
+  expect([one.live.length, one.waiting]).toEqual([4, 2]);
+  two.ask();
+  one.release();
+  one.release();
+  // Who asked first is served first.
+  expect([one.live.length, one.waiting, two.live.length]).toEqual([4, 0, 0]);
+  one.release();
+  expect([one.live.length, two.live.length]).toEqual([3, 1]);
+});
+
+test("a chunk that comes back while spare ones are gone goes to who waits", () => {
+  const pool = poolOf(2);
+  const users = ["a", "b", "c"].map((peer) => new User(pool, peer));
+  const [a, b, c] = users as [User, User, User];
+  for (const user of [a, b]) {
+    user.ask();
+    user.giveUp();
+    user.ask();
+    user.giveUp();
+  }
+  // Four chunks: three are kept by a and b, and the last is left for somebody else.
+  expect([a.silent.length + b.silent.length, a.waiting + b.waiting]).toEqual([3, 1]);
+  c.ask();
+  expect(c.live).toHaveLength(1);
+  c.ask();
+  expect(c.waiting).toBe(1);
+  a.recover();
+  a.recover();
+  expect(c.live.length + b.live.length).toBe(2);
+});
