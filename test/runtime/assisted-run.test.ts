@@ -18,6 +18,7 @@ function rowProgram(layer: number): CopyProgram {
     dstBase: Float64Array.of(2_000_000),
     srcOffset: Float64Array.of(layer * ROW_BYTES),
     dstOffset: Float64Array.of(layer * ROW_BYTES),
+    blocks: null,
     run: null,
     pairs: 1,
     srcRunStride: 0,
