@@ -13,6 +13,8 @@ export class Other {
   peer: Peer | undefined;
   /** Checksums of its blocks as they were last filled. */
   sums: readonly string[] = [];
+  /** How often it was forgotten and imported anew. */
+  reconnections = 0;
   #waiting: ((word: PeerWord) => void)[] = [];
 
   constructor(workerId: number) {
@@ -54,6 +56,7 @@ export class Other {
 
   /** Both forget each other and import each other anew. */
   async reconnect(transport: Transport): Promise<void> {
+    this.reconnections++;
     await this.peer?.forget().catch(() => undefined);
     await this.ask({ do: "forget" }, "imported");
     await this.connect(transport);

@@ -1,7 +1,7 @@
 // The process that lives on: moves blocks to and from a victim and a third process while the victim is killed, stopped, or
 // cut off, and says after each case what it saw. Runs in a network namespace of its own.
 // Words: how many cases, seed, first case, how many processes in all (2 or 3).
-import { readdirSync } from "node:fs";
+import { readdirSync, readlinkSync } from "node:fs";
 import { isKvferryError, Transport } from "../../index.ts";
 import { randomOf, type Random } from "../random.ts";
 import { Other, within } from "./kill-other.ts";
@@ -16,6 +16,8 @@ const [cases = 1, seed = 1, first = 0, processes = 3] = process.argv.slice(2).ma
 ];
 const VICTIM = 2;
 const THIRD = 3;
+/** Every so many cases the third is another process: it lives through faults of the link, and not for ever. */
+const THIRD_LIVES = 6;
 /** How long the proof may take that a process which ended touches nothing. Milliseconds. */
 const PROOF_MILLIS = 5_000;
 
@@ -76,6 +78,7 @@ async function tryCase(index: number): Promise<KillReport> {
     const alive = [...(lost ? [] : [victim]), ...(third === null ? [] : [third])];
     await traffic.compare(alive);
     await verify(fault, index, book);
+    if (third !== null && index % THIRD_LIVES === 0) await reached(await anotherThird(third, index), book);
   } catch (error) {
     problems.push(`thrown: ${error instanceof Error ? (error.stack ?? error.message) : Bun.inspect(error)}`);
   }
@@ -84,7 +87,8 @@ async function tryCase(index: number): Promise<KillReport> {
     fault,
     problems,
     tally,
-    descriptors: readdirSync("/proc/self/fd").length,
+    descriptors: descriptorKinds(),
+    fresh: victim.reconnections === 0 && (third?.reconnections ?? 0) === 0,
     threads: readdirSync("/proc/self/task").length,
     rss: process.memoryUsage.rss(),
   };
@@ -146,13 +150,20 @@ async function provenQuiet(index: number, book: Book): Promise<void> {
     third.kill("SIGKILL");
     await third.child.exited;
     if (await quietWithin(PROOF_MILLIS)) book.count("blocks whose quarantine ended with the third", rest);
-    third = await meet(THIRD, index);
-    thirdWasCut = false;
+    await anotherThird(third, index);
   }
   if (held() > 0)
     book.problems.push(
       `${held()} blocks are in quarantine though the process has ended: ${Bun.inspect(pool.quarantinedBlocks().slice(0, 2))}`,
     );
+}
+
+async function anotherThird(before: Other, bytes: number): Promise<Other> {
+  before.kill("SIGKILL");
+  await before.child.exited;
+  third = await meet(THIRD, bytes);
+  thirdWasCut = false;
+  return third;
 }
 
 async function quietWithin(millis: number): Promise<boolean> {
@@ -245,6 +256,23 @@ async function verify(fault: Fault, index: number, book: Book): Promise<void> {
   const after = await pool.checksums(free);
   if (after.some((sum, at) => sum !== marked[at]))
     book.problems.push("a late write changed a block that was not in quarantine any more");
+}
+
+/** Descriptors that are open, by what they are: `socket:[1234]` is one of `socket`. */
+function descriptorKinds(): Record<string, number> {
+  const kinds: Record<string, number> = {};
+  for (const descriptor of readdirSync("/proc/self/fd")) {
+    let what = "closed meanwhile";
+    try {
+      what = readlinkSync(`/proc/self/fd/${descriptor}`).replace(/:?\[\d+\]$/, "");
+    } catch {
+      // The one that the directory was read by.
+    }
+    // Shared memory and whatever the outputs are have names of their own.
+    const kind = what.startsWith("/") ? "file" : what;
+    kinds[kind] = (kinds[kind] ?? 0) + 1;
+  }
+  return kinds;
 }
 
 /** Blocks in quarantine, of this process and of others. */

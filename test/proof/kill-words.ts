@@ -41,8 +41,9 @@ export const KILL_OPTIONS: Omit<OpenOptions, "workerId"> = {
   cuda: false,
   neighbours: false,
   heartbeatMs: 200,
-  // Small enough that all of it has been touched before growth is measured.
-  staging: { sendBytes: 2 ** 22, receiveBytes: 2 ** 22, chunkBytes: 2 ** 20 },
+  // Small enough that all of it has been touched before growth is measured, in chunks enough for all that a case's
+  // transfers ask for at once and for what a link that was down keeps in doubt.
+  staging: { sendBytes: 2 ** 22, receiveBytes: 2 ** 22, chunkBytes: 2 ** 18 },
   secret: new Uint8Array(32).fill(0x42),
   trustedNetwork: true,
 };
@@ -77,7 +78,10 @@ export interface KillReport {
   readonly fault: Fault;
   readonly problems: readonly string[];
   readonly tally: Readonly<Record<string, number>>;
-  readonly descriptors: number;
+  /** Open descriptors by what they are. */
+  readonly descriptors: Readonly<Record<string, number>>;
+  /** Nobody who lives has been forgotten and imported anew since its process began: see `comparable` in `kill.ts`. */
+  readonly fresh: boolean;
   readonly threads: number;
   readonly rss: number;
 }
