@@ -319,6 +319,8 @@ export class Transport implements AsyncDisposable {
 
   /** @internal The last chance at process exit, when nothing asynchronous runs any more. */
   closeNow(): void {
+    dropped.unregister(this.#session);
+    openTransports.delete(this.#session);
     closeAtOnce({ state: this.#state, context: this.#session.context });
   }
 

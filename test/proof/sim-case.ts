@@ -150,6 +150,8 @@ class Play {
     }
     this.#makePeace();
     this.#closeAll();
+    // Those that died never close: this process would hold them until it ends, as many as there are cases.
+    for (const { transport } of this.#members) transport.closeNow();
   }
 
   // ---- what happens ----
