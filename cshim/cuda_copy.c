@@ -247,12 +247,16 @@ static int32_t check_sides(submission *s, const kvf_program *program) {
     for (int side = 0; side < 2; side++) {
         const char *name = side == KVF_SRC ? "source" : "destination";
         if (kinds[side] > 1) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u: the %s is neither host nor device memory", s->program, name);
-        if (kinds[side] == 1) {
+        const bool by_driver = !kernel || (method == KVF_CUDA_METHOD_SLAB && kinds[side] == 0);
+        if (kinds[side] == 0 && by_driver) continue; /* the driver checks */
+        uint64_t low, high;
+        bool known = kvf_cuda_knows_side(s->device, program, side, &low, &high);
+        if (!known && kinds[side] == 1) { /* what was opened for this device is known; another device's own is to be reached first */
             int32_t status = kvf_cuda_device_reach(s->device, (int)devices[side]);
             if (status != KVF_OK) return status;
-        } else if (!kernel || (method == KVF_CUDA_METHOD_SLAB && kinds[side] == 0)) continue; /* the driver checks */
-        uint64_t low, high;
-        if (!kvf_cuda_knows_side(s->device, program, side, &low, &high))
+            known = kvf_cuda_knows_side(s->device, program, side, &low, &high);
+        }
+        if (!known)
             return kvf_refuse(KVF_E_INVALID, "CUDA: program %u: the %s, %llu bytes at 0x%llx, is not %s", s->program, name,
                               (unsigned long long)(high - low), (unsigned long long)low, kinds[side] == 1 ? "memory of this device" : "pinned memory");
     }

@@ -80,6 +80,8 @@ static bool holds(uint32_t index, uint64_t low, uint64_t high) {
 static bool serves(const kvf_cuda_region *r, const kvf_cuda_device *device, uint32_t kind) {
     if ((r->kind == KVF_CUDA_POINTER_PINNED) != (kind == 0)) return false;
     if (r->from == KVF_CUDA_REGISTERED && !device->host_pointers) return false;
+    /* Another process's memory, and memory of the virtual memory API, is mapped for one device, whatever peers that has. */
+    if (r->from == KVF_CUDA_OPENED || r->from == KVF_CUDA_IMPORTED || r->from == KVF_CUDA_EXPORTABLE) return r->device == device->ordinal;
     return r->kind == KVF_CUDA_POINTER_PINNED || r->device == device->ordinal ||
            (r->device >= 0 && r->device < 64 && (device->peers >> r->device & 1));
 }
@@ -132,7 +134,18 @@ static bool driver_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, u
     return ask(high - 1, &last, &ordinal, &start, &bytes) == KVF_OK && last == found;
 }
 
+/* Another process's memory that was opened for another device: the driver would call it reachable. */
+static bool opened_elsewhere(const kvf_cuda_device *device, uint64_t at) {
+    pthread_rwlock_rdlock(&regions_lock);
+    const uint32_t index = find(at);
+    const kvf_cuda_region *r = index > 0 && at < regions[index - 1].end ? &regions[index - 1] : NULL;
+    const bool found = r && (r->from == KVF_CUDA_OPENED || r->from == KVF_CUDA_IMPORTED) && r->device != device->ordinal;
+    pthread_rwlock_unlock(&regions_lock);
+    return found;
+}
+
 bool kvf_cuda_knows(kvf_cuda_device *device, uint64_t low, uint64_t high, uint32_t kind) {
+    if (opened_elsewhere(device, low)) return false;
     return in_table(device, low, high, kind) || driver_knows(device, low, high, kind);
 }
 

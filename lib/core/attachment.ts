@@ -14,9 +14,16 @@ export function ownAddresses(bases: Float64Array): Attachment {
  *
  * @param bases - One address of this process for each region; kept, not copied.
  * @param storage - What the memory is to this process, where that differs from what it is to its owner.
+ * @param via - CUDA ordinal of the device that reaches it, of GPU memory.
  */
-export function mappedAddresses(bases: Float64Array, storage?: Storage): Attachment {
-  return { kind: "addresses", bases, origin: "mapped", ...(storage === undefined ? undefined : { storage }) };
+export function mappedAddresses(bases: Float64Array, storage?: Storage, via?: number): Attachment {
+  return {
+    kind: "addresses",
+    bases,
+    origin: "mapped",
+    ...(storage === undefined ? undefined : { storage }),
+    ...(via === undefined ? undefined : { via }),
+  };
 }
 
 /**

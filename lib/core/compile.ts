@@ -208,7 +208,10 @@ function memoryOf(component: ComponentRecord): ProgramMemory {
   if (attachment.kind === "file") return { kind: 2, device: attachment.file };
   const device =
     attachment.kind === "nixl" ? component.nixlDevice : storage.kind === "device" ? storage.device : 0;
-  if (storage.kind === "device") return { kind: 1, device };
+  if (storage.kind === "device")
+    return attachment.kind === "addresses" && attachment.via !== undefined
+      ? { kind: 1, device, via: attachment.via }
+      : { kind: 1, device };
   if (storage.kind === "disk") return { kind: 2, device };
   return device === 0 ? HOST : { kind: 0, device };
 }

@@ -1,4 +1,4 @@
-import type { CopyProgram } from "./program.ts";
+import { type CopyProgram, runningDeviceOf } from "./program.ts";
 
 /** What the cost model of CUDA copies needs to know of a hop beside its bytes. */
 export interface GpuWork {
@@ -39,8 +39,9 @@ export function gpuWork(programs: readonly CopyProgram[], pageable: boolean): Gp
   const first = programs[0];
   const inward = first?.srcMemory.kind === 0;
   const outward = first?.dstMemory.kind === 0;
-  const device = inward ? (first?.dstMemory.device ?? 0) : (first?.srcMemory.device ?? 0);
-  const peer = first?.dstMemory.kind === 1 && !inward && first.dstMemory.device !== device;
+  const device = first === undefined ? 0 : (runningDeviceOf(first) ?? 0);
+  const peer =
+    first !== undefined && !inward && !outward && first.dstMemory.device !== first.srcMemory.device;
   let bytes = 0;
   let rows = 0;
   let hostRuns = 0;

@@ -91,6 +91,8 @@ export type Attachment =
       readonly origin: "own" | "mapped";
       /** What mapped memory is to this process, where that differs from what it is to its owner. */
       readonly storage?: Storage;
+      /** CUDA ordinal of the one device that reaches a neighbour's GPU memory: it was opened for that device. */
+      readonly via?: number;
     }
   /** An open file of this process: `bases` are byte offsets in it. */
   | { readonly kind: "file"; readonly file: number; readonly bases: Float64Array }

@@ -56,4 +56,17 @@ export interface ProgramMemory {
   readonly kind: 0 | 1 | 2;
   /** CUDA ordinal, file number, or 0. For a remote side: the device id under which NIXL knows the memory. */
   readonly device: number;
+  /** CUDA ordinal of the one device that reaches it, where that is not simply its own: a neighbour's GPU memory. */
+  readonly via?: number;
+}
+
+/** CUDA ordinal of the device that runs a program: the one that holds the source, since writing is the faster direction. */
+export function runningDeviceOf({
+  srcMemory,
+  dstMemory,
+}: Pick<CopyProgram, "srcMemory" | "dstMemory">): number | null {
+  const via = srcMemory.via ?? dstMemory.via;
+  if (via !== undefined) return via;
+  if (srcMemory.kind === 1) return srcMemory.device;
+  return dstMemory.kind === 1 ? dstMemory.device : null;
 }

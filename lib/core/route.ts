@@ -293,6 +293,8 @@ export function placeOf(component: ComponentRecord): Place {
 
 /** The device that holds the source runs a copy: writing to another device is the faster direction. */
 function runningDevice(source: ComponentRecord, destination: ComponentRecord): number {
+  for (const { attachment } of [source, destination])
+    if (attachment.kind === "addresses" && attachment.via !== undefined) return attachment.via;
   for (const { storage } of [source, destination]) if (storage.kind === "device") return storage.device;
   return 0;
 }

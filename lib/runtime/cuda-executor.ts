@@ -1,5 +1,6 @@
 import { encodeHop } from "../core/encode.ts";
 import { KvferryError } from "../core/errors.ts";
+import { runningDeviceOf } from "../core/program.ts";
 import type { Hop } from "../core/plan.ts";
 import type { NativeContext } from "../native/context.ts";
 import {
@@ -100,11 +101,9 @@ function hastenFor(context: NativeContext, micros: number): Timer | undefined {
   return setTimeout(() => context.hasten(micros * (SLACK - EARLY) + LATE_MICROS), lead);
 }
 
-/** The device that a copy runs on: the one that holds the source, else the destination. */
-function deviceOf(hop: Hop): number | null {
-  const program = hop.programs[0];
-  if (program?.srcMemory.kind === 1) return program.srcMemory.device;
-  return program?.dstMemory.kind === 1 ? program.dstMemory.device : null;
+/** The device that a copy runs on. */
+function deviceOf({ programs: [program] }: Hop): number | null {
+  return program === undefined ? null : runningDeviceOf(program);
 }
 
 function unknownMethod(method: string): KvferryError {

@@ -1,3 +1,4 @@
+import { runningDeviceOf } from "../core/program.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { Hop, TransferPlan } from "../core/plan.ts";
 import type { CudaDriver } from "../native/cuda.ts";
@@ -82,6 +83,10 @@ export function deviceOfPlan(plan: TransferPlan): number | null {
     const program = hop.programs[0];
     if (program === undefined) continue;
     const { srcMemory, dstMemory } = program;
+    if (hop.op === "copy") {
+      const running = runningDeviceOf(program);
+      if (running !== null) return running;
+    }
     if (srcMemory.kind === 1 && hop.op !== "read") return srcMemory.device;
     if (dstMemory.kind === 1 && hop.op !== "write") return dstMemory.device;
   }

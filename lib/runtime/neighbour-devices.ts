@@ -13,7 +13,10 @@ export interface PinnedHere {
 
 /** An allocation of a GPU, mapped here. */
 export interface OpenedDevice {
+  /** CUDA ordinal here of the GPU that holds it. */
   readonly device: number;
+  /** CUDA ordinal of the GPU whose context it was opened in: no other one reaches it. */
+  readonly via: number;
   readonly address: number;
   readonly bytes: number;
   readonly close: () => Promise<void>;
@@ -64,20 +67,27 @@ export function neighbourDevices(cuda: CudaSession): NeighbourDevices {
       };
     },
     async open({ uuid, handle, start }, own) {
-      const { device, driver } = await demand(cuda, uuid);
+      const device = await ordinalOf(cuda, uuid);
       // The driver opens nothing to the process that it belongs to: there it has its own address.
-      if (own && start > 0) return { ...boundsOf(driver, start), device, close: async () => undefined };
-      const address = await driver.openIpc(device, Uint8Array.fromHex(handle));
-      return {
-        ...boundsOf(driver, address),
-        device,
-        close: () => driver.closeIpc(device, address).catch(() => undefined),
-      };
+      if (own && start > 0) {
+        const driver = await demand(cuda, device);
+        return { ...boundsOf(driver, start), device, via: device, close: async () => undefined };
+      }
+      return await byOneOf(reaching(cuda, device), async (via) => {
+        const driver = await demand(cuda, via);
+        const address = await driver.openIpc(via, Uint8Array.fromHex(handle));
+        const close = (): Promise<void> => driver.closeIpc(via, address).catch(() => undefined);
+        return { ...boundsOf(driver, address), device, via, close };
+      });
     },
     async import({ uuid, bytes }, descriptor) {
-      const { device, driver } = await demand(cuda, uuid);
-      const address = await driver.importDescriptor(device, descriptor, bytes);
-      return { address, bytes, device, close: () => driver.free(device, address).catch(() => undefined) };
+      const device = await ordinalOf(cuda, uuid);
+      return await byOneOf(reaching(cuda, device), async (via) => {
+        const driver = await demand(cuda, via);
+        const address = await driver.importDescriptor(via, descriptor, bytes);
+        const close = (): Promise<void> => driver.free(via, address).catch(() => undefined);
+        return { address, bytes, device, via, close };
+      });
     },
     pin(memory) {
       const { driver, defaultDevice, devices } = cuda;
@@ -94,21 +104,44 @@ export function neighbourDevices(cuda: CudaSession): NeighbourDevices {
   };
 }
 
-/** The GPU of that UUID, in use, with peer access to the others in use where the hardware can. */
-async function demand(
-  cuda: CudaSession,
-  uuid: string,
-): Promise<{ readonly device: number; readonly driver: CudaDriver }> {
+/** The ordinal here of the GPU of that UUID. */
+async function ordinalOf(cuda: CudaSession, uuid: string): Promise<number> {
   const { devices } = await (await cuda.demand()).describe();
   const device = devices.find((candidate) => candidate.uuid === uuid)?.ordinal;
   if (device === undefined) throw new Error(`this process does not see the GPU ${uuid}`);
+  return device;
+}
+
+/**
+ * The devices by which another process's memory on a GPU is to be reached, the best first: that GPU where it is in use
+ * here anyway, else the one that is. A driver maps such memory for the one context that opens it; opened in the context
+ * of its own GPU, no other one could touch it, and copies would take that GPU's time from its owner.
+ */
+function reaching(cuda: CudaSession, device: number): readonly number[] {
+  const { devices, defaultDevice } = cuda;
+  const [first = device] = [device, defaultDevice].filter((one) => devices.includes(one)).concat(devices);
+  return first === device ? [device] : [first, device];
+}
+
+/** The first that succeeds: GPUs without a link between them cannot map each other's memory. */
+async function byOneOf<T>(devices: readonly number[], open: (device: number) => Promise<T>): Promise<T> {
+  const [first, ...others] = devices;
+  if (first === undefined) throw new Error("there is no device to open it with");
+  return await open(first).catch(async (error: unknown) => {
+    if (others.length === 0) throw error;
+    return await byOneOf(others, open);
+  });
+}
+
+/** The driver with a device in use that has peer access to the others in use where the hardware can. */
+async function demand(cuda: CudaSession, device: number): Promise<CudaDriver> {
   const driver = await cuda.demand(device);
   for (const other of cuda.devices) {
     if (other === device) continue;
     await driver.reach(other, device).catch(() => undefined);
     await driver.reach(device, other).catch(() => undefined);
   }
-  return { device, driver };
+  return driver;
 }
 
 function boundsOf(driver: CudaDriver, address: number): Pick<OpenedDevice, "address" | "bytes"> {

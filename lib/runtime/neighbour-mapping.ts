@@ -12,6 +12,8 @@ export interface MappedComponent {
   readonly bases: Float64Array;
   /** What the memory is to this process, where that differs from what it is to its owner. */
   readonly storage: Storage | null;
+  /** CUDA ordinal of the device that reaches it; null where it is no memory of a GPU. */
+  readonly via: number | null;
 }
 
 /** A neighbour's layout, mapped here. */
@@ -126,7 +128,7 @@ export async function pinLayout(
     return [];
   const changed: [string, MappedComponent][] = [];
   for (const [name, { bases, storage: before }] of components)
-    if (before?.kind === "system") changed.push([name, { bases, storage }]);
+    if (before?.kind === "system") changed.push([name, { bases, storage, via: null }]);
   for (const [name, component] of changed) components.set(name, component);
   return changed;
 }
@@ -167,7 +169,12 @@ function componentsOf(
       bases[index] = address + offset;
       kinds.add(segment.device);
     }
-    components.set(component.name, { bases, storage: storageHere(component, kinds) });
+    const [opened] = kinds;
+    components.set(component.name, {
+      bases,
+      storage: storageHere(component, kinds),
+      via: opened?.via ?? null,
+    });
   }
   return { components, reasons };
 }
@@ -175,6 +182,8 @@ function componentsOf(
 /** What the memory is to this process: pinned memory is pinned for its owner's driver only, and GPUs have other numbers. */
 function storageHere(component: PackageComponent, kinds: ReadonlySet<OpenedDevice | null>): Storage | null {
   const devices = new Set([...kinds].map((device) => device?.device ?? -1));
+  if (new Set([...kinds].map((device) => device?.via)).size !== 1)
+    throw new Error(`component ${component.name} lies in memory that several GPUs reach, each a part of it`);
   const [device = -1] = devices;
   const onDevice = component.storage.kind === "device";
   if (devices.size !== 1 || device >= 0 !== onDevice)

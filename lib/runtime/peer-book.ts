@@ -350,7 +350,7 @@ export class PeerBook implements PeerHost {
     return (layout, component) => {
       const found = near?.component(layout, component) ?? off;
       if (found !== null && typeof found === "object")
-        return mappedAddresses(found.bases, found.storage ?? undefined);
+        return mappedAddresses(found.bases, found.storage ?? undefined, found.via ?? undefined);
       const why = found === null ? undefined : { unmapped: found };
       if (layout.stagedOnly || !reachable || component.storage.kind === "disk")
         return { kind: "staged", agent: metadata.wireName, ...why };

@@ -159,10 +159,15 @@ export function connectParts(session: Session): TransportParts {
       const peer = peers.byWireName(wireName);
       if (peer !== undefined) peers.takeBack(peer, handle);
     },
-    repinned: (wireName, handle, component, { bases, storage }) => {
+    repinned: (wireName, handle, component, { bases, storage, via }) => {
       const peer = peers.byWireName(wireName);
       if (peer !== undefined && isRemote(state.snapshot, handle))
-        peers.reattach(peer, handle, component, mappedAddresses(bases, storage ?? undefined));
+        peers.reattach(
+          peer,
+          handle,
+          component,
+          mappedAddresses(bases, storage ?? undefined, via ?? undefined),
+        );
     },
     warn: (message) => events.emit("warning", { code: "NEIGHBOUR", message }),
   });

@@ -349,7 +349,25 @@ void kvf_kernel_misaligned(kvf_u64 at, kvf_u32 width) {
     kernel_fault = MISALIGNED;
 }
 
-static void run_kernel(work *w) {
+/* Another process's memory can be touched by the one device in whose context it was opened. */
+static bool misplaced(uint64_t at, const struct cu_context_s *own) {
+    pthread_mutex_lock(&lock);
+    const range *r = range_of(at);
+    const bool found = r && r->foreign && r->device != own->device;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+static void run_kernel(work *w, const struct cu_context_s *own) {
+    if (w->program && w->program->units > 0) {
+        kvf_u32 first = 0;
+        kvf_u64 src, dst;
+        kvf_locate1(w->program, &first, &src, &dst);
+        if (misplaced(src, own) || misplaced(dst, own)) {
+            kernel_fault = ILLEGAL_ADDRESS;
+            return;
+        }
+    }
     for (unsigned cta = 0; cta < w->ctas; cta++) {
         for (unsigned thread = 0; thread < w->threads; thread++) {
             switch (w->kernel) {
@@ -395,11 +413,14 @@ static void *stream_thread(void *argument) {
             if (wait && w->kind != WAIT && w->kind != RECORD) usleep((useconds_t)wait);
             kernel_fault = CU_OK;
             switch (w->kind) {
-                case COPY: memcpy((void *)(uintptr_t)w->dst, (const void *)(uintptr_t)w->src, w->bytes); break;
+                case COPY:
+                    if (misplaced(w->dst, stream->context) || misplaced(w->src, stream->context)) kernel_fault = ILLEGAL_ADDRESS;
+                    else memcpy((void *)(uintptr_t)w->dst, (const void *)(uintptr_t)w->src, w->bytes);
+                    break;
                 case SET: memset((void *)(uintptr_t)w->dst, (int)w->number, w->bytes); break;
                 case WRITE: __atomic_store_n((uint32_t *)(uintptr_t)w->dst, (uint32_t)w->number, __ATOMIC_RELEASE); break;
                 case BOX: run_box(&w->box); break;
-                case KERNEL: run_kernel(w); break;
+                case KERNEL: run_kernel(w, stream->context); break;
                 case CALL:
                     in_callback = true;
                     w->call(w->argument);
