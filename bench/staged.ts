@@ -32,7 +32,7 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
     options.progress(`F16.staged.${name} in ${options.processes} processes`);
     // UCX reads its variables once in a process.
     const before = process.env["UCX_TLS"];
-    if (transport === "tcp") process.env["UCX_TLS"] = "tcp,self";
+    if (transport === "tcp") process.env["UCX_TLS"] = "tcp,self,cuda_copy";
     const sets = await inProcesses<SampleSets[number] | null>(
       import.meta.path,
       "measure",
