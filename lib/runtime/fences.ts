@@ -82,11 +82,17 @@ export class Fences implements PeerWatcher {
     this.#questions = new QuietQuestions(arrivals, this.#importers, this.reach);
     parts.peers.watcher = this;
     arrivals.onDoubt = (arrival) => this.#questions.ask(arrival);
-    if (parts.staging !== null)
-      parts.staging.server.onOverdue = (wireName) => {
+    const { staging } = parts;
+    if (staging !== null) {
+      staging.server.onOverdue = (wireName) => {
         const process = this.#processes.of(wireName) ?? this.#importers.importer(wireName)?.process;
         if (process !== undefined && process !== null) this.#processes.watchEnd(wireName, process);
       };
+      // It asked while NIXL did not know it, between forgetting it and connecting with it: it is told afterwards.
+      staging.onUnanswered = (wireName) => {
+        if (this.#importers.importer(wireName) !== undefined) this.#untold.add(wireName);
+      };
+    }
     this.#listen(parts.messenger);
   }
 

@@ -16,6 +16,8 @@ import type { TransportState } from "./state.ts";
 export interface StagingSides {
   readonly client: StagingClient;
   readonly server: StagingServer;
+  /** Told of workers that asked for something, are not imported, and could not be told so. */
+  onUnanswered: ((wireName: string) => void) | undefined;
 }
 
 /**
@@ -90,12 +92,13 @@ export function openStaging(
     if (peer !== undefined || word.word !== "ask") server.take(from, word);
     else {
       const message = "it has not imported this worker, or has forgotten it";
-      answer(from, writeStaging({ word: "refused", id: word.id, code: "NO_ROUTE", message })).catch(
-        () => undefined,
+      answer(from, writeStaging({ word: "refused", id: word.id, code: "NO_ROUTE", message })).catch(() =>
+        sides.onUnanswered?.(from),
       );
     }
   });
-  return { client, server };
+  const sides: StagingSides = { client, server, onUnanswered: undefined };
+  return sides;
 }
 
 function unknownPeer(wireName: string): KvferryError {
