@@ -1,4 +1,3 @@
-import { encodeHop } from "../core/encode.ts";
 import { KvferryError } from "../core/errors.ts";
 import { runningDeviceOf } from "../core/program.ts";
 import type { Hop } from "../core/plan.ts";
@@ -15,6 +14,7 @@ import {
 } from "../native/symbols.ts";
 import { CUDA_WAIT, eventsByProgram } from "./cuda-order.ts";
 import type { Executor, RunningHop } from "./executor.ts";
+import { hopEncoder } from "./hop-encoder.ts";
 import { outcomeOf, runningJob } from "./job-hop.ts";
 
 const METHODS: ReadonlyMap<string, number> = new Map([
@@ -35,22 +35,19 @@ const EARLY = 0.8;
 const SLACK = 1.3;
 const LATE_MICROS = 100;
 
-/** Words of the largest hop that is encoded without an array of its own. */
-const SCRATCH_WORDS = 16_384;
-
 /**
  * Runs hops between host and device memory of this process, on streams of the library.
  *
  * The hop is submitted on the calling thread where that takes microseconds; its end comes through the completion ring.
  */
 export function cudaExecutor(context: NativeContext, defaultDevice: () => number): Executor {
-  const scratch = new Float64Array(new ArrayBuffer(SCRATCH_WORDS * 8));
+  const encode = hopEncoder();
   return {
     start(hop: Hop, { watch, order = null }, done): RunningHop {
       const method = METHODS.get(hop.method);
       if (method === undefined) throw unknownMethod(hop.method);
       // The library copies the hop, or is done with it, before the call returns.
-      const encoded = encodeHop(hop.programs, scratch);
+      const encoded = encode(hop.programs);
       const waits = order === null ? null : eventsByProgram(hop, order);
       const stream = order?.stream ?? 0;
       const flags =

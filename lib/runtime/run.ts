@@ -255,7 +255,7 @@ export class Run implements TransferControl, Expiring {
       "transfer",
       `the transfer did not finish within ${deadlineMillis} ms${files.length > 0 ? `; it reads or writes ${files.join(", ")}` : ""}${unreached ? "; no byte has ever reached the peer" : ""}`,
       unreached
-        ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=tcp,self)."
+        ? "Check that the workers can reach each other and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=tcp,self, on machines with GPUs tcp,self,cuda)."
         : "Give it a longer deadlineMs, or look at explain(request) for why it is slow.",
       {
         id: this.transfer.id,

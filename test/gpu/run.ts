@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { machineFacts } from "../../bench/machine.ts";
 
 const ROOT = resolve(import.meta.dir, "..", "..");
-const TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"] as const;
+const TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck", "address"] as const;
 
 /** What one part gave. */
 interface Part {
@@ -90,7 +90,7 @@ async function tests(): Promise<Part> {
   };
 }
 
-/** The native kernel tests under each of compute-sanitizer's tools. */
+/** The native kernel tests under each of compute-sanitizer's tools, and under AddressSanitizer. */
 async function sanitize(): Promise<Part> {
   if (Bun.which("compute-sanitizer") === null || Bun.which("gcc") === null)
     return { ok: true, seconds: 0, skipped: "there is no compute-sanitizer or no gcc on this machine" };

@@ -1,0 +1,108 @@
+/*
+ * cuda_copy_kernel.c - copies by kernels: the program with its lists of ids, and its launch.
+ */
+#include "cuda_copy.h"
+#include "status.h"
+
+/* Room for `bytes` of lists in the lane's staging. KVF_AGAIN: the oldest upload is not over and the caller is impatient. */
+static int32_t stage_lists(kvf_submission *s, uint32_t bytes, uint32_t *at) {
+    kvf_lane *lane = s->lane;
+    if (!lane->list_device) {
+        if (!s->patient && !s->touched) return KVF_AGAIN;
+        int32_t status = kvf_lane_lists(s->device, lane);
+        if (status != KVF_OK) return status;
+    }
+    if (lane->list_used + bytes > KVF_LIST_BYTES) {
+        uint32_t next = (lane->list_segment + 1) % KVF_LIST_SEGMENTS;
+        cu_result result = s->patient || s->touched ? s->cu->event_synchronize(lane->list_free[next]) : s->cu->event_query(lane->list_free[next]);
+        if (result == CU_NOT_READY) return KVF_AGAIN;
+        if (result == CU_OK) result = s->cu->event_record(lane->list_free[lane->list_segment], lane->work);
+        if (result != CU_OK) return kvf_copy_failed(s, result, "CUDA: staging of lists");
+        lane->list_segment = next;
+        lane->list_used = 0;
+    }
+    *at = lane->list_segment * KVF_LIST_BYTES + lane->list_used;
+    lane->list_used += (bytes + 255u) & ~255u;
+    return KVF_OK;
+}
+
+/* Brings lists into device memory by a kernel: a copy call costs several times as much to submit. */
+static int32_t send_lists(kvf_submission *s, cu_pointer from, cu_pointer to, uint64_t bytes) {
+    const kvf_nest nest = {.bases = 1, .pairs = 1, .blocks = 1, .row = (bytes + 15) & ~(uint64_t)15, .side = {{.add = (int64_t)from}, {.add = (int64_t)to}}};
+    kvf_kernel_program program;
+    bool external;
+    int32_t status = kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 1024, NULL, &external, &program);
+    if (status != KVF_OK) return status;
+    void *parameters[] = {&program};
+    const uint32_t ctas = (program.units + 3) / 4;
+    cu_result result = s->cu->launch(s->device->kernel[KVF_KERNEL_PIECES_16], ctas, 1, 1, 128, 1, 1, 0, s->lane->work, parameters, NULL);
+    return result == CU_OK ? KVF_OK : kvf_copy_failed(s, result, "CUDA: lists could not be sent");
+}
+
+int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
+    kvf_launch *how = argument;
+    kvf_submission *s = how->s;
+    kvf_lane *lane = s->lane;
+    const kvf_cuda_tuning *tuning = &s->device->tuning;
+    const uint32_t width = kvf_nest_alignment(nest, false);
+    kvf_shape shape = how->bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
+    uint32_t piece = how->bulk ? tuning->bulk_stage : KVF_KERNEL_PIECE;
+    if (how->bulk && (width < 16 || nest->row % 16 != 0))
+        return kvf_refuse(KVF_E_INVALID, "CUDA: program %u is not aligned to 16 bytes, as bulk copies need", s->program);
+    const uint64_t words = kvf_nest_words(nest);
+    kvf_kernel_program program;
+    uint32_t at = 0;
+    bool external = false;
+    if (words > KVF_KERNEL_INLINE_WORDS) {
+        int32_t status = stage_lists(s, (uint32_t)words * 4, &at);
+        if (status != KVF_OK) return status;
+    }
+    int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lane->list_host + at / 4, &external, &program);
+    if (status != KVF_OK) return status;
+    if (external) {
+        program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
+        if (how->sends) {
+            status = send_lists(s, program.lists, lane->list_device + at, words * 4);
+            if (status != KVF_OK) return status;
+            program.lists = lane->list_device + at;
+        }
+    }
+    /* Not more CTAs than there is work for, and the work spread over all of them. */
+    uint32_t threads = how->threads, shared = 0;
+    static const kvf_kernel rows[5] = {0, KVF_KERNEL_ROWS_16, KVF_KERNEL_ROWS_16X2, 0, KVF_KERNEL_ROWS_16X4};
+    kvf_kernel kernel = how->bulk ? KVF_KERNEL_BULK
+                        : shape == KVF_SHAPE_PIECES ? (width == 16 ? KVF_KERNEL_PIECES_16 : KVF_KERNEL_PIECES_N)
+                        : width == 16 ? rows[kvf_nest_vectors(nest, width)] : KVF_KERNEL_ROWS_N;
+    uint64_t per_cta = shape == KVF_SHAPE_ROWS ? threads : threads / 32;
+    uint64_t most = (program.units + per_cta - 1) / per_cta;
+    uint32_t ctas = most < how->ctas ? (uint32_t)most : how->ctas;
+    if (how->bulk) shared = threads / 32 * KVF_KERNEL_STAGES * tuning->bulk_stage;
+    if (!s->device->kernel[kernel]) return kvf_refuse(KVF_E_UNAVAILABLE, "CUDA: there is no kernel for this method on device %d", s->device->ordinal);
+    void *parameters[] = {&program};
+    cu_result result = s->cu->launch(s->device->kernel[kernel], ctas, 1, 1, threads, 1, 1, shared, lane->work, parameters, NULL);
+    if (result != CU_OK) return kvf_copy_failed(s, result, "CUDA: a kernel could not be launched");
+    s->touched = true;
+    return KVF_OK;
+}
+
+#define FIRST_PAIRS 1024
+
+int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
+    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads};
+    const uint32_t width = kvf_nest_alignment(nest, false);
+    kvf_shape shape = bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
+    const uint64_t pairs = KVF_LIST_BYTES / 16; /* three words a pair, and bases beside them */
+    if (4 * nest->bases > KVF_LIST_BYTES / 16) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u has too many bases", s->program);
+    if (kvf_nest_units(nest, shape, width, bulk ? s->device->tuning.bulk_stage : KVF_KERNEL_PIECE) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
+        if (nest->pairs < 2 * FIRST_PAIRS) return kvf_copy_launch(nest, &how);
+        /* Writing long lists takes as long as copying some of what they name: the device starts on the first of them. */
+        kvf_nest part;
+        kvf_nest_pairs(nest, 0, FIRST_PAIRS, &part);
+        int32_t status = kvf_copy_launch(&part, &how);
+        if (status != KVF_OK) return status;
+        kvf_nest_pairs(nest, FIRST_PAIRS, nest->pairs, &part);
+        return kvf_copy_launch(&part, &how);
+    }
+    if (!s->patient && !s->touched) return KVF_AGAIN; /* several launches may wait for staging in between */
+    return kvf_nest_cut(nest, side, (uint64_t)(shape == KVF_SHAPE_ROWS ? width : 1024) << 29, pairs, kvf_copy_launch, &how);
+}
