@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import type { Arrivals } from "./arrival.ts";
+import type { Arrivals } from "./arrivals.ts";
 import { within } from "./deadlines.ts";
 import type { Fences } from "./fences.ts";
 import type { Engine } from "./engine.ts";

@@ -1,6 +1,6 @@
 import type { MetadataPackage } from "../core/package.ts";
 import type { NixlAgent } from "../native/agent.ts";
-import type { Arrivals } from "./arrival.ts";
+import type { Arrivals } from "./arrivals.ts";
 import {
   answerBody,
   handleBody,

@@ -1,4 +1,5 @@
-import type { Arrival, Arrivals } from "./arrival.ts";
+import type { Arrival } from "./arrival.ts";
+import type { Arrivals } from "./arrivals.ts";
 import { questionBody, readAnswer } from "./control-bodies.ts";
 import { CONTROL } from "./control-message.ts";
 import type { Importers } from "./importers.ts";

@@ -2,7 +2,7 @@ import { KvferryError } from "../core/errors.ts";
 import { handleWorkerId, type LayoutHandle } from "../core/handle.ts";
 import type { LayoutRecord } from "../core/layout.ts";
 import { getLocal, isLocal } from "../core/registry-queries.ts";
-import type { Arrivals } from "./arrival.ts";
+import type { Arrivals } from "./arrivals.ts";
 import { CONTROL } from "./control-message.ts";
 import type { Fences } from "./fences.ts";
 import type { Integrity } from "./integrity.ts";

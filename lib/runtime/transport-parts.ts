@@ -2,7 +2,7 @@ import { mappedAddresses } from "../core/attachment.ts";
 import { handleLayoutId } from "../core/handle.ts";
 import { emptyRegistry } from "../core/registry-local.ts";
 import { isRemote } from "../core/registry-queries.ts";
-import { Arrivals } from "./arrival.ts";
+import { Arrivals } from "./arrivals.ts";
 import { BlockIo } from "./block-io.ts";
 import { answerBody } from "./control-bodies.ts";
 import { CONTROL } from "./control-message.ts";
