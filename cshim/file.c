@@ -21,6 +21,7 @@
 #define GUESSED_ALIGNMENT 4096u
 #define TMPFS 0x01021994u
 #define RAMFS 0x858458f6u
+#define FUSE 0x65735546u
 /* statx's field of this name is younger than many C libraries: mask, and offsets of two words in the result. */
 #define DIOALIGN 0x2000u
 #define DIO_MEMORY 0x98
@@ -99,13 +100,20 @@ static int32_t reserve(int fd, const char *path, uint64_t bytes) {
     return refuse_file(failed, path, "space could not be reserved");
 }
 
+/* What the file system is good for. When a FUSE server answers a ring's request short, the kernel (6.18) asks for the rest
+ * from the wrong place and calls the whole done: such files are served by threads. */
+static bool look_at_system(kvf_file *file) {
+    struct statfs system;
+    memset(&system, 0, sizeof system);
+    const uint32_t kind = fstatfs(file->descriptor, &system) == 0 ? (uint32_t)system.f_type : FUSE; /* a server may not know */
+    if (kind == FUSE) file->no_ring = true;
+    return kind != TMPFS && kind != RAMFS;
+}
+
 /* Opens the file again for direct transfers, through /proc so that it is the same file whatever its name is by now. */
 static void open_direct(kvf_file *file) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file->descriptor);
-    struct statfs system;
-    memset(&system, 0, sizeof system);
-    if (fstatfs(file->descriptor, &system) == 0 && ((uint32_t)system.f_type == TMPFS || (uint32_t)system.f_type == RAMFS)) return;
     int fd = open(link, O_RDWR | O_DIRECT | O_CLOEXEC);
     if (fd < 0) return;
     uint32_t facts[64];
@@ -139,6 +147,9 @@ static int32_t open_named(kvf_file *file, uint32_t flags, uint64_t bytes) {
     struct stat facts;
     if (fstat(file->descriptor, &facts) != 0) return refuse_file(errno, path, "could not be looked at");
     if (!S_ISREG(facts.st_mode)) return kvf_refuse(KVF_E_IO, "%s: is not a regular file", path);
+    /* Only the opening was not to wait: a ring would take the flag for "answer EAGAIN rather than wait for the device". */
+    if (fcntl(file->descriptor, F_SETFL, fcntl(file->descriptor, F_GETFL) & ~O_NONBLOCK) != 0)
+        return refuse_file(errno, path, "could not be made to wait");
     if (flock(file->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return kvf_refuse(KVF_E_BUSY, "%s: another layout, of this process or another one, has it open", path);
     if (!(flags & KVF_FILE_CREATE)) {
@@ -229,7 +240,8 @@ static void open_item(kvf_task *task, uint64_t index) {
     kvf_file *file = job->file;
     int32_t status = job->flags & KVF_FILE_TEMPORARY ? open_nameless(file, job->bytes) : open_named(file, job->flags, job->bytes);
     if (status == KVF_OK) {
-        if (!(job->flags & KVF_FILE_BUFFERED)) open_direct(file);
+        const bool may_be_direct = look_at_system(file);
+        if (may_be_direct && !(job->flags & KVF_FILE_BUFFERED)) open_direct(file);
         file->bytes = job->bytes;
         file->member.stop = stop_member;
         file->member.join = join_member;

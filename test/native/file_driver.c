@@ -4,73 +4,14 @@
  *
  *   file_driver FOLDER ROUNDS      one line for each part that held; exit status 1 at the first mistake
  */
-#include "driver.h"
+#include "file_jobs.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
-#define CELLS 48u
 #define JOBS 12u
-#define WORDS (KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2 + 2 * CELLS)
 
 static const char *folder;
-
-/* Cells of `cell` bytes: cell from[k] of the source goes to cell to[k] of the destination. */
-static void make_hop(double *words, bool writing, uint32_t file, const uint8_t *memory, uint64_t cell, const uint32_t *in_file,
-                     const uint32_t *in_memory, uint32_t count) {
-    memset(words, 0, WORDS * sizeof *words);
-    words[0] = KVF_HOP_MAGIC;
-    words[1] = KVF_HOP_VERSION;
-    words[2] = 1;
-    words[3] = KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2 + 2 * count;
-    words[4] = (double)(cell * count);
-    double *program = words + KVF_HOP_HEADER_WORDS;
-    const uint32_t arrays = KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS;
-    program[0] = 1;
-    program[1] = count;
-    program[3] = (double)cell;
-    program[24] = writing ? 0 : 2;
-    program[25] = writing ? 0 : file;
-    program[26] = writing ? 2 : 0;
-    program[27] = writing ? file : 0;
-    program[28] = arrays;
-    program[29] = arrays + 1;
-    program[30] = arrays + 2;
-    program[31] = arrays + 2 + count;
-    program[33] = (double)(cell * count);
-    words[arrays + (writing ? 0 : 1)] = (double)(uintptr_t)memory;
-    for (uint32_t k = 0; k < count; k++) {
-        words[arrays + 2 + k] = (double)(cell * (writing ? in_memory[k] : in_file[k]));
-        words[arrays + 2 + count + k] = (double)(cell * (writing ? in_file[k] : in_memory[k]));
-    }
-}
-
-static void shuffle(uint32_t *ids, uint32_t count) {
-    for (uint32_t k = 0; k < count; k++) ids[k] = k;
-    for (uint32_t k = count; k > 1; k--) {
-        uint32_t other = (uint32_t)below(k), kept = ids[k - 1];
-        ids[k - 1] = ids[other];
-        ids[other] = kept;
-    }
-}
-
-static uint32_t open_file(client *self, const char *path, uint32_t flags, uint64_t bytes, uint32_t depth) {
-    CHECK(kvf_file_open_job(self->context, 0, path, flags, bytes, depth) == KVF_OK);
-    answer got = await(self);
-    if (got.status != KVF_OK) {
-        char text[512];
-        kvf_slot_error(self->context, 0, text, sizeof text);
-        fprintf(stderr, "open %s: %s\n", path, text);
-    }
-    CHECK(got.status == KVF_OK && got.value >= 1);
-    return (uint32_t)got.value;
-}
-
-static void close_file(client *self, uint32_t file) {
-    CHECK(kvf_file_close_job(self->context, 0, file) == KVF_OK);
-    answer got = await(self);
-    CHECK(got.status == KVF_OK && got.value == 0);
-}
 
 /* Many jobs at once write and read cells of one file, each cell of its own, in every mode. */
 static void random_copies(uint32_t flags, uint64_t cell, uint32_t depth) {
@@ -144,16 +85,18 @@ static void cancelled(uint32_t flags) {
 /* A context that closes while its files are busy ends their jobs and threads, and lets the files go. */
 static void closing(uint32_t flags) {
     client self = open_client(64);
-    const uint64_t cell = 262144;
+    const uint64_t cell = 65536;
     uint32_t file = open_file(&self, folder, KVF_FILE_TEMPORARY | flags, cell * CELLS, 8);
-    uint8_t *memory = aligned_alloc(4096, cell * CELLS);
+    /* Those that write share the first part, each that reads has one of its own: they run at once. */
+    uint8_t *memory = aligned_alloc(4096, cell * CELLS * (1 + JOBS));
     CHECK(memory);
-    memset(memory, 2, cell * CELLS);
+    memset(memory, 2, cell * CELLS * (1 + JOBS));
     static double words[WORDS];
     static uint32_t ids[CELLS];
     shuffle(ids, CELLS);
     for (uint32_t job = 0; job < JOBS; job++) {
-        make_hop(words, job % 2, file, memory, cell, ids, ids, CELLS);
+        const bool writing = job % 2;
+        make_hop(words, writing, file, memory + (writing ? 0 : cell * CELLS * (1 + job)), cell, ids, ids, CELLS);
         CHECK(kvf_file_copy_job(self.context, job, words, (kvf_word)words[3]) == KVF_OK);
     }
     CHECK(close_client(&self, 20000) == 0);

@@ -1,4 +1,4 @@
-// A file system that stops answering, and one that fails: a FUSE server of the tests' own, which needs the right to mount.
+// A file system that stops answering, one that fails, and one that answers short, with an interruption or with "again": a FUSE server of the tests' own, which needs the right to mount.
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,8 +15,8 @@ mkdirSync(MOUNT);
 const PROGRAM = join(import.meta.dir, "..", "..", "cshim", "build", "standin", "hang_fs");
 
 interface Server {
-  /** Tells it what to do; resolves when it does. */
-  say(word: "hang" | "fail" | "go"): Promise<void>;
+  /** Tells it what to do; resolves with its answer when it does. */
+  say(word: "hang" | "fail" | "short" | "go" | "count"): Promise<string>;
   end(): Promise<void>;
 }
 
@@ -26,13 +26,13 @@ async function mounted(): Promise<Server | null> {
   await buildHangingFiles(PROGRAM);
   const child = Bun.spawn([PROGRAM, MOUNT], { stdin: "pipe", stdout: "pipe", stderr: "ignore" });
   const lines = child.stdout.getReader();
-  const ok = async (): Promise<boolean> => (await lines.read()).done !== true;
-  if (!(await ok())) return null;
+  const answer = async (): Promise<string> => new TextDecoder().decode((await lines.read()).value).trim();
+  if ((await answer()) !== "ok") return null;
   return {
     async say(word) {
       child.stdin.write(`${word}\n`);
       await child.stdin.flush();
-      await ok();
+      return await answer();
     },
     async end() {
       await child.stdin.end();
@@ -51,11 +51,11 @@ afterAll(async () => {
 });
 
 let lastFile = 0;
-function diskSpec(folder: string): LayoutSpec {
+function diskSpec(folder: string, config: LayoutConfig = CONFIG): LayoutSpec {
   const name = `disk ${++lastFile}`;
   return {
     name,
-    config: CONFIG,
+    config,
     arrangement: "fully-contiguous",
     memory: { kind: "disk", path: join(folder, `${lastFile}.bin`) },
   };
@@ -151,3 +151,45 @@ test.skipIf(server === null)(
   },
   30_000,
 );
+
+for (const [rows, config] of [
+  ["aligned rows", CONFIG],
+  ["rows of odd sizes", { ...CONFIG, numBlocks: 9, numLayers: 3, pageSize: 15, innerDim: 77 }],
+] as const)
+  test.skipIf(server === null)(
+    `requests that are answered short, with an interruption and with "again" are completed: ${rows}`,
+    async () => {
+      if (server === null) throw new Error("no server");
+      await using transport = await openLocal();
+      const host = await transport.register(
+        systemSpec("host", config, { arrangement: "layer-separate/block-second" }),
+      );
+      const back = await transport.register(systemSpec("back", config));
+      await host.fill({ random: 11 });
+      await back.fill(0xee);
+      await server.say("short");
+      try {
+        const before = Number(await server.say("count"));
+        const disk = await transport.register(diskSpec(MOUNT, config));
+        const ids = Array.from({ length: config.numBlocks }, (_unused, block) => block);
+        const to = ids.map((id) => (id * 5 + 2) % config.numBlocks);
+        await transport.transfer({
+          source: host,
+          sourceBlocks: ids,
+          destination: disk,
+          destinationBlocks: to,
+        });
+        await transport.transfer({
+          source: disk,
+          sourceBlocks: to,
+          destination: back,
+          destinationBlocks: ids,
+        });
+        for (const id of ids) expect(await back.read(id)).toEqual(await host.read(id));
+        expect(Number(await server.say("count"))).toBeGreaterThan(before + 10);
+      } finally {
+        await server.say("go");
+      }
+    },
+    30_000,
+  );

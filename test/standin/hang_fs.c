@@ -2,8 +2,10 @@
  * hang_fs.c - a file system in memory that stops answering on demand, by the kernel's FUSE protocol: `hang_fs DIRECTORY`.
  *
  * Lines on standard input: `hang` leaves reads and writes of large files unanswered from then on, `fail` answers them
- * with EIO, `go` answers those that were left and goes on. Each line is answered by `ok`, and so is the mount. Ends, and
- * unmounts, at the end of its input.
+ * with EIO, `short` with a part of what was asked for, EINTR and EAGAIN in turn (files that are opened meanwhile pass no
+ * page cache, which would take short answers for ends), `go` answers those that were left and goes on. Each line is
+ * answered by `ok`, and so is the mount; `count` by the number of short answers. Ends, and unmounts, at the end of its
+ * input.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,7 +38,8 @@ typedef struct file {
 
 static file files[FILES]; /* inode k + 2 */
 static int device;
-static enum { GO, HANG, FAIL } mode;
+static enum { GO, HANG, FAIL, SHORT } mode;
+static uint32_t turns, shortened;
 static uint8_t *kept[KEPT];
 static size_t kept_count;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -94,13 +97,23 @@ static struct fuse_entry_out entry(uint64_t inode) {
 static bool data(const struct fuse_in_header *head, const uint8_t *body) {
     file *f = &files[head->nodeid - 2];
     const bool writing = head->opcode == FUSE_WRITE;
-    if (mode != GO && f->size >= LARGE) {
+    if ((mode == HANG || mode == FAIL) && f->size >= LARGE) {
         if (mode == FAIL) answer(head->unique, EIO, NULL, 0);
         return mode == FAIL;
     }
     const struct fuse_write_in *in = (const void *)body;
     const struct fuse_read_in *out = (const void *)body;
     uint64_t at = writing ? in->offset : out->offset, bytes = writing ? in->size : out->size;
+    if (mode == SHORT && f->size >= LARGE) {
+        const uint32_t turn = turns++ % 5;
+        if (turn < 2) {
+            answer(head->unique, turn ? EAGAIN : EINTR, NULL, 0);
+            return true;
+        }
+        /* Pages, and what is none. */
+        if (turn < 4 && bytes > 4096) bytes = (bytes / 2 + 4095) / 4096 * 4096, shortened++;
+        else if (bytes > 1) bytes -= bytes / 3, shortened++;
+    }
     if (writing) {
         if (at + bytes > FILE_BYTES) {
             answer(head->unique, ENOSPC, NULL, 0);
@@ -146,12 +159,14 @@ static bool serve(const uint8_t *message) {
                 struct fuse_open_out open;
             } out = {0};
             if (inode) out.entry = entry(inode);
+            if (mode == SHORT) out.open.open_flags = FOPEN_DIRECT_IO;
             answer(head->unique, inode ? 0 : ENOSPC, &out, inode ? sizeof out : 0);
             return true;
         }
         case FUSE_OPEN:
         case FUSE_OPENDIR: {
             struct fuse_open_out out = {0};
+            if (mode == SHORT && head->opcode == FUSE_OPEN) out.open_flags = FOPEN_DIRECT_IO;
             answer(head->unique, 0, &out, sizeof out);
             return true;
         }
@@ -224,7 +239,13 @@ int main(int count, char **arguments) {
     char line[64];
     while (fgets(line, sizeof line, stdin)) {
         pthread_mutex_lock(&mutex);
-        mode = line[0] == 'h' ? HANG : line[0] == 'f' ? FAIL : GO;
+        if (line[0] == 'c') {
+            printf("%u\n", shortened);
+            fflush(stdout);
+            pthread_mutex_unlock(&mutex);
+            continue;
+        }
+        mode = line[0] == 'h' ? HANG : line[0] == 'f' ? FAIL : line[0] == 's' ? SHORT : GO;
         for (size_t k = 0; mode != HANG && k < kept_count; k++) {
             serve(kept[k]);
             free(kept[k]);
