@@ -1,16 +1,66 @@
 // What a peer asks the far side of a staged transfer to touch: nothing but the layout that it names, and a chunk.
 import { KvferryError } from "../core/errors.ts";
 import { stagedOffset } from "../core/intersect.ts";
+import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
-import { everyRow, type StagedOperation, type StagedProgram } from "./staged-protocol.ts";
+import { everyRow, type StagedOperation, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import type { ChunkSource } from "./staging-pool.ts";
+
+/** What a peer may ask to touch here, and through what. */
+export interface StagedOwner {
+  /** Throws for a handle that is not of a layout of this process. */
+  readonly layout: (handle: LayoutHandle) => LayoutRecord;
+  /** Chunks for a component's transfers with a peer. */
+  readonly chunks: (device: number | null, agent: string) => ChunkSource;
+  /** Chunks from which it writes to a peer. */
+  readonly sendChunks: (device: number | null, agent: string) => ChunkSource;
+  /** Whether hashes of the file's blocks are kept, which only its owner can keep right. */
+  readonly keepsSums: (file: number) => boolean;
+}
+
+/** What a peer asked for, checked. */
+export interface StagedWork {
+  readonly record: LayoutRecord;
+  readonly program: CopyProgram;
+  /** Where its chunk comes from. */
+  readonly source: ChunkSource;
+}
+
+/**
+ * Checks what a peer asks for.
+ *
+ * @throws KvferryError that says to the peer why not.
+ */
+export function checkedAsk(
+  { layout, chunks, sendChunks, keepsSums }: StagedOwner,
+  agent: string,
+  { operation, ...word }: Extract<StagingWord, { word: "ask" }>,
+): StagedWork {
+  const record = layout(word.layout);
+  if (operation === "write" && record.access !== "read-write")
+    throw refusal("ACCESS", `layout ${record.name} may only be read`);
+  const component = record.components.find(({ shape }) => shape.name === word.component);
+  if (component === undefined)
+    throw refusal("INVALID_CONFIG", `layout ${record.name} has no component ${word.component}`);
+  if (component.attachment.kind === "file" && keepsSums(component.attachment.file))
+    throw refusal(
+      "NO_ROUTE",
+      `layout ${record.name} keeps checksums, which only its own transfers keep right`,
+    );
+  const device = component.storage.kind === "device" ? component.storage.device : null;
+  const source = (operation === "fetch" ? sendChunks : chunks)(device, agent);
+  const byOffset = namedByOffset(record);
+  const program = checkedProgram(component, word.program, operation, source.chunkBytes, byOffset);
+  return { record, program, source };
+}
 
 /**
  * The program with this process's addresses; every row lies in a region of the component and in the chunk.
  *
  * @throws KvferryError `NO_ROUTE` for a component that cannot be touched here, `INVALID_CONFIG` for bytes outside.
  */
-export function checkedProgram(
+function checkedProgram(
   component: ComponentRecord,
   given: StagedProgram,
   operation: StagedOperation,
@@ -89,7 +139,7 @@ export function checkedProgram(
 }
 
 /** Whether peers name a layout's bytes by offsets: it was exported as one that only its owner can touch. */
-export function namedByOffset(record: LayoutRecord): boolean {
+function namedByOffset(record: LayoutRecord): boolean {
   return record.stagedOnly || record.components.some(({ storage }) => storage.kind === "disk");
 }
 
