@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import { malformed, readByte } from "./bounded.ts";
+import { malformed } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
 
 // Integers as bincode 2 writes them in its standard configuration: values up to 250 in one byte, else a marker byte
@@ -19,14 +19,18 @@ const MARK_128 = 254;
  * @throws KvferryError `METADATA_MALFORMED` for a form that is too wide for the target or longer than needed.
  */
 export function readInteger(reader: ByteReader, words: 1 | 2 | 4, what: string): number {
+  const { bytes } = reader;
   const at = reader.position;
-  const first = readByte(reader, what);
+  if (at >= reader.end) throw malformed(reader.format, at, `the bytes end inside ${what}`);
+  const body = at + 1;
+  const first = bytes[at] ?? 0;
   reader.word1 = 0;
   reader.word2 = 0;
   reader.word3 = 0;
-  if (first < MARK_16) return (reader.word0 = first);
-  const bytes = reader.bytes;
-  const body = at + 1;
+  if (first < MARK_16) {
+    reader.position = body;
+    return (reader.word0 = first);
+  }
   const width = 1 << (first - MARK_16 + 1);
   if (first === 255 || width > words * 4)
     throw malformed(reader.format, at, `${what} has the marker ${first}, too wide for ${words * 32} bits`);
@@ -185,12 +189,13 @@ function reserve(writer: ByteWriter, count: number): void {
   writer.bytes = larger;
 }
 
+/** Four bytes that are there: the caller has counted them. */
 function wordAt(bytes: Uint8Array, at: number): number {
   return (
-    ((bytes[at] ?? 0) |
-      ((bytes[at + 1] ?? 0) << 8) |
-      ((bytes[at + 2] ?? 0) << 16) |
-      ((bytes[at + 3] ?? 0) << 24)) >>>
+    ((bytes[at] as number) |
+      ((bytes[at + 1] as number) << 8) |
+      ((bytes[at + 2] as number) << 16) |
+      ((bytes[at + 3] as number) << 24)) >>>
     0
   );
 }

@@ -1,9 +1,6 @@
-import { Decoder, Encoder } from "@msgpack/msgpack";
-import * as v from "valibot";
-import { U64_MAX } from "../core/integers.ts";
-import { MAX_INCARNATION } from "../core/registry-snapshot.ts";
-import { decodeText, malformed } from "./bounded.ts";
-import { BODY_AT } from "./envelope.ts";
+import { Encoder } from "@msgpack/msgpack";
+import { readMap } from "./body-read.ts";
+import type { BodyField } from "./body-read.ts";
 import type { Envelope } from "./envelope.ts";
 import { scanMessagePack } from "./msgpack-scan.ts";
 
@@ -52,50 +49,49 @@ export interface PackageBody {
   /** Regions of all components. */
   readonly addresses: Uint8Array;
   readonly sizes: Uint8Array;
+  /** Makes a package long enough for what it holds; says nothing. */
+  readonly padding?: Uint8Array | undefined;
 }
 
-// Strings are decoded here: the decoder of the library drops a byte order mark and lets wrong bytes pass.
-const text = v.pipe(
-  v.instance(Uint8Array),
-  v.transform((bytes) => decodeText(bytes, "kvferry", BODY_AT, "a string")),
-);
-const column = v.instance(Uint8Array);
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const TEXT: BodyField = { kind: "text" };
+const COLUMN: BodyField = { kind: "column" };
+const COUNT: BodyField = { kind: "count" };
 
-const hostSchema = v.strictObject({
-  boot: text,
-  pid: text,
-  ipc: text,
-  net: text,
-  user: text,
-  uid: count,
-  process: count,
-  rendezvous: text,
-});
+const HOST_FIELDS: Readonly<Record<keyof BodyHost, BodyField>> = {
+  boot: TEXT,
+  pid: TEXT,
+  ipc: TEXT,
+  net: TEXT,
+  user: TEXT,
+  uid: COUNT,
+  process: COUNT,
+  rendezvous: TEXT,
+};
 
-const bodySchema: v.GenericSchema<unknown, PackageBody> = v.strictObject({
-  worker: v.pipe(v.bigint(), v.minValue(0n), v.maxValue(U64_MAX)),
-  agent: text,
-  wire: text,
-  incarnation: v.pipe(v.number(), v.safeInteger(), v.minValue(0), v.maxValue(MAX_INCARNATION)),
-  sequence: count,
-  issued: v.nullable(count),
-  expires: v.nullable(count),
-  audience: v.nullable(column),
-  nixl: column,
-  host: v.nullable(hostSchema),
-  text,
-  textEnds: column,
-  shapeNumbers: column,
-  shapeWords: column,
-  shapeLayers: column,
-  generations: column,
-  layouts: column,
-  components: column,
-  nixlDevices: column,
-  addresses: column,
-  sizes: column,
-});
+const FIELDS: Readonly<Record<keyof PackageBody, BodyField>> = {
+  worker: { kind: "id" },
+  agent: TEXT,
+  wire: TEXT,
+  incarnation: { kind: "incarnation" },
+  sequence: COUNT,
+  issued: { kind: "count", nullable: true },
+  expires: { kind: "count", nullable: true },
+  audience: { kind: "column", nullable: true },
+  nixl: COLUMN,
+  host: { kind: "map", nullable: true, fields: HOST_FIELDS },
+  text: TEXT,
+  textEnds: COLUMN,
+  shapeNumbers: COLUMN,
+  shapeWords: COLUMN,
+  shapeLayers: COLUMN,
+  generations: COLUMN,
+  layouts: COLUMN,
+  components: COLUMN,
+  nixlDevices: COLUMN,
+  addresses: COLUMN,
+  sizes: COLUMN,
+  padding: { kind: "column", optional: true },
+};
 
 /** Writes a body as MessagePack. Bytes of columns are written as they are. */
 export function encodeBody(body: PackageBody): Uint8Array {
@@ -105,34 +101,14 @@ export function encodeBody(body: PackageBody): Uint8Array {
 }
 
 /**
- * Reads a body: walked first, so that the decoder meets no header that lies, then decoded and parsed.
+ * Reads a body: walked first, so that no header is met that lies, then read field by field.
  *
  * @throws KvferryError `METADATA_MALFORMED` with the offset, or the field and what it should be.
  */
 export function decodeBody(envelope: Envelope): PackageBody {
   const start = envelope.bodyAt;
   scanMessagePack(envelope.signed, start, start + envelope.body.length, LIMITS);
-  let decoded: unknown;
-  try {
-    decoded = new Decoder({
-      useBigInt64: true,
-      rawStrings: true,
-      maxArrayLength: 0,
-      maxExtLength: 0,
-    }).decode(envelope.body);
-  } catch (cause) {
-    throw malformed("kvferry", start, "the body is no map of named values", {}, cause);
-  }
-  const parsed = v.safeParse(bodySchema, decoded, { abortEarly: true });
-  if (parsed.success) return parsed.output;
-  const issue = parsed.issues[0];
-  const field = v.getDotPath(issue) ?? "body";
-  throw malformed(
-    "kvferry",
-    start,
-    `${field}: expected ${issue.expected ?? "another value"}, received ${issue.received}`,
-    {
-      field,
-    },
-  );
+  const body = readMap({ bytes: envelope.signed, start, at: start }, FIELDS, "");
+  // Every field that the type names was read as the kind that it says.
+  return body as unknown as PackageBody;
 }

@@ -14,29 +14,71 @@ export const MAX_COMPONENT_REGIONS: number = 2 * 65_536;
 /** At most this many workers can be named as a package's audience. */
 export const MAX_AUDIENCE = 16_384;
 
-// An object of the common form takes more memory than the bytes that say it, and more time: what a package may hold
-// follows from its length. The lengths are below those that real packages need, where addresses alone take 9 bytes and
-// NIXL's own metadata name each region again; the first ones are free, so that small packages may be as terse as they
-// like.
+// An object of the common form takes more memory than the bytes that say it, and more time, most of all in a process
+// that decodes its first package. What a package of up to a mebibyte may hold is therefore bounded, far above what
+// workers export; beyond that length, what it may hold follows from it.
+const MEBIBYTE = 2 ** 20;
+
+/** How many of a kind a package may have: so many in the first mebibyte, and one more for each `bytes` after it. */
+interface Allowance {
+  readonly first: number;
+  readonly bytes: number;
+}
+
+/** Components, and so much more for each further shape: a shape costs much more to check than its bytes. */
+const COMPONENTS: Allowance = { first: 1_280, bytes: 64 };
+const SHAPE_COMPONENTS = 20;
+const REGIONS: Allowance = { first: 24_576, bytes: 16 };
+const LISTED_LAYERS: Allowance = { first: 8_192, bytes: 16 };
 
 /** The layouts that a package of Dynamo's may have. */
 export function mostDynamoLayouts(bytes: number): number {
-  return Math.min(MAX_PACKAGE_LAYOUTS, 2_048 + Math.floor(bytes / 96));
+  return Math.min(MAX_PACKAGE_LAYOUTS, mostOf(COMPONENTS, bytes));
 }
 
 /** The components, of all layouts together, that a kvferry package may have. Each layout has one at least. */
 export function mostComponents(bytes: number): number {
-  return 2_048 + Math.floor(bytes / 76);
+  return mostOf(COMPONENTS, bytes);
 }
 
-/** The different shapes that a package may have. A shape costs much more to check than its bytes. */
-export function mostShapes(bytes: number): number {
-  return 1_024 + Math.floor(bytes / 2_048);
+/** The regions of all layouts together. */
+export function mostRegions(bytes: number): number {
+  return mostOf(REGIONS, bytes);
+}
+
+/** The different shapes that a package with so many components may have. */
+export function mostShapes(bytes: number, components: number): number {
+  return 1 + Math.max(0, Math.floor((mostOf(COMPONENTS, bytes) - components) / SHAPE_COMPONENTS));
 }
 
 /** The model layers that the shapes of a kvferry package may list, all together. */
 export function mostListedLayers(bytes: number): number {
-  return 65_536 + Math.floor(bytes / 32);
+  return mostOf(LISTED_LAYERS, bytes);
+}
+
+/** What a package holds of what its length bounds. */
+export interface PackageContent {
+  readonly components: number;
+  readonly regions: number;
+  readonly shapes: number;
+  readonly listedLayers: number;
+}
+
+/** The length from which on a kvferry package may hold that much. Shorter ones are filled up by the encoder. */
+export function leastBytes(content: PackageContent): number {
+  return Math.max(
+    leastFor(COMPONENTS, content.components + SHAPE_COMPONENTS * Math.max(0, content.shapes - 1)),
+    leastFor(REGIONS, content.regions),
+    leastFor(LISTED_LAYERS, content.listedLayers),
+  );
+}
+
+function mostOf({ first, bytes }: Allowance, length: number): number {
+  return first + Math.floor(Math.max(0, length - MEBIBYTE) / bytes);
+}
+
+function leastFor({ first, bytes }: Allowance, count: number): number {
+  return count <= first ? 0 : MEBIBYTE + (count - first) * bytes;
 }
 
 /**

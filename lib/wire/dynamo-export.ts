@@ -3,7 +3,7 @@ import { DEFAULT_GROUP, SHORT_FORM_COMPONENT } from "../core/bundle.ts";
 import { KvferryError } from "../core/errors.ts";
 import { handleLayoutId, handleWorkerId, makeHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
-import { mostDynamoLayouts } from "./bounded.ts";
+import { mostDynamoLayouts, mostRegions, mostShapes } from "./bounded.ts";
 import { encodeDynamoPackage } from "./dynamo.ts";
 import type {
   CustomAxis,
@@ -40,11 +40,34 @@ export function exportDynamoPackage(value: MetadataPackage, format: DynamoFormat
     layouts,
   };
   const bytes = encodeDynamoPackage(packed, format);
-  const most = mostDynamoLayouts(bytes.length);
   // What kvferry itself would not take is not written.
-  if (layouts.length > most)
-    throw unsayable(format, `${layouts.length} layouts in ${bytes.length} bytes (at most ${most})`, null);
+  checkLimit(format, bytes, "layouts", layouts.length, mostDynamoLayouts(bytes.length));
+  let regions = 0;
+  for (const { layout } of layouts) regions += layout.memory_descriptors.length;
+  checkLimit(format, bytes, "regions", regions, mostRegions(bytes.length));
+  const mostDifferent = mostShapes(bytes.length, layouts.length);
+  const views = new Set(value.layouts.map((layout) => layout.components[0]?.view));
+  // Views that are not one object may still be equal.
+  if (views.size > mostDifferent) checkLimit(format, bytes, "shapes", shapesOf(layouts), mostDifferent);
   return bytes;
+}
+
+function checkLimit(
+  format: DynamoFormat,
+  bytes: Uint8Array,
+  what: string,
+  found: number,
+  most: number,
+): void {
+  if (found > most)
+    throw unsayable(format, `${found} ${what} in ${bytes.length} bytes (at most ${most})`, null);
+}
+
+function shapesOf(layouts: readonly DynamoPackageLayout<WideInteger>[]): number {
+  const shapes = new Set<string>();
+  for (const { layout } of layouts)
+    shapes.add(`${Object.values(layout.layout_config).join()};${JSON.stringify(layout.layout_type_details)}`);
+  return shapes.size;
 }
 
 function layoutFor(

@@ -5,8 +5,9 @@ import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/p
 import { isKvferryError } from "../core/errors.ts";
 import type { KvferryError } from "../core/errors.ts";
 import { finishReader, malformed, openReader } from "./bounded.ts";
-import { newScratch, readHeader, scanLayout } from "./dynamo-scan.ts";
-import type { DynamoHeader, LayoutScratch } from "./dynamo-scan.ts";
+import { readHeader, scanLayout } from "./dynamo-scan.ts";
+import { newScratch } from "./dynamo-scratch.ts";
+import type { DynamoHeader, LayoutScratch } from "./dynamo-scratch.ts";
 import { openShapes, shapeOf } from "./dynamo-shape.ts";
 import type { DynamoShape, ShapeBook } from "./dynamo-shape.ts";
 import { LOGICAL_TYPES, MEMORY_TYPES } from "./dynamo-types.ts";
@@ -14,7 +15,7 @@ import type { DynamoFormat } from "./dynamo-types.ts";
 import { nextHandle, openHandles } from "./handles.ts";
 import type { HandleSequence } from "./handles.ts";
 import { checkRegions, newOverlapState } from "./regions.ts";
-import { storageOf } from "./storage.ts";
+import { storageOf, SYSTEM } from "./storage.ts";
 
 /** A package of Dynamo's in the common form, or why it is none. */
 export type DynamoImport =
@@ -115,42 +116,68 @@ function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader
     worker1,
     overlap: newOverlapState(bytes.length),
     seen: new Uint32Array(2_048),
-    shapes: openShapes(format, bytes.length),
+    shapes: openShapes(format, bytes, header.layoutCount),
     lastSizes: new Float64Array(0),
     handles: openHandles(header.workerId),
   };
 }
 
+// Written in a few long functions on purpose: until this code is compiled, a call costs more than what it does.
 function layoutOf(state: ImportState): PackageLayout {
   const { scratch } = state;
   const id = layoutIdOf(state);
   if (scratch.version > 1)
     throw refused(state, `descriptor version ${scratch.version} is not known, only 0 and 1`);
   if (!scratch.ownAgent) throw refused(state, "the layout's agent name is not the worker's");
-  const shape = shapeOf(state.shapes, scratch);
-  const storage = storageAt(state);
-  const regionAddresses = takeRegions(state, shape, storage);
+  const { shapes } = state;
+  const shape =
+    shapes.last !== null && shapes.reading === scratch.configReading && shapes.form === scratch.form
+      ? shapes.last
+      : shapeOf(shapes, scratch);
+  const host = scratch.location === 0 && scratch.memoryType === 0;
+  const storage = host ? SYSTEM : storageAt(state);
+  const { view } = shape;
+  if (scratch.wideSize) throw refused(state, "size of a region passes 2^53");
+  if (scratch.wideAddress) throw refused(state, "addr of a region passes 2^53");
+  let regionAddresses: Float64Array;
+  let address = 0;
+  let size = 0;
+  if (scratch.regionCount === 1 && view.regionCount === 1) {
+    address = scratch.addresses[0] ?? 0;
+    size = scratch.sizes[0] ?? 0;
+    // One region is the plain case, and making an array of one is cheaper than cutting it out.
+    regionAddresses = new Float64Array(1);
+    regionAddresses[0] = address;
+    if (state.lastSizes.length !== 1 || state.lastSizes[0] !== size) {
+      state.lastSizes = new Float64Array(1);
+      state.lastSizes[0] = size;
+    }
+  } else regionAddresses = takeRegions(state, shape, storage);
+  const disk = storage.kind === "disk";
+  if (!disk && scratch.device1 >= 2 ** 21) throw refused(state, "device_id passes 2^53");
   const component: PackageComponent = Object.freeze({
     name: SHORT_FORM_COMPONENT,
     config: shape.config,
     arrangement: shape.arrangement,
     order: shape.order,
-    view: shape.view,
+    view,
     group: DEFAULT_GROUP,
     wholeBlocks: false,
     alias: false,
     storage,
     regionAddresses,
     regionSizes: state.lastSizes,
-    nixlDevice: nixlDeviceOf(state, storage),
+    // A file descriptor of the exporter's process says nothing here.
+    nixlDevice: disk ? 0 : scratch.device1 * 2 ** 32 + scratch.device0,
   });
   const components = [component];
-  checkRegions(components, state.overlap, state.format, scratch.at);
-  const disk = storage.kind === "disk";
+  // What `checkRegions` asks of a single region; it says what is wrong with others.
+  if (regionAddresses.length !== 1 || size < view.regionBytes || address + size > Number.MAX_SAFE_INTEGER)
+    checkRegions(components, state.overlap, state.format, scratch.at);
   return Object.freeze({
     handle: nextHandle(state.handles, id, 0),
     name: `layout-${id}`,
-    tier: LOGICAL_TYPES[scratch.logicalType] ?? tierOf(storage),
+    tier: scratch.logicalType < 0 ? tierOf(storage) : (LOGICAL_TYPES[scratch.logicalType] ?? "G1"),
     access: "read-write" as const,
     fingerprint: null,
     stagedOnly: disk,
@@ -194,14 +221,6 @@ function storageAt(state: ImportState): Storage {
   return storage;
 }
 
-/** The device id for NIXL. A file descriptor of the exporter's process says nothing here. */
-function nixlDeviceOf(state: ImportState, storage: Storage): number {
-  const { scratch } = state;
-  if (storage.kind === "disk") return 0;
-  if (scratch.device1 >= 2 ** 21) throw refused(state, "device_id passes 2^53");
-  return scratch.device1 * 2 ** 32 + scratch.device0;
-}
-
 const LOCATIONS = ["system", "pinned", "device", "disk"] as const;
 
 /** The regions of a layout; the sizes go to `state.lastSizes`, one array for layouts that have the same. */
@@ -215,18 +234,8 @@ function takeRegions(state: ImportState, shape: DynamoShape, storage: Storage): 
     );
   let same = lastSizes.length === count;
   for (let index = 0; same && index < count; index++) same = lastSizes[index] === sizes[index];
-  if (!same) state.lastSizes = checkedNumbers(state, sizes, count, "size");
-  return checkedNumbers(state, scratch.addresses, count, "addr");
-}
-
-function checkedNumbers(state: ImportState, from: Float64Array, count: number, what: string): Float64Array {
-  for (let index = 0; index < count; index++)
-    if ((from[index] ?? 0) > Number.MAX_SAFE_INTEGER) throw refused(state, `${what} of a region passes 2^53`);
-  // One region is the plain case, and making an array of one is cheaper than cutting it out.
-  if (count !== 1) return from.slice(0, count);
-  const single = new Float64Array(1);
-  single[0] = from[0] ?? 0;
-  return single;
+  if (!same) state.lastSizes = sizes.slice(0, count);
+  return scratch.addresses.slice(0, count);
 }
 
 function withoutRegions(component: PackageComponent): PackageComponent {

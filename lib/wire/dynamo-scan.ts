@@ -6,133 +6,18 @@ import {
   malformed,
   MAX_COMPONENT_REGIONS,
   mostDynamoLayouts,
+  mostRegions,
   openReader,
   readByte,
 } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
+import { CONFIG_FIELDS, newScratch } from "./dynamo-scratch.ts";
+import type { DynamoHeader, LayoutScratch } from "./dynamo-scratch.ts";
 import type { DynamoFormat } from "./dynamo-types.ts";
-
-/** The places of the seven integers of a layout's config, in wire order. */
-export const CONFIG_FIELDS = [
-  "num_blocks",
-  "num_layers",
-  "outer_dim",
-  "page_size",
-  "inner_dim",
-  "alignment",
-  "dtype_width_bytes",
-] as const;
-
-/** What stands before the layouts of a package. */
-export interface DynamoHeader {
-  readonly workerId: bigint;
-  readonly agentName: string;
-  /** Where the name's bytes lie, to compare the layouts' names without decoding them. */
-  readonly agentAt: number;
-  readonly agentLength: number;
-  readonly blobAt: number;
-  readonly blobLength: number;
-  readonly layoutCount: number;
-}
-
-/**
- * One layout as it stands in the bytes, in fields that are overwritten by the next: what is refused later never cost
- * an object. Integers of 64 bits are pairs of words, low first.
- */
-export interface LayoutScratch {
-  /** Offset of the layout, and of what follows it. */
-  at: number;
-  end: number;
-  handle0: number;
-  handle1: number;
-  handle2: number;
-  handle3: number;
-  /** -1 in dynamo-1.0. */
-  logicalType: number;
-  version: number;
-  /** Where the bytes of the config stand that the fields below were read from; length 0 for none. */
-  configAt: number;
-  configLength: number;
-  /** Counts the configs that were read anew: the same number means the same config. */
-  configReading: number;
-  /** {@link CONFIG_FIELDS}, two words each. */
-  readonly config: Uint32Array;
-  /** Variant in dynamo-1.0, -1 else. */
-  innerShape: number;
-  headsKnown: boolean;
-  heads0: number;
-  heads1: number;
-  location: number;
-  location0: number;
-  location1: number;
-  agentAt: number;
-  agentLength: number;
-  /** Whether the layout's agent is the worker's, whose name stands at `workerAt`. */
-  ownAgent: boolean;
-  workerAt: number;
-  workerLength: number;
-  memoryType: number;
-  device0: number;
-  device1: number;
-  regionsAt: number;
-  regionCount: number;
-  /** The regions, `regionCount` of them; numbers from 2^53 on are only known to be that large. */
-  addresses: Float64Array;
-  sizes: Float64Array;
-  /** 0 fully contiguous, 1 layer separate. */
-  details: number;
-  /** Block format or block dimension. */
-  sub: number;
-  /** Variant in kvbm-physical-1, -1 else. */
-  kvLayout: number;
-  /** Four axes of a custom block layout, two bits each, first lowest. */
-  custom: number;
-}
-
-/** A fresh scratch layout for a package with that header. */
-export function newScratch(header: DynamoHeader): LayoutScratch {
-  return {
-    at: 0,
-    end: 0,
-    handle0: 0,
-    handle1: 0,
-    handle2: 0,
-    handle3: 0,
-    logicalType: -1,
-    version: 0,
-    configAt: 0,
-    configLength: 0,
-    configReading: 0,
-    config: new Uint32Array(2 * CONFIG_FIELDS.length),
-    innerShape: -1,
-    headsKnown: false,
-    heads0: 0,
-    heads1: 0,
-    location: 0,
-    location0: 0,
-    location1: 0,
-    agentAt: 0,
-    agentLength: 0,
-    ownAgent: false,
-    workerAt: header.agentAt,
-    workerLength: header.agentLength,
-    memoryType: 0,
-    device0: 0,
-    device1: 0,
-    regionsAt: 0,
-    regionCount: 0,
-    addresses: new Float64Array(FEW_REGIONS),
-    sizes: new Float64Array(FEW_REGIONS),
-    details: 0,
-    sub: 0,
-    kvLayout: -1,
-    custom: 0,
-  };
-}
 
 // No layout is shorter: one byte for each of its fields, with an empty name and no region.
 const SMALLEST_LAYOUT = 17;
-const FEW_REGIONS = 128;
+const LONG_NAME = 64;
 // Integers below are one byte, and stand for themselves.
 const MARK = 251;
 
@@ -177,11 +62,26 @@ export function readHeader(reader: ByteReader): DynamoHeader {
       `${layoutCount} layouts, more than the ${most} of a package of ${reader.end} bytes`,
       { layouts: layoutCount, limit: most },
     );
-  return { workerId, agentName, agentAt, agentLength, blobAt, blobLength, layoutCount };
+  return {
+    workerId,
+    agentName,
+    agentAt,
+    agentLength,
+    blobAt,
+    blobLength,
+    layoutCount,
+    mostRegions: mostRegions(reader.end),
+  };
 }
 
-/** Reads one layout into the scratch and moves past it. */
+/**
+ * Reads one layout into the scratch and moves past it.
+ *
+ * Nearly every field is one byte that stands for itself, read in place: before this code is compiled, a call for each
+ * would cost more than all the rest. Whatever else stands there goes the long way.
+ */
 export function scanLayout(reader: ByteReader, format: DynamoFormat, scratch: LayoutScratch): void {
+  const { bytes } = reader;
   scratch.at = reader.position;
   scratch.end = -1;
   readInteger(reader, 4, "handle");
@@ -190,8 +90,18 @@ export function scanLayout(reader: ByteReader, format: DynamoFormat, scratch: La
   scratch.handle2 = reader.word2;
   scratch.handle3 = reader.word3;
   const kvbm = format === "kvbm-physical-1";
-  if (kvbm) scratch.logicalType = readVariant(reader, 4, "logical_type");
-  scratch.version = readInteger(reader, 1, "version");
+  if (kvbm) {
+    const tier = bytes[reader.position] ?? MARK;
+    if (tier < 4) {
+      reader.position++;
+      scratch.logicalType = tier;
+    } else scratch.logicalType = readVariant(reader, 4, "logical_type");
+  }
+  const version = bytes[reader.position] ?? MARK;
+  if (version < MARK) {
+    reader.position++;
+    scratch.version = version;
+  } else scratch.version = readInteger(reader, 1, "version");
   scanConfig(reader, kvbm, scratch);
   scanPlace(reader, scratch);
   scanRegions(reader, scratch);
@@ -250,66 +160,115 @@ function scanHeads(reader: ByteReader, scratch: LayoutScratch): void {
 }
 
 function scanPlace(reader: ByteReader, scratch: LayoutScratch): void {
-  scratch.location = readVariant(reader, 4, "location");
+  const { bytes } = reader;
+  const location = bytes[reader.position] ?? MARK;
   scratch.location0 = 0;
   scratch.location1 = 0;
-  if (scratch.location >= 2) {
+  if (location < 2) {
+    reader.position++;
+    scratch.location = location;
+  } else {
+    scratch.location = readVariant(reader, 4, "location");
     readInteger(reader, scratch.location === 2 ? 1 : 2, "location");
     scratch.location0 = reader.word0;
     scratch.location1 = reader.word1;
   }
-  const length = readInteger(reader, 2, "agent_name");
-  checkCount(reader, length, 1, "agent_name");
+  let length = bytes[reader.position] ?? MARK;
+  if (length < MARK) reader.position++;
+  else length = readInteger(reader, 2, "agent_name");
   const at = reader.position;
-  // The layout's name is nearly always the worker's: the same bytes as a name that was checked need no check.
-  scratch.ownAgent = length === scratch.workerLength && sameBytes(reader.bytes, at, scratch.workerAt, length);
-  if (!scratch.ownAgent) decodeText(reader.bytes.subarray(at, at + length), reader.format, at, "agent_name");
+  if (length > reader.end - at) checkCount(reader, length, 1, "agent_name");
+  // The layout's name is nearly always the worker's: the same bytes as a name that was checked need no check. Long ones
+  // are compared as text.
+  let own = length === scratch.workerLength && length < LONG_NAME;
+  const difference = scratch.workerAt - at;
+  for (let index = at; own && index < at + length; index++) own = bytes[index] === bytes[index + difference];
+  scratch.ownAgent =
+    own ||
+    decodeText(bytes.subarray(at, at + length), reader.format, at, "agent_name") === scratch.workerName;
   scratch.agentAt = at;
   scratch.agentLength = length;
   reader.position = at + length;
-  scratch.memoryType = readVariant(reader, 6, "mem_type");
-  readInteger(reader, 2, "device_id");
-  scratch.device0 = reader.word0;
-  scratch.device1 = reader.word1;
+  const memory = bytes[reader.position] ?? MARK;
+  if (memory < 6) {
+    reader.position++;
+    scratch.memoryType = memory;
+  } else scratch.memoryType = readVariant(reader, 6, "mem_type");
+  const device = bytes[reader.position] ?? MARK;
+  if (device < MARK) {
+    reader.position++;
+    scratch.device0 = device;
+    scratch.device1 = 0;
+  } else {
+    readInteger(reader, 2, "device_id");
+    scratch.device0 = reader.word0;
+    scratch.device1 = reader.word1;
+  }
 }
 
 function scanRegions(reader: ByteReader, scratch: LayoutScratch): void {
-  const count = readInteger(reader, 2, "memory_descriptors");
-  checkCount(reader, count, 2, "memory_descriptors");
+  const { bytes } = reader;
+  let count = bytes[reader.position] ?? MARK;
+  if (count < MARK) reader.position++;
+  else count = readInteger(reader, 2, "memory_descriptors");
+  if (count * 2 > reader.end - reader.position) checkCount(reader, count, 2, "memory_descriptors");
   if (count > MAX_COMPONENT_REGIONS)
     throw malformed(reader.format, reader.position, `${count} memory_descriptors in one layout`);
+  scratch.regionsLeft -= count;
+  if (scratch.regionsLeft < 0)
+    throw malformed(
+      reader.format,
+      reader.position,
+      `more memory_descriptors than the ${mostRegions(reader.end)} of a package of ${reader.end} bytes`,
+      { limit: mostRegions(reader.end) },
+    );
   scratch.regionsAt = reader.position;
   scratch.regionCount = count;
   if (count > scratch.addresses.length) {
     scratch.addresses = new Float64Array(count);
     scratch.sizes = new Float64Array(count);
   }
-  const { bytes } = reader;
   const { addresses, sizes } = scratch;
+  scratch.wideAddress = false;
+  scratch.wideSize = false;
   for (let index = 0; index < count; index++) {
-    let first = bytes[reader.position] ?? MARK;
-    if (first < MARK) {
-      reader.position++;
-      addresses[index] = first;
-    } else addresses[index] = readInteger(reader, 2, "addr");
-    first = bytes[reader.position] ?? MARK;
-    if (first < MARK) {
-      reader.position++;
-      sizes[index] = first;
-    } else sizes[index] = readInteger(reader, 2, "size");
+    let value = bytes[reader.position] ?? MARK;
+    if (value < MARK) reader.position++;
+    else if ((value = readInteger(reader, 2, "addr")) > Number.MAX_SAFE_INTEGER) scratch.wideAddress = true;
+    addresses[index] = value;
+    value = bytes[reader.position] ?? MARK;
+    if (value < MARK) reader.position++;
+    else if ((value = readInteger(reader, 2, "size")) > Number.MAX_SAFE_INTEGER) scratch.wideSize = true;
+    sizes[index] = value;
   }
 }
 
 function scanDetails(reader: ByteReader, kvbm: boolean, scratch: LayoutScratch): void {
-  scratch.details = readVariant(reader, 2, "layout_type_details");
-  scratch.sub =
-    scratch.details === 0 ? readVariant(reader, 1, "block_format") : readVariant(reader, 2, "block_dim");
+  const { bytes } = reader;
+  const details = bytes[reader.position] ?? MARK;
+  if (details < 2) {
+    reader.position++;
+    scratch.details = details;
+  } else scratch.details = readVariant(reader, 2, "layout_type_details");
+  const sub = bytes[reader.position] ?? MARK;
+  if (sub <= details) {
+    reader.position++;
+    scratch.sub = sub;
+  } else
+    scratch.sub =
+      scratch.details === 0 ? readVariant(reader, 1, "block_format") : readVariant(reader, 2, "block_dim");
+  scratch.form = scratch.details | (scratch.sub << 1);
   if (!kvbm) return;
-  scratch.kvLayout = readVariant(reader, 6, "kv_block_layout");
   scratch.custom = 0;
-  if (scratch.kvLayout !== 4) return;
-  for (let axis = 0; axis < 4; axis++)
-    scratch.custom |= readVariant(reader, 4, "kv_block_layout") << (2 * axis);
+  const layout = bytes[reader.position] ?? MARK;
+  if (layout < 6) {
+    reader.position++;
+    scratch.kvLayout = layout;
+  } else scratch.kvLayout = readVariant(reader, 6, "kv_block_layout");
+  if (scratch.kvLayout === 4)
+    for (let axis = 0; axis < 4; axis++)
+      scratch.custom |= readVariant(reader, 4, "kv_block_layout") << (2 * axis);
+  scratch.form |= (scratch.kvLayout << 2) | (scratch.custom << 5);
 }
 
 /** Tells whether two runs of the same bytes are equal. */

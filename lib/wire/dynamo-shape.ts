@@ -7,8 +7,8 @@ import { resolveConfig } from "../core/config-resolve.ts";
 import type { StridedView } from "../core/view.ts";
 import { malformed, mostShapes, refusedAs } from "./bounded.ts";
 import { customAxes } from "./dynamo.ts";
-import { CONFIG_FIELDS } from "./dynamo-scan.ts";
-import type { LayoutScratch } from "./dynamo-scan.ts";
+import { CONFIG_FIELDS } from "./dynamo-scratch.ts";
+import type { LayoutScratch } from "./dynamo-scratch.ts";
 import type { DynamoFormat } from "./dynamo-types.ts";
 
 /** What layouts of one config and kind have in common. Frozen. */
@@ -22,27 +22,26 @@ export interface DynamoShape {
 /** The shapes of a package; layouts that say the same share one. */
 export interface ShapeBook {
   readonly format: DynamoFormat;
+  /** The package. */
+  readonly bytes: Uint8Array;
   /** At most this many shapes. */
   readonly limit: number;
   readonly known: Map<string, DynamoShape>;
-  /** Which reading of a config the layout before had, its words, and its shape. */
+  /** Which reading of a config the layout before had, its form, and its shape: the same two mean the same shape. */
   reading: number;
-  readonly words: Uint32Array;
+  form: number;
   last: DynamoShape | null;
 }
 
-// Words that tell shapes apart: two for each number of the config, then inner shape, heads, details.
-const TAIL = 2 * CONFIG_FIELDS.length;
-const KEY_WORDS = TAIL + 8;
-
-/** An empty book for a package of that length. */
-export function openShapes(format: DynamoFormat, bytes: number): ShapeBook {
+/** An empty book for a package with so many layouts. */
+export function openShapes(format: DynamoFormat, bytes: Uint8Array, layouts: number): ShapeBook {
   return {
     format,
-    limit: mostShapes(bytes),
+    bytes,
+    limit: mostShapes(bytes.length, layouts),
     known: new Map(),
     reading: -1,
-    words: new Uint32Array(KEY_WORDS),
+    form: -1,
     last: null,
   };
 }
@@ -53,15 +52,10 @@ export function openShapes(format: DynamoFormat, bytes: number): ShapeBook {
  * @throws KvferryError `METADATA_MALFORMED` with what the crates' own constructors or kvferry refuse.
  */
 export function shapeOf(book: ShapeBook, scratch: LayoutScratch): DynamoShape {
-  if (book.last !== null && book.reading === scratch.configReading && sameTail(scratch, book.words))
-    return book.last;
-  const { innerShape, heads0, heads1, details, sub, kvLayout, custom } = scratch;
-  book.words.set(scratch.config, 0);
-  book.words.set(
-    [innerShape, scratch.headsKnown ? 1 : 0, heads0, heads1, details, sub, kvLayout, custom],
-    TAIL,
-  );
-  const key = book.words.join();
+  // Each config has one spelling, so its bytes name it.
+  const { configAt, configLength, form } = scratch;
+  const config = book.bytes.subarray(configAt, configAt + configLength) as unknown as number[];
+  const key = String.fromCharCode(form) + String.fromCharCode.apply(null, config);
   let shape = book.known.get(key);
   if (shape === undefined) {
     if (book.known.size >= book.limit)
@@ -71,20 +65,8 @@ export function shapeOf(book: ShapeBook, scratch: LayoutScratch): DynamoShape {
   }
   book.last = shape;
   book.reading = scratch.configReading;
+  book.form = form;
   return shape;
-}
-
-function sameTail(scratch: LayoutScratch, words: Uint32Array): boolean {
-  return (
-    words[TAIL] === scratch.innerShape >>> 0 &&
-    words[TAIL + 1] === (scratch.headsKnown ? 1 : 0) &&
-    words[TAIL + 2] === scratch.heads0 &&
-    words[TAIL + 3] === scratch.heads1 &&
-    words[TAIL + 4] === scratch.details &&
-    words[TAIL + 5] === scratch.sub &&
-    words[TAIL + 6] === scratch.kvLayout >>> 0 &&
-    words[TAIL + 7] === scratch.custom
-  );
 }
 
 function newShape(book: ShapeBook, scratch: LayoutScratch): DynamoShape {

@@ -11,8 +11,9 @@ import {
 import type { ByteWriter } from "./bincode.ts";
 import { decodeText, finishReader, openReader } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
-import { CONFIG_FIELDS, newScratch, readHeader, scanLayout, scanPackage, wide } from "./dynamo-scan.ts";
-import type { DynamoHeader, LayoutScratch } from "./dynamo-scan.ts";
+import { readHeader, scanLayout, scanPackage, wide } from "./dynamo-scan.ts";
+import { CONFIG_FIELDS, newScratch } from "./dynamo-scratch.ts";
+import type { DynamoHeader, LayoutScratch } from "./dynamo-scratch.ts";
 import {
   BLOCK_DIMS,
   CUSTOM_AXES,

@@ -1,20 +1,25 @@
 import { MAX_COMPONENTS, MAX_FINGERPRINT_LENGTH, MAX_NAME_LENGTH } from "../core/bundle.ts";
 import { MAX_GENERATION, MAX_LAYOUT_ID } from "../core/handle.ts";
-import type { LayoutHandle } from "../core/handle.ts";
 import type { HostIdentity, MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import { decodeBody } from "./body.ts";
 import type { BodyHost, PackageBody } from "./body.ts";
-import { malformed, MAX_AUDIENCE, MAX_PACKAGE_LAYOUTS, mostComponents, mostShapes } from "./bounded.ts";
+import {
+  malformed,
+  MAX_AUDIENCE,
+  MAX_PACKAGE_LAYOUTS,
+  mostComponents,
+  mostRegions,
+  mostShapes,
+} from "./bounded.ts";
 import { floatColumn, rowCount, splitTexts, wideColumn, wordColumn } from "./columns.ts";
 import { authenticate, readEnvelope } from "./envelope.ts";
 import type { MacFunction } from "./envelope.ts";
 import { nextHandle, openHandles } from "./handles.ts";
-import type { HandleSequence } from "./handles.ts";
 import { checkRegions, newOverlapState } from "./regions.ts";
 import { COMPONENT_WORDS, LAYOUT_WORDS, NO_WORD, READ_ONLY, STAGED, STORAGES, TIERS } from "./rows.ts";
 import { readShapes, SHAPE_NUMBERS, SHAPE_WORDS } from "./shapes.ts";
 import type { PackageShape } from "./shapes.ts";
-import { storageOf } from "./storage.ts";
+import { storageOf, SYSTEM } from "./storage.ts";
 
 /**
  * Reads a package of kvferry's own format into the common form, with configs and views computed anew.
@@ -35,12 +40,14 @@ export function decodeKvferryPackage(
   const body = decodeBody(envelope);
   const shapeRows = rowCount(body.shapeWords, SHAPE_WORDS * 4, "shapeWords");
   const texts = readTexts(body, shapeRows, envelope.bodyAt);
-  if (shapeRows > mostShapes(bytes.length))
+  const components = rowCount(body.components, COMPONENT_WORDS * 4, "components");
+  const most = mostShapes(bytes.length, components);
+  if (shapeRows > most)
     throw malformed(
       "kvferry",
       envelope.bodyAt,
-      `${shapeRows} different shapes, more than the ${mostShapes(bytes.length)} of a package of ${bytes.length} bytes`,
-      { shapes: shapeRows },
+      `${shapeRows} different shapes with ${components} components, more than the ${most} of a package of ${bytes.length} bytes`,
+      { shapes: shapeRows, limit: most },
     );
   const shapes = readShapes({
     numbers: floatColumn(body.shapeNumbers, shapeRows * SHAPE_NUMBERS, "shapeNumbers"),
@@ -102,11 +109,23 @@ function readLayouts(
     if (flags > 15 || tier === undefined)
       throw malformed("kvferry", offset, `layout ${id} has flags ${flags}`, { id });
     const fingerprint = words[at + 2] ?? 0;
-    const components = takeComponents(source, words[at + 3] ?? 0, id);
+    const count = words[at + 3] ?? 0;
+    const components =
+      count === 1 && source.next < source.rows
+        ? [takeComponent(source, id, true)]
+        : takeComponents(source, count, id);
+    const generation = generations[row] ?? 0;
+    // The fraction, the sign and the size in one comparison each, without calls.
+    if (!(generation % 1 === 0 && generation >= 0 && generation <= MAX_GENERATION))
+      throw malformed("kvferry", offset, `layout ${id} has the generation ${generation}`, { id });
+    const name = texts[words[at + 1] ?? 0];
     layouts.push(
       Object.freeze({
-        handle: handleOf(handles, id, generations[row] ?? 0, offset),
-        name: readText(texts, words[at + 1] ?? 0, MAX_NAME_LENGTH, offset),
+        handle: nextHandle(handles, id, generation),
+        name:
+          name !== undefined && name.length <= MAX_NAME_LENGTH
+            ? name
+            : readText(texts, words[at + 1] ?? 0, MAX_NAME_LENGTH, offset),
         tier,
         access: (flags & READ_ONLY) !== 0 ? ("read" as const) : ("read-write" as const),
         fingerprint:
@@ -152,6 +171,14 @@ function openComponents(
       { components: rows, limit: most },
     );
   const regions = rowCount(body.addresses, 8, "addresses");
+  const mostRanges = mostRegions(bytes);
+  if (regions > mostRanges)
+    throw malformed(
+      "kvferry",
+      offset,
+      `${regions} regions, more than the ${mostRanges} of a package of ${bytes} bytes`,
+      { regions, limit: mostRanges },
+    );
   return {
     offset,
     shapes,
@@ -178,7 +205,7 @@ function takeComponents(
       count,
     });
   const components: PackageComponent[] = [];
-  for (let index = 0; index < count; index++) components.push(takeComponent(source, layoutId));
+  for (let index = 0; index < count; index++) components.push(takeComponent(source, layoutId, false));
   if (count > 1 && new Set(components.map(({ name }) => name)).size !== count)
     throw malformed("kvferry", source.offset, `two components of layout ${layoutId} have one name`, {
       layoutId,
@@ -187,47 +214,64 @@ function takeComponents(
   return components;
 }
 
-function takeComponent(source: ComponentSource, layoutId: number): PackageComponent {
+/** @param only - The layout's only component: then its region is checked here. */
+function takeComponent(source: ComponentSource, layoutId: number, only: boolean): PackageComponent {
   const { words, offset } = source;
   const at = source.next * COMPONENT_WORDS;
   const shape = source.shapes[words[at] ?? NO_WORD];
   if (shape === undefined)
     throw malformed("kvferry", offset, `layout ${layoutId} names shape ${words[at]}`, { layoutId });
-  const storage = readStorage(words[at + 1] ?? NO_WORD, words[at + 2] ?? NO_WORD, offset);
-  const regions = storage.kind === "disk" ? 0 : shape.view.regionCount;
-  if (regions > source.addresses.length - source.region)
+  const kind = words[at + 1] ?? NO_WORD;
+  const device = words[at + 2] ?? NO_WORD;
+  const storage = kind === 0 && device === NO_WORD ? SYSTEM : readStorage(kind, device, offset);
+  const { view } = shape;
+  const regions = storage.kind === "disk" ? 0 : view.regionCount;
+  const start = source.region;
+  if (regions > source.addresses.length - start)
     throw malformed("kvferry", offset, `layout ${layoutId} needs ${regions} regions, more than are left`, {
       layoutId,
     });
   const nixlDevice = source.nixlDevices[source.next] ?? Number.NaN;
-  if (!Number.isSafeInteger(nixlDevice) || nixlDevice < 0)
+  if (nixlDevice !== 0 && (!Number.isSafeInteger(nixlDevice) || nixlDevice < 0))
     throw malformed("kvferry", offset, `layout ${layoutId} has the NIXL device ${nixlDevice}`, { layoutId });
-  const start = source.region;
   source.next++;
   source.region += regions;
-  return Object.freeze({
+  let regionAddresses = NO_ADDRESSES;
+  let right = regions === 0;
+  if (regions === 1) {
+    const address = source.addresses[start] ?? 0;
+    const size = source.sizes[start] ?? 0;
+    // One region is the plain case, and making an array of one is cheaper than cutting it out.
+    regionAddresses = new Float64Array(1);
+    regionAddresses[0] = address;
+    if (source.lastSizes.length !== 1 || source.lastSizes[0] !== size) {
+      source.lastSizes = new Float64Array(1);
+      source.lastSizes[0] = size;
+    }
+    // What `checkRegions` asks of a single region; it says what is wrong with others.
+    right =
+      address % 1 === 0 &&
+      size % 1 === 0 &&
+      address >= 0 &&
+      size >= view.regionBytes &&
+      address + size <= Number.MAX_SAFE_INTEGER;
+  } else if (regions > 0) regionAddresses = source.addresses.slice(start, start + regions);
+  const component = Object.freeze({
     name: shape.name,
     config: shape.config,
     arrangement: shape.arrangement,
     order: shape.order,
-    view: shape.view,
+    view,
     group: shape.group,
     wholeBlocks: shape.wholeBlocks,
     alias: shape.alias,
     storage,
-    regionAddresses: takeAddresses(source.addresses, start, regions),
-    regionSizes: takeSizes(source, start, regions),
+    regionAddresses,
+    regionSizes: regions === 1 ? source.lastSizes : takeSizes(source, start, regions),
     nixlDevice,
   });
-}
-
-function takeAddresses(addresses: Float64Array, start: number, count: number): Float64Array {
-  if (count === 0) return NO_ADDRESSES;
-  // One region is the plain case, and making an array of one is cheaper than cutting it out.
-  if (count !== 1) return addresses.slice(start, start + count);
-  const single = new Float64Array(1);
-  single[0] = addresses[start] ?? 0;
-  return single;
+  if (only && !right) checkRegions([component], source.overlap, "kvferry", offset);
+  return component;
 }
 
 const NO_ADDRESSES = new Float64Array(0);
@@ -248,12 +292,6 @@ function readStorage(kind: number, device: number, offset: number): PackageCompo
   return storage;
 }
 
-function handleOf(handles: HandleSequence, id: number, generation: number, offset: number): LayoutHandle {
-  if (!Number.isInteger(generation) || generation < 0 || generation > MAX_GENERATION)
-    throw malformed("kvferry", offset, `layout ${id} has the generation ${generation}`, { id });
-  return nextHandle(handles, id, generation);
-}
-
 function readText(texts: readonly string[], index: number, longest: number, offset: number): string {
   const text = texts[index];
   if (text === undefined || text === "" || text.length > longest)
@@ -266,7 +304,10 @@ function readAudience(column: Uint8Array | null, offset: number): readonly bigin
   const rows = rowCount(column, 8, "audience");
   if (rows > MAX_AUDIENCE)
     throw malformed("kvferry", offset, `an audience of ${rows}, more than ${MAX_AUDIENCE}`, { rows });
-  return [...wideColumn(column, rows, "audience")];
+  const ids = wideColumn(column, rows, "audience");
+  const audience: bigint[] = [];
+  for (let row = 0; row < rows; row++) audience.push(ids[row] ?? 0n);
+  return audience;
 }
 
 function hostOf(host: BodyHost): HostIdentity {

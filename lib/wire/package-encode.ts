@@ -2,7 +2,7 @@ import { handleGeneration, handleLayoutId, handleWorkerId, MAX_LAYOUT_ID } from 
 import { checkedInteger, U64_MAX } from "../core/integers.ts";
 import type { HostIdentity, MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import { unencodable } from "./bincode.ts";
-import { MAX_AUDIENCE, mostComponents, mostListedLayers, mostShapes } from "./bounded.ts";
+import { leastBytes, MAX_AUDIENCE } from "./bounded.ts";
 import { encodeBody } from "./body.ts";
 import type { BodyHost, PackageBody } from "./body.ts";
 import { columnBytes, textEnds, textIndex } from "./columns.ts";
@@ -18,8 +18,7 @@ import { newShapeTable, shapeIndex } from "./shapes.ts";
  * @param signing - Authenticates the package; null leaves it without proof.
  * @returns Bytes that belong to the caller. Layouts stand in the order of their ids.
  * @throws KvferryError `INVALID_CONFIG` with the thing that cannot be written: handles of another worker, two layouts
- *   of one id, regions that do not match their views, more than 65,535 layouts, more components or shapes than a
- *   reader takes from a package of that length.
+ *   of one id, regions that do not match their views, more than 65,535 layouts.
  */
 export function encodeKvferryPackage(value: MetadataPackage, signing: SigningKey | null = null): Uint8Array {
   checkWorkerId(value.workerId, "workerId");
@@ -91,17 +90,19 @@ export function encodeKvferryPackage(value: MetadataPackage, signing: SigningKey
     addresses: columnBytes(addresses),
     sizes: columnBytes(sizes),
   };
-  const bytes = writeEnvelope(encodeBody(body), signing);
-  // What no reader takes is not written.
-  checkLimit("components", componentCount, mostComponents(bytes.length));
-  checkLimit("shapes", shapes.indices.size, mostShapes(bytes.length));
-  checkLimit("listed layers", shapes.layers.length, mostListedLayers(bytes.length));
-  return bytes;
+  const least = leastBytes({
+    components: componentCount,
+    regions: regionCount,
+    shapes: shapes.rows.size,
+    listedLayers: shapes.layers.length,
+  });
+  return writeEnvelope(encodeBody(filledUp(body, least)), signing);
 }
 
-function checkLimit(what: string, found: number, most: number): void {
-  if (found > most)
-    throw unencodable(`the number of ${what}`, `at most ${most} in so short a package`, found);
+/** Readers take much only from long packages: what is missing is filled with zeros. */
+function filledUp(body: PackageBody, least: number): PackageBody {
+  const missing = least === 0 ? 0 : least - encodeBody(body).length;
+  return missing > 0 ? { ...body, padding: new Uint8Array(missing) } : body;
 }
 
 function inIdOrder(value: MetadataPackage): readonly PackageLayout[] {

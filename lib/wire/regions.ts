@@ -5,15 +5,21 @@ import type { StridedSet } from "../core/overlap.ts";
 import type { PackageComponent, PackageFormat } from "../core/package.ts";
 import { malformed } from "./bounded.ts";
 
-// Pairs of unevenly interleaved regions that are looked at in one package.
-const MAX_PAIRS = 8_192;
+// Pairs of interleaved regions without a common period that are looked at in one package.
+const MAX_PAIRS = 1_024;
 
-// What sorting may cost: regions times the bits of their number. A region takes 12 bytes where addresses are real.
-const FREE_SORTING = 2 ** 19;
+// What sorting may cost: regions and a bit more, times the bits of their number; and so much more for each byte beyond
+// a mebibyte.
+const FREE_SORTING = 2 ** 15;
+const SORTING_A_CALL = 16;
 const SORTING_A_BYTE = 0.75;
+const MEBIBYTE = 2 ** 20;
+
+// Components of one layout that are looked at when they interleave without a common period.
+const MAX_INTERLEAVED = 64;
 
 // What a check costs beside its search steps, in steps.
-const STEPS_A_CALL = 25;
+const STEPS_A_CALL = 400;
 
 /** What the overlap checks of one package have in common: budgets, and the interleaving that was proven last. */
 export interface OverlapState {
@@ -30,7 +36,7 @@ export function newOverlapState(bytes: number): OverlapState {
   return {
     pairs: 0,
     steps: OVERLAP_BUDGET,
-    sorting: FREE_SORTING + Math.floor(bytes * SORTING_A_BYTE),
+    sorting: FREE_SORTING + Math.floor(Math.max(0, bytes - MEBIBYTE) * SORTING_A_BYTE),
     components: [],
     relative: new Float64Array(0),
   };
@@ -50,18 +56,34 @@ export function checkRegions(
   offset: number,
 ): void {
   let total = 0;
-  for (let index = 0; index < components.length; index++) {
-    const component = components[index];
-    if (component !== undefined) total += checkRanges(component, format, offset);
+  // True while each used range ends where or before the next begins, as regions mostly do.
+  let rising = true;
+  let end = 0;
+  for (let part = 0; part < components.length; part++) {
+    const component = components[part];
+    if (component === undefined) continue;
+    const { regionAddresses, regionSizes, view } = component;
+    const { regionBytes } = view;
+    const count = regionAddresses.length;
+    for (let index = 0; index < count; index++) {
+      const address = regionAddresses[index] ?? Number.NaN;
+      const size = regionSizes[index] ?? Number.NaN;
+      // Without calls: this runs before it is compiled. Not a number fails as well.
+      if (!(
+        address >= 0 &&
+        size >= regionBytes &&
+        address + size <= Number.MAX_SAFE_INTEGER &&
+        address % 1 === 0 &&
+        size % 1 === 0
+      ))
+        throw badRange(index, address, size, regionBytes, format, offset);
+      if (address < end) rising = false;
+      end = address + regionBytes;
+    }
+    total += count;
   }
-  if (total < 2 || risesApart(components)) return;
+  if (total < 2 || rising) return;
   const placed = components.filter((component) => component.regionAddresses.length > 0);
-  state.sorting -= total * Math.ceil(Math.log2(total));
-  if (state.sorting < 0)
-    throw malformed(format, offset, "too many regions out of order to prove that they share no byte", {
-      regions: total,
-    });
-  if (liesApart(placed, total)) return;
   const bases = new Float64Array(total);
   let at = 0;
   for (const component of placed) {
@@ -69,16 +91,31 @@ export function checkRegions(
     at += component.regionAddresses.length;
   }
   if (sameInterleaving(state, placed, bases)) return;
-  const reason = sharedBytes(placed, total, state);
-  if (reason !== null)
-    throw malformed(format, offset, `regions of one layout overlap: ${reason}`, { regions: total });
+  paySorting(state, total, format, offset);
+  if (!liesApart(placed, total)) {
+    paySorting(state, total, format, offset);
+    const reason = takesTurns(placed, total) ? null : sharedBytes(placed, total, state);
+    if (reason !== null)
+      throw malformed(format, offset, `regions of one layout overlap: ${reason}`, { regions: total });
+  }
   const first = bases[0] ?? 0;
   state.components = placed;
-  state.relative = bases.map((base) => base - first);
+  for (let index = 0; index < total; index++) bases[index] = (bases[index] ?? 0) - first;
+  state.relative = bases;
+}
+
+function paySorting(state: OverlapState, total: number, format: PackageFormat, offset: number): void {
+  state.sorting -= (total + SORTING_A_CALL) * Math.ceil(Math.log2(total));
+  if (state.sorting < 0)
+    throw malformed(format, offset, "too many regions out of order to prove that they share no byte", {
+      regions: total,
+    });
 }
 
 /** Why bytes are, or may be, covered twice; null when they are not. */
 function sharedBytes(placed: readonly PackageComponent[], total: number, state: OverlapState): string | null {
+  if (placed.length > MAX_INTERLEAVED)
+    return "too many components interleave to prove that they share no byte";
   const even = placed.map(evenSet);
   if (even.every((set) => set !== null)) return sharedByEven(placed, even, state);
   state.pairs += (total * (total - 1)) / 2;
@@ -97,7 +134,8 @@ function sharedByEven(
   for (const [index, set] of sets.entries()) {
     const left = placed[index];
     if (left === undefined) continue;
-    if (!left.alias) {
+    // Within one region rows were looked at with the shape.
+    if (!left.alias && left.regionAddresses.length > 1) {
       const verdict = stridedSetOverlapsItself(set, state.steps);
       state.steps -= verdict.steps + STEPS_A_CALL;
       if (verdict.overlaps) return `regions of ${left.name}: ${verdict.reason}`;
@@ -125,63 +163,28 @@ function evenSet(component: PackageComponent): StridedSet | null {
   return { ...set, axes: [...set.axes, { size: bases.length, stride: Math.abs(step) }] };
 }
 
-function checkRanges(component: PackageComponent, format: PackageFormat, offset: number): number {
-  const { regionAddresses, regionSizes, view } = component;
-  const count = regionAddresses.length;
-  for (let index = 0; index < count; index++) {
-    const address = regionAddresses[index] ?? Number.NaN;
-    const size = regionSizes[index] ?? Number.NaN;
-    // Not a number, fractions, negatives and sums past 2^53 all fail one of these.
-    if (!(Number.isSafeInteger(address) && Number.isSafeInteger(size) && address >= 0 && size >= 0))
-      throw malformed(format, offset, `region ${index} at ${address} of ${size} bytes is no range`, {
-        region: index,
-      });
-    if (!Number.isSafeInteger(address + size))
-      throw malformed(format, offset, `region ${index} at ${address} of ${size} bytes passes 2^53`, {
-        region: index,
-      });
-    if (size < view.regionBytes)
-      throw malformed(
-        format,
-        offset,
-        `region ${index} has ${size} bytes, its layout needs ${view.regionBytes}`,
-        {
-          region: index,
-          size,
-          needed: view.regionBytes,
-        },
-      );
-  }
-  return count;
-}
-
-// A handful is sorted in place: thousands of layouts may have one each.
-const FEW = 24;
-const few = new Float64Array(FEW);
-
-function sortFew(count: number): void {
-  for (let next = 1; next < count; next++) {
-    const value = few[next] ?? 0;
-    let at = next;
-    for (; at > 0 && (few[at - 1] ?? 0) > value; at--) few[at] = few[at - 1] ?? 0;
-    few[at] = value;
-  }
-}
-
-/** True when each used range ends where or before the next begins, as regions mostly do. */
-function risesApart(components: readonly PackageComponent[]): boolean {
-  let end = 0;
-  for (let part = 0; part < components.length; part++) {
-    const component = components[part];
-    if (component === undefined) continue;
-    const { regionAddresses: bases, view } = component;
-    for (let index = 0; index < bases.length; index++) {
-      const base = bases[index] ?? 0;
-      if (base < end) return false;
-      end = base + view.regionBytes;
-    }
-  }
-  return true;
+function badRange(
+  index: number,
+  address: number,
+  size: number,
+  needed: number,
+  format: PackageFormat,
+  offset: number,
+): Error {
+  // Not a number, fractions, negatives and sums past 2^53 all fail one of these.
+  if (!(Number.isSafeInteger(address) && Number.isSafeInteger(size) && address >= 0 && size >= 0))
+    return malformed(format, offset, `region ${index} at ${address} of ${size} bytes is no range`, {
+      region: index,
+    });
+  if (!Number.isSafeInteger(address + size))
+    return malformed(format, offset, `region ${index} at ${address} of ${size} bytes passes 2^53`, {
+      region: index,
+    });
+  return malformed(format, offset, `region ${index} has ${size} bytes, its layout needs ${needed}`, {
+    region: index,
+    size,
+    needed,
+  });
 }
 
 /**
@@ -189,14 +192,13 @@ function risesApart(components: readonly PackageComponent[]): boolean {
  * at or before the next start; that needs no pairs and no objects.
  */
 function liesApart(components: readonly PackageComponent[], total: number): boolean {
-  const starts = total <= FEW ? few : new Float64Array(total);
+  const starts = new Float64Array(total);
   let at = 0;
   for (const { regionAddresses } of components) {
     starts.set(regionAddresses, at);
     at += regionAddresses.length;
   }
-  if (total <= FEW) sortFew(total);
-  else starts.sort();
+  starts.sort();
   const bytes = components[0]?.view.regionBytes ?? 0;
   if (components.every(({ view }) => view.regionBytes === bytes)) {
     for (let index = 1; index < total; index++)
@@ -210,6 +212,34 @@ function liesApart(components: readonly PackageComponent[], total: number): bool
   ends.sort();
   for (let index = 1; index < total; index++) if ((starts[index] ?? 0) < (ends[index - 1] ?? 0)) return false;
   return true;
+}
+
+/**
+ * True when all regions repeat with one period and no two of them meet within it: blocks of a tensor that holds layers
+ * or components side by side. Whatever else may be apart is left to the exact search.
+ */
+function takesTurns(components: readonly PackageComponent[], total: number): boolean {
+  const period = components[0]?.view.strideBlock ?? 0;
+  // Twice a period must be exact.
+  if (period <= 0 || period > 2 ** 52) return false;
+  const turns = new Float64Array(total);
+  const ends = new Float64Array(total);
+  let at = 0;
+  for (const { regionAddresses, view } of components) {
+    // What a block takes, from its first byte to its last.
+    const block = view.regionBytes - (view.blocks - 1) * view.strideBlock;
+    if (view.strideBlock !== period || block <= 0 || block > period) return false;
+    for (let index = 0; index < regionAddresses.length; index++) {
+      const turn = (regionAddresses[index] ?? 0) % period;
+      turns[at] = turn;
+      ends[at++] = turn + block;
+    }
+  }
+  turns.sort();
+  ends.sort();
+  for (let index = 1; index < total; index++) if ((turns[index] ?? 0) < (ends[index - 1] ?? 0)) return false;
+  // The last one may reach into the next period, up to where the first begins.
+  return (ends[total - 1] ?? 0) <= (turns[0] ?? 0) + period;
 }
 
 function sameInterleaving(

@@ -45,27 +45,46 @@ export interface ShapeTable {
   readonly layers: number[];
   readonly known: Map<object, PackageShape[]>;
   readonly indices: Map<PackageShape, number>;
+  /** Rows by what they say. */
+  readonly rows: Map<string, number>;
 }
 
 /** An empty table. */
 export function newShapeTable(): ShapeTable {
-  return { numbers: [], words: [], layers: [], known: new Map(), indices: new Map() };
+  return { numbers: [], words: [], layers: [], known: new Map(), indices: new Map(), rows: new Map() };
 }
 
 /**
- * The row of a component's shape, added when it is new. Shapes are told apart by the identity of their parts, which
- * layouts of one spec share.
+ * The row of a component's shape, added when it is new. Layouts of one spec share the parts of their shape, which is
+ * seen at once; others are told apart by what their rows say.
  */
 export function shapeIndex(table: ShapeTable, component: PackageComponent, texts: TextTable): number {
   const candidates = table.known.get(component.view);
   if (candidates !== undefined)
     for (const shape of candidates) if (sameShape(shape, component)) return table.indices.get(shape) ?? 0;
-  const index = table.indices.size;
+  const index = rowIndex(table, component, texts);
   table.indices.set(component, index);
   if (candidates === undefined) table.known.set(component.view, [component]);
   else candidates.push(component);
-  writeShape(table, component, texts);
   return index;
+}
+
+function rowIndex(table: ShapeTable, component: PackageComponent, texts: TextTable): number {
+  const index = table.rows.size;
+  const layersAt = table.layers.length;
+  writeShape(table, component, texts);
+  const numbers = table.numbers.slice(index * SHAPE_NUMBERS);
+  const words = table.words.slice(index * SHAPE_WORDS);
+  const key = `${numbers.join()};${words.join()};${table.layers.slice(layersAt).join()}`;
+  const known = table.rows.get(key);
+  if (known === undefined) {
+    table.rows.set(key, index);
+    return index;
+  }
+  table.numbers.length = index * SHAPE_NUMBERS;
+  table.words.length = index * SHAPE_WORDS;
+  table.layers.length = layersAt;
+  return known;
 }
 
 function sameShape(left: PackageShape, right: PackageShape): boolean {

@@ -19,7 +19,8 @@ export function storageOf(kind: StorageKind, device: number | null): Storage | n
   }
 }
 
-const SYSTEM: Storage = Object.freeze({ kind: "system" });
+/** Host memory of no kind. */
+export const SYSTEM: Storage = Object.freeze({ kind: "system" });
 const PINNED: Storage = Object.freeze({ kind: "pinned" });
 const DISK: Storage = Object.freeze({ kind: "disk" });
 const DEVICES: readonly Storage[] = Array.from({ length: 16 }, (_, device) =>

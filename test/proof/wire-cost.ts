@@ -1,6 +1,7 @@
 // What it costs to decode an input: each is measured in a process of its own, so that memory which another input left
-// behind is not taken for room. The process first decodes small packages of all formats, as a worker that has peers has
-// done; what the very first decoding takes is measured apart.
+// behind is not taken for room. Time is measured twice: in a process that has decoded small packages of all formats, as
+// a worker that has peers has done, and in one that has decoded nothing, whose engine has compiled nothing. Memory is
+// measured in the first.
 import { heapStats } from "bun:jsc";
 import { readFileSync, writeFileSync } from "node:fs";
 import { decodePackage, encodePackage } from "../../lib/wire/index.ts";
@@ -15,7 +16,7 @@ const LIMIT = { milliseconds: 10, mebibytes: 8 } as const;
 export interface Cost {
   /** The best of many tries, so that other work of the machine does not count. */
   readonly milliseconds: number;
-  /** The first decoding of a process that has decoded nothing yet. */
+  /** The first decoding of a process that has decoded nothing yet; the best of a few processes. */
   readonly firstMilliseconds: number;
   /**
    * How far the process or its heap grew, garbage and all, from before the first decoding of this input to its end: the
@@ -26,11 +27,13 @@ export interface Cost {
   readonly heldMebibytes: number;
 }
 
-/** Measures one input; up to five processes, until one stays within the limits. */
+/** Measures one input; of each kind some processes, until one stays within the limits. */
 export async function costOf({ bytes }: HostileInput): Promise<Cost> {
-  const first = await inProcess(bytes, false);
+  let first = Number.POSITIVE_INFINITY;
+  for (let again = 0; again < 8 && first > LIMIT.milliseconds; again++)
+    first = Math.min(first, (await inProcess(bytes, false)).firstMilliseconds);
   let best = await inProcess(bytes, true);
-  for (let again = 0; again < 4 && exceeds(best) !== null; again++) {
+  for (let again = 0; again < 4 && exceeds({ ...best, firstMilliseconds: 0 }) !== null; again++) {
     const other = await inProcess(bytes, true);
     best = {
       ...other,
@@ -38,12 +41,14 @@ export async function costOf({ bytes }: HostileInput): Promise<Cost> {
       grownMebibytes: Math.min(best.grownMebibytes, other.grownMebibytes),
     };
   }
-  return { ...best, firstMilliseconds: first.firstMilliseconds };
+  return { ...best, firstMilliseconds: first };
 }
 
 /** What is too much, in words. */
 export function exceeds(cost: Cost): Verdict {
   if (cost.milliseconds > LIMIT.milliseconds) return `${cost.milliseconds.toFixed(1)} ms`;
+  if (cost.firstMilliseconds > LIMIT.milliseconds)
+    return `${cost.firstMilliseconds.toFixed(1)} ms in a process that has decoded nothing before`;
   if (cost.grownMebibytes > LIMIT.mebibytes) return `${cost.grownMebibytes.toFixed(1)} MiB`;
   return null;
 }

@@ -1,6 +1,11 @@
 // Packages of about a mebibyte that are right, or right to their last byte, and hold as much as their bytes can say.
 import { encodeDynamoPackage, encodePackage } from "../../lib/wire/index.ts";
-import type { DynamoDescriptor, DynamoFormat, MetadataPackage } from "../../lib/wire/index.ts";
+import type {
+  DynamoDescriptor,
+  DynamoFormat,
+  MetadataPackage,
+  PackageComponent,
+} from "../../lib/wire/index.ts";
 import { componentOf, CONFIG, forged, layoutOf, packageOf, rawOf } from "./builders.ts";
 import type { HostileInput } from "./hostile-inputs.ts";
 
@@ -17,12 +22,29 @@ function dynamoInputs(format: DynamoFormat): HostileInput[] {
   const named = (name: string, bytes: Uint8Array): HostileInput => ({ name: `${format}: ${name}`, bytes });
   const inputs: HostileInput[] = [];
   // Below, at and above what a package of that length may hold.
-  for (const count of [8_000, 12_900, 20_000, 30_000]) {
+  for (const count of [1_000, 1_280, 4_000, 20_000]) {
     const bytes = dynamo(format, count, () => ({}));
     inputs.push(named(`${count} smallest layouts`, padded(bytes, MIB)));
     inputs.push(named(`${count} smallest layouts, a byte too many`, extended(padded(bytes, MIB - 1))));
   }
-  for (const count of [1_000, 1_530, 3_000])
+  for (const [count, shapes] of [
+    [640, 32],
+    [1_240, 2],
+  ] as const)
+    inputs.push(
+      named(
+        `${count} layouts of ${shapes} shapes, none like the one before`,
+        padded(
+          dynamo(format, count, (id) => ({
+            config: { num_blocks: BigInt(256 + (id % shapes)), page_size: 300n },
+            regions: [{ addr: 2n ** 45n + BigInt(id), size: 2n ** 32n + BigInt(id) }],
+            device: id % 2 === 0 ? null : id % 7,
+          })),
+          MIB,
+        ),
+      ),
+    );
+  for (const count of [61, 500, 1_280])
     inputs.push(
       named(
         `${count} shapes`,
@@ -35,21 +57,29 @@ function dynamoInputs(format: DynamoFormat): HostileInput[] {
         ),
       ),
     );
-  for (const [layers, layouts] of [
-    [65_536, 2],
-    [8_192, 20],
-    [128, 1_200],
-    [16, 6_000],
+  for (const [layers, layouts, step] of [
+    [65_536, 2, 40_503],
+    [2_048, 1, 1_003],
+    [8_192, 20, 40_503],
+    [1_000, 3, 1_003],
+    [128, 32, 59],
+    [128, 1_200, 59],
+    [16, 256, 7],
+    [24_576, 1, 1],
+    [128, 192, 1],
+    [16, 1_280, 1],
+    [64, 1_280, 1],
   ] as const)
     inputs.push(
       named(
-        `${layouts} layouts of ${layers} regions out of order`,
+        `${layouts} layouts of ${layers} regions ${step === 1 ? "in order" : "out of order"}`,
         padded(
-          dynamo(format, layouts, () => ({
+          dynamo(format, layouts, (id) => ({
             config: { num_layers: BigInt(layers) },
             details: { LayerSeparate: { block_dim: "BlockIsFirstDim" } },
             regions: Array.from({ length: layers }, (_, index) => ({
-              addr: BigInt(((index * 40_503) % layers) * 2),
+              // No two layouts have the same order, so that what was proven for one says nothing of the next.
+              addr: BigInt(((index * step + (step === 1 ? 0 : id)) % layers) * 2),
               size: 2n,
             })),
           })),
@@ -95,6 +125,8 @@ interface Change {
   readonly regions?: DynamoDescriptor["memory_descriptors"];
   readonly details?: DynamoDescriptor["layout_type_details"];
   readonly agent?: string;
+  /** A GPU, or null for host memory. */
+  readonly device?: number | null;
 }
 
 function dynamo(format: DynamoFormat, count: number, change: (id: number) => Change, name = "w"): Uint8Array {
@@ -104,7 +136,7 @@ function dynamo(format: DynamoFormat, count: number, change: (id: number) => Cha
       worker_address: { worker_id: 7n, nixl_agent_name: name },
       nixl_metadata: new Uint8Array(0),
       layouts: Array.from({ length: count }, (_, id) => {
-        const { config, regions, details, agent } = change(id);
+        const { config, regions, details, agent, device = null } = change(id);
         return {
           handle: 7n | (BigInt(id) << 64n),
           ...(own ? {} : { logical_type: "G2" as const }),
@@ -121,8 +153,12 @@ function dynamo(format: DynamoFormat, count: number, change: (id: number) => Cha
               ...(own ? { inner_shape: "Unknown" as const } : { num_heads: null }),
               ...config,
             },
-            location: "System" as const,
-            nixl_metadata: { agent_name: agent ?? name, mem_type: "Dram" as const, device_id: 0n },
+            location: device === null ? ("System" as const) : { Device: device },
+            nixl_metadata: {
+              agent_name: agent ?? name,
+              mem_type: device === null ? ("Dram" as const) : ("Vram" as const),
+              device_id: BigInt(device ?? 0),
+            },
             memory_descriptors: regions ?? [{ addr: 1n, size: 2n }],
             layout_type_details: details ?? { FullyContiguous: { block_format: "Operational" as const } },
           },
@@ -155,18 +191,24 @@ function extended(bytes: Uint8Array): Uint8Array {
 function ownInputs(): HostileInput[] {
   const tiny = componentOf({ config: TINY });
   const disk = componentOf({ config: TINY, storage: { kind: "disk" } });
-  const named = (name: string, value: MetadataPackage): HostileInput => ({
-    name: `kvferry: ${name}`,
-    bytes: encodePackage(value, "kvferry"),
-  });
-  const filled = (value: MetadataPackage): MetadataPackage => {
-    // Short packages may not hold as much: measured with a long blob.
-    const long = { ...value, nixlMetadata: new Uint8Array(MIB) };
-    const room = 2 * MIB - 200 - encodePackage(long, "kvferry").length;
-    return { ...value, nixlMetadata: new Uint8Array(Math.max(0, room)) };
+  const named = (name: string, bytes: Uint8Array): HostileInput => ({ name: `kvferry: ${name}`, bytes });
+  // A mebibyte, whatever the encoder would fill up: limits by length are as wide as they get.
+  const filled = (value: MetadataPackage): Uint8Array => {
+    const to = (blob: number) =>
+      forged(value, (body) => {
+        delete body["padding"];
+        body["nixl"] = new Uint8Array(blob);
+      });
+    return to(Math.max(0, 2 * MIB - 200 - to(MIB).length));
   };
-  const layouts = (count: number, part = tiny, name = "l") =>
-    packageOf(Array.from({ length: count }, (_, id) => ({ ...layoutOf(id, [part]), name })));
+  const layouts = (count: number, parts: readonly PackageComponent[] = [tiny], name: string | null = "l") =>
+    packageOf(
+      Array.from({ length: count }, (_, id) => {
+        const part = parts[id % parts.length];
+        const layout = layoutOf(id, part === undefined ? [] : [part]);
+        return name === null ? layout : { ...layout, name };
+      }),
+    );
   const shapes = (count: number) =>
     packageOf(
       Array.from({ length: Math.ceil(count / 1_000) }, (_, id) =>
@@ -199,47 +241,53 @@ function ownInputs(): HostileInput[] {
         ),
       ),
     ]);
+  const parts = (storage: "disk" | "system", count: number) =>
+    Array.from({ length: count }, (_, index) =>
+      componentOf({
+        name: `p${index}`,
+        config: { ...TINY, numBlocks: 1 + (index % 7) },
+        storage: { kind: storage },
+        addresses: storage === "disk" ? [] : [0x1000 + index * 64],
+      }),
+    );
+  const bundles = (storage: "disk" | "system") =>
+    packageOf(Array.from({ length: 20 }, (_, id) => layoutOf(id, parts(storage, 32))));
   return [
-    ...[8_000, 12_900, 15_800].map((count) => named(`${count} smallest layouts`, filled(layouts(count)))),
-    named("15,800 layouts on disk", filled(layouts(15_800, disk))),
-    named(
-      "12,000 layouts with names",
-      filled(packageOf(Array.from({ length: 12_000 }, (_, id) => layoutOf(id, [tiny])))),
-    ),
-    named(
-      "15,000 components on disk",
-      filled(
-        packageOf(
-          ((parts) => Array.from({ length: 15 }, (_, id) => layoutOf(id, parts)))(
-            Array.from({ length: 1_000 }, (_row, index) =>
-              componentOf({ name: `p${index}`, config: TINY, storage: { kind: "disk" } }),
-            ),
-          ),
-        ),
-      ),
-    ),
-    named("1,000 shapes", filled(shapes(1_000))),
-    named("1,500 shapes", filled(shapes(1_500))),
+    ...[1_000, 1_280, 15_800].map((count) => named(`${count} smallest layouts`, filled(layouts(count)))),
+    named("1,280 layouts on disk", filled(layouts(1_280, [disk]))),
+    named("1,280 layouts with names", filled(layouts(1_280, [tiny], null))),
+    named("640 layouts, none like the one before", filled(layouts(640, parts("system", 32), null))),
+    named("640 components on disk", filled(bundles("disk"))),
+    named("640 components in memory", filled(bundles("system"))),
+    ...[61, 1_500].map((count) => named(`${count} shapes`, filled(shapes(count)))),
+    named("a list of 8,192 layers", filled(layered(1, 8_192))),
     named("a list of 65,536 layers", filled(layered(1, 65_536))),
-    named("95 lists of 1,000 layers", filled(layered(95, 1_000))),
+    named("8 lists of 1,000 layers", filled(layered(8, 1_000))),
     named(
-      "an audience of 16,000",
-      filled(packageOf([], { audience: Array.from({ length: 16_000 }, (_, id) => 2n ** 63n + BigInt(id)) })),
+      "an audience of 16,384",
+      filled(packageOf([], { audience: Array.from({ length: 16_384 }, (_, id) => 2n ** 63n + BigInt(id)) })),
     ),
     ...[
-      [65_536, 1],
-      [8_000, 6],
-      [128, 450],
+      [65_000, 1],
+      [2_048, 1],
+      [1_000, 3],
+      [128, 32],
+      [128, 150],
+      [16, 256],
+      [12, 1_280],
     ].map(([layers = 1, count = 1]) =>
       named(
         `${count} layouts of ${layers} regions out of order`,
         filled(
           packageOf(
-            ((part) => Array.from({ length: count }, (_, id) => layoutOf(id, [part])))(
-              componentOf({
+            Array.from({ length: count }, (_, id) =>
+              layoutOf(id, {
                 config: { ...TINY, numLayers: layers },
                 arrangement: "layer-separate/block-first",
-                addresses: Array.from({ length: layers }, (_, index) => ((index * 40_503) % layers) * 2),
+                addresses: Array.from(
+                  { length: layers },
+                  (_row, index) => ((index * 40_507 + id) % layers) * 2,
+                ),
               }),
             ),
           ),
@@ -251,12 +299,12 @@ function ownInputs(): HostileInput[] {
       bytes: encodePackage(packageOf([], { agentName: "€".repeat(340_000) }), "kvferry"),
     },
     {
-      name: "kvferry: 4,000 strings in wide characters",
+      name: "kvferry: 1,250 strings in wide characters",
       bytes: encodePackage(
         packageOf(
-          Array.from({ length: 4_000 }, (_, id) => ({
+          Array.from({ length: 1_250 }, (_, id) => ({
             ...layoutOf(id, [disk]),
-            name: `${id}${"€".repeat(50)}`,
+            name: `${id}${"€".repeat(240)}`,
           })),
         ),
         "kvferry",
@@ -276,7 +324,7 @@ function ownInputs(): HostileInput[] {
     },
     {
       name: "kvferry: strides to be judged",
-      bytes: forged(packageOf([layoutOf(0)]), (body) => strided(body, 3_000)),
+      bytes: forged(packageOf([layoutOf(0)]), (body) => strided(body, 61)),
     },
   ];
 }

@@ -58,9 +58,13 @@ function columns(): HostileInput[] {
       name: "columns: an audience of 130,000",
       bytes: forged(value, (body) => (body["audience"] = new Uint8Array(8 * 130_000))),
     },
-    { name: "columns: a crowd of interleaved components", bytes: crowd() },
-    { name: "columns: uneven layers that interleave", bytes: uneven() },
-    { name: "columns: 12,000 layouts", bytes: encodePackage(packageOf(layouts(12_000)), "kvferry") },
+    { name: "columns: a crowd of interleaved components", bytes: crowd(32, 20, 1) },
+    { name: "columns: a large crowd of interleaved components", bytes: crowd(58, 2, 1) },
+    { name: "columns: a crowd with two periods", bytes: crowd(10, 100, 2) },
+    { name: "columns: a large crowd with two periods", bytes: crowd(58, 2, 2) },
+    { name: "columns: uneven layers that interleave", bytes: uneven(1) },
+    { name: "columns: uneven layers with two periods", bytes: uneven(2) },
+    { name: "columns: 1,250 layouts", bytes: encodePackage(packageOf(layouts(1_250)), "kvferry") },
   ];
 }
 
@@ -69,30 +73,40 @@ function layouts(count: number): ReturnType<typeof layoutOf>[] {
   return Array.from({ length: count }, (_, id) => layoutOf(id, [part]));
 }
 
-function crowd(): Uint8Array {
-  const parts = Array.from({ length: 1_000 }, (_, index) =>
+/** Components side by side in one allocation; with `periods` 2 every other one has blocks twice as far apart. */
+function crowd(count: number, layouts: number, periods: 1 | 2): Uint8Array {
+  const parts = Array.from({ length: count }, (_, index) =>
     componentOf({
       name: `part-${index}`,
       config: { ...CONFIG, numLayers: 1, outerDim: 1 },
-      arrangement: { strides: { block: 64_000, layer: 64, outer: 64, page: 16 }, regions: "one" },
+      arrangement: {
+        strides: { block: 64 * count * (1 + (index % periods)), layer: 64, outer: 64, page: 16 },
+        regions: "one",
+      },
       addresses: [0x100000 + index * 64],
     }),
   );
-  return encodePackage(packageOf([0, 1, 2, 3].map((id) => layoutOf(id, parts))), "kvferry");
+  return encodePackage(packageOf(Array.from({ length: layouts }, (_, id) => layoutOf(id, parts))), "kvferry");
 }
 
-function uneven(): Uint8Array {
-  const part = (id: number, layers: number) =>
+/** Layers in one allocation, not evenly apart; with `periods` 2 a second component lies between them. */
+function uneven(periods: 1 | 2): Uint8Array {
+  const part = (name: string, at: number, layers: number, blocks: number) =>
     componentOf({
+      name,
       config: { ...CONFIG, numLayers: layers },
-      arrangement: { strides: { block: layers * 256, outer: 64, page: 16 }, regions: "per-layer" },
-      addresses: Array.from(
-        { length: layers },
-        (_, layer) => 0x100000 + id + layer * 256 + (layer % 2 === 1 ? 64 : 0),
-      ),
+      arrangement: { strides: { block: blocks * layers * 256, outer: 64, page: 16 }, regions: "per-layer" },
+      addresses: Array.from({ length: layers }, (_, layer) => at + layer * 256 + (layer % 2 === 1 ? 64 : 0)),
     });
   return encodePackage(
-    packageOf(Array.from({ length: 500 }, (_, id) => layoutOf(id, [part(id, 60 + (id % 3))]))),
+    packageOf(
+      Array.from({ length: periods === 1 ? 390 : 330 }, (_, id) =>
+        layoutOf(id, [
+          part("kv", 0x100000 + id, 60 + (id % 3), 1),
+          ...(periods === 2 ? [part("scales", 0x100000 + id + 192, 12, 10)] : []),
+        ]),
+      ),
+    ),
     "kvferry",
   );
 }

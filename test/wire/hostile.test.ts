@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import type { LayoutConfig } from "../../lib/core/config.ts";
 import { crc32c } from "../../lib/wire/crc32c.ts";
 import { writeEnvelope } from "../../lib/wire/envelope.ts";
 import {
@@ -217,7 +218,7 @@ describe("packages of Dynamo's that lie about their size", () => {
     const raw = rawOf();
     const [first] = raw.layouts;
     if (first === undefined) throw new Error("no layout");
-    const layouts = Array.from({ length: 3_000 }, (_, id) => ({
+    const layouts = Array.from({ length: 1_000 }, (_, id) => ({
       handle: 7n | (BigInt(id) << 64n),
       layout: {
         ...first.layout,
@@ -227,10 +228,21 @@ describe("packages of Dynamo's that lie about their size", () => {
     }));
     const shapes = encodeDynamoPackage({ ...raw, layouts }, "dynamo-1.0");
     expect(malformedAt("dynamo-1.0", shapes.length, () => decodePackage(shapes)).reason).toContain(
-      "different shapes",
+      "more than 15 different shapes",
     );
-    const fewer = encodeDynamoPackage({ ...raw, layouts: layouts.slice(0, 1_000) }, "dynamo-1.0");
-    expect(decodePackage(fewer).layouts.length).toBe(1_000);
+    const fewer = encodeDynamoPackage({ ...raw, layouts: layouts.slice(0, 61) }, "dynamo-1.0");
+    expect(decodePackage(fewer).layouts.length).toBe(61);
+    const longer = encodeDynamoPackage(
+      { ...raw, layouts, nixl_metadata: new Uint8Array(MIB + (1_000 + 20 * 999 - 1_280) * 64) },
+      "dynamo-1.0",
+    );
+    const value = decodePackage(longer);
+    expect(value.layouts.length).toBe(1_000);
+    expect(
+      refusalOf("INVALID_CONFIG", () =>
+        encodePackage({ ...value, nixlMetadata: new Uint8Array(0) }, "dynamo-1.0"),
+      ).details["thing"],
+    ).toContain("1000 shapes");
   });
 
   test("regions without end in one layout", () => {
@@ -261,11 +273,11 @@ describe("packages that hold more than their length allows", () => {
         },
         "dynamo-1.0",
       );
-    const bytes = raw(4_000, 0);
-    const most = 2_048 + Math.floor(bytes.length / 96);
-    expect(most).toBeLessThan(4_000);
-    expect(malformedAt("dynamo-1.0", bytes.length, () => decodePackage(bytes)).reason).toContain(`${most}`);
-    const longer = raw(4_000, (4_000 - 2_048) * 96);
+    const most = raw(1_280, 0);
+    expect(decodePackage(most).layouts.length).toBe(1_280);
+    const more = raw(1_281, 0);
+    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 1280");
+    const longer = raw(4_000, MIB + (4_000 - 1_280) * 64);
     expect(decodePackage(longer).layouts.length).toBe(4_000);
     const value = { ...decodePackage(longer), nixlMetadata: new Uint8Array(0) };
     expect(refusalOf("INVALID_CONFIG", () => encodePackage(value, "dynamo-1.0")).details["thing"]).toContain(
@@ -273,39 +285,77 @@ describe("packages that hold more than their length allows", () => {
     );
   });
 
-  test("components, shapes and listed layers of kvferry's, neither read nor written", () => {
-    expect(decodePackage(encodePackage(packageOf(crowd(3_000)), "kvferry")).layouts.length).toBe(3_000);
-    refusalOf("INVALID_CONFIG", () => encodePackage(packageOf(crowd(9_000)), "kvferry"));
-    const long = { nixlMetadata: new Uint8Array(2 ** 20) };
-    const roomy = encodePackage(packageOf(crowd(9_000), long), "kvferry");
-    expect(decodePackage(roomy).layouts.length).toBe(9_000);
-    const cut = forged(decodePackage(roomy), (body) => (body["nixl"] = new Uint8Array(0)));
-    expect(malformedAt("kvferry", cut.length, () => decodePackage(cut)).reason).toContain("9000 components");
+  test("regions of Dynamo's: as many as the length allows, and not one more, neither read nor written", () => {
+    const raw = (layers: number, blob: number): Uint8Array =>
+      encodeDynamoPackage(
+        {
+          ...rawOf(
+            {
+              layout_type_details: { LayerSeparate: { block_dim: "BlockIsFirstDim" } },
+              memory_descriptors: Array.from({ length: layers }, (_, index) => ({
+                addr: BigInt(index * 65_536),
+                size: 65_536n,
+              })),
+            },
+            { num_layers: BigInt(layers) },
+          ),
+          nixl_metadata: new Uint8Array(blob),
+        },
+        "dynamo-1.0",
+      );
+    expect(decodePackage(raw(24_576, 0)).layouts.length).toBe(1);
+    const more = raw(24_577, 0);
+    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 24576");
+    const value = decodePackage(raw(24_577, MIB));
+    expect(
+      refusalOf("INVALID_CONFIG", () =>
+        encodePackage({ ...value, nixlMetadata: new Uint8Array(0) }, "dynamo-1.0"),
+      ).details["thing"],
+    ).toContain("24577 regions");
+  });
 
+  test("components, regions, shapes and listed layers of kvferry's: refused in a short package, never written so", () => {
     const shaped = (count: number): MetadataPackage =>
       packageOf(
         Array.from({ length: count }, (_, id) =>
           layoutOf(id, { config: { ...CONFIG, numBlocks: id + 1 }, storage: { kind: "disk" } }),
         ),
-        { nixlMetadata: new Uint8Array(2 ** 21) },
       );
-    const many = encodePackage(shaped(1_500), "kvferry");
-    expect(decodePackage(many).layouts.length).toBe(1_500);
-    const fewer = forged(decodePackage(many), (body) => (body["nixl"] = new Uint8Array(0)));
-    expect(malformedAt("kvferry", fewer.length, () => decodePackage(fewer)).reason).toContain(
-      "1500 different",
-    );
-    refusalOf("INVALID_CONFIG", () =>
-      encodePackage({ ...shaped(1_500), nixlMetadata: new Uint8Array(0) }, "kvferry"),
-    );
-
-    const listed = forged(
-      packageOf([layoutOf(0)]),
-      (body) => (body["shapeLayers"] = new Uint8Array(4 * 80_000)),
-    );
-    expect(malformedAt("kvferry", listed.length, () => decodePackage(listed)).reason).toContain(
-      "80000 layers",
-    );
+    const layered = (layers: number, change: Partial<LayoutConfig>, disk: boolean): MetadataPackage =>
+      packageOf([
+        layoutOf(0, {
+          config: { ...CONFIG, numLayers: layers, ...change },
+          arrangement: "layer-separate/block-first",
+          ...(disk
+            ? { storage: { kind: "disk" } }
+            : { addresses: Array.from({ length: layers }, (_, layer) => layer * 65_536) }),
+        }),
+      ]);
+    const listed = (count: number): MetadataPackage =>
+      layered(count, { layers: Array.from({ length: count }, (_, layer) => count - 1 - layer) }, true);
+    const cases: readonly (readonly [string, number, (count: number) => MetadataPackage])[] = [
+      ["components", 1_280, (count) => packageOf(crowd(count))],
+      ["regions", 24_576, (count) => layered(count, {}, false)],
+      ["different shapes", 61, shaped],
+      ["layers", 8_192, listed],
+    ];
+    for (const [what, most, make] of cases) {
+      const short = encodePackage(make(most), "kvferry");
+      expect(`${what}: ${short.length < MIB}`).toBe(`${what}: true`);
+      expect(decodePackage(short)).toStrictEqual(make(most));
+      // One more makes the package a mebibyte long, and is read; the same without the filling is not.
+      const value = make(most + 1);
+      const filledUp = encodePackage(value, "kvferry");
+      expect(`${what}: ${filledUp.length > MIB && filledUp.length < MIB + 2_048}`).toBe(`${what}: true`);
+      expect(decodePackage(filledUp)).toStrictEqual(value);
+      const cut = forged(value, (body) => delete body["padding"]);
+      expect(malformedAt("kvferry", cut.length, () => decodePackage(cut)).reason).toMatch(
+        new RegExp(`${most + 1} ${what}.*the ${most} of a package of ${cut.length} bytes`),
+      );
+    }
+    // What is long enough anyway is not filled up.
+    const long = packageOf(crowd(3_000), { nixlMetadata: new Uint8Array(2 * MIB) });
+    expect(encodePackage(long, "kvferry").length).toBeLessThan(2 * MIB + 3_000 * 64);
   });
 
   test("an audience without end, neither read nor written", () => {
@@ -320,25 +370,27 @@ describe("packages that hold more than their length allows", () => {
   });
 
   test("regions out of order: sorted while it is cheap, refused beyond", () => {
-    const layers = 65_536;
-    const component = componentOf({
-      config: { ...CONFIG, numLayers: layers },
-      arrangement: "layer-separate/block-first",
-      addresses: Array.from({ length: layers }, (_, index) => ((index * 40_503) % layers) * 4_096),
-    });
-    const one = encodePackage(packageOf([layoutOf(0, [component])]), "kvferry");
+    const component = (layers: number) =>
+      componentOf({
+        config: { ...CONFIG, numLayers: layers },
+        arrangement: "layer-separate/block-first",
+        addresses: Array.from({ length: layers }, (_, index) => ((index * 40_503) % layers) * 4_096),
+      });
+    const one = encodePackage(packageOf([layoutOf(0, [component(2_048)])]), "kvferry");
     expect(decodePackage(one).layouts.length).toBe(1);
+    const own = encodePackage(packageOf([layoutOf(0, [component(4_096)])]), "kvferry");
+    expect(malformedAt("kvferry", own.length, () => decodePackage(own)).reason).toContain("out of order");
     const terse = encodeDynamoPackage(
       {
         ...rawOf(),
-        layouts: [0, 1, 2].map((id) => ({
+        layouts: [0].map((id) => ({
           handle: 7n | (BigInt(id) << 64n),
           layout: {
-            ...rawOf({}, { num_blocks: 1n, num_layers: 65_536n, outer_dim: 1n, page_size: 1n, inner_dim: 1n })
+            ...rawOf({}, { num_blocks: 1n, num_layers: 4_096n, outer_dim: 1n, page_size: 1n, inner_dim: 1n })
               .layouts[0]?.layout,
             layout_type_details: { LayerSeparate: { block_dim: "BlockIsFirstDim" } },
-            memory_descriptors: Array.from({ length: 65_536 }, (_, index) => ({
-              addr: BigInt(((index * 40_503) % 65_536) * 2),
+            memory_descriptors: Array.from({ length: 4_096 }, (_, index) => ({
+              addr: BigInt(((index * 40_503) % 4_096) * 2),
               size: 2n,
             })),
           } as DynamoDescriptor,

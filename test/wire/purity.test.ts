@@ -3,14 +3,14 @@ import { describe, expect, test } from "bun:test";
 const WIRE: string = `${import.meta.dir}/../../lib/wire`;
 const files: readonly string[] = [...new Bun.Glob("**/*.ts").scanSync({ cwd: WIRE })].toSorted();
 
-describe("lib/wire stands on lib/core, @msgpack/msgpack and valibot alone", () => {
+describe("lib/wire stands on lib/core and @msgpack/msgpack alone", () => {
   test("no file imports anything else", async () => {
     expect(files).toContain("index.ts");
     for (const file of files) {
       const source = await Bun.file(`${WIRE}/${file}`).text();
       for (const [, specifier = ""] of source.matchAll(/^(?:import|export)\b[^;]*?\bfrom\s*"([^"]*)"/gm))
         expect(`${file}: ${specifier}`).toMatch(
-          /: (?:\.\/[a-z0-9-]+\.ts|\.\.\/core\/[a-z-]+\.ts|@msgpack\/msgpack|valibot)$/,
+          /: (?:\.\/[a-z0-9-]+\.ts|\.\.\/core\/[a-z-]+\.ts|@msgpack\/msgpack)$/,
         );
       expect(`${file}: ${/\bimport\s*\(/.exec(source)?.[0] ?? "static"}`).toBe(`${file}: static`);
     }

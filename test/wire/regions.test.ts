@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { PackageComponent } from "../../lib/core/package.ts";
 import { decodePackage, encodePackage } from "../../lib/wire/index.ts";
+import { randomOf } from "../random.ts";
 import { componentOf, CONFIG, layoutOf, packageOf } from "./builders.ts";
 import { malformedAt } from "./refusal.ts";
 
@@ -84,25 +85,86 @@ describe("regions of one layout", () => {
     accepted([componentOf({ addresses: [0x1000] })], [componentOf({ addresses: [0x1000] })]);
   });
 
-  test("an uneven mixture that nobody can check in time is refused, not believed", () => {
+  test("layers that repeat with one period are proven apart, however many and uneven", () => {
     const config = { ...CONFIG, numLayers: 400 };
-    const stride = 400 * 256;
     const addresses = Array.from(
       { length: 400 },
       (_, layer) => 0x100000 + layer * 256 + (layer % 2 === 1 ? 64 : 0),
     );
-    const wild = componentOf({
-      config,
-      arrangement: { strides: { block: stride, outer: 64, page: 16 }, regions: "per-layer" },
-      addresses,
-    });
-    expect(refused([wild])).toContain("too many regions");
-    const fewer = componentOf({
-      config: { ...config, numLayers: 100 },
-      arrangement: { strides: { block: stride, outer: 64, page: 16 }, regions: "per-layer" },
-      addresses: addresses.slice(0, 100),
-    });
-    accepted([fewer]);
+    const uneven = (bases: readonly number[]) =>
+      componentOf({
+        config,
+        arrangement: { strides: { block: 400 * 256, outer: 64, page: 16 }, regions: "per-layer" },
+        addresses: bases,
+      });
+    accepted([uneven(addresses)]);
+    expect(refused([uneven(addresses.with(7, (addresses[7] ?? 0) + 65))])).toContain("too many regions");
+  });
+
+  test("a period's last region may reach into the next period, up to where the first begins", () => {
+    const pair = (second: number) =>
+      componentOf({
+        config: { ...CONFIG, numLayers: 2 },
+        arrangement: { strides: { block: 256, outer: 64, page: 16 }, regions: "per-layer" },
+        // Blocks of 128 bytes; the first begins in the middle of a period.
+        addresses: [0x1040, second],
+      });
+    accepted([pair(0x10c0)]);
+    for (const second of [0x10c1, 0x10bf, 0x1140, 0x1041])
+      expect(refused([pair(second)])).toContain("overlap");
+  });
+
+  test("what is accepted shares no byte, and what shares none is accepted: random layers, periods and places", () => {
+    let apart = 0;
+    for (let index = 0; index < 400; index++) {
+      const random = randomOf(77, index);
+      const period = random.pick([128, 192, 256, 384]);
+      const parts = Array.from({ length: random.between(1, 2) }, (_, part) => {
+        const block = random.chance(0.7) ? period : random.pick([128, 256]);
+        return componentOf({
+          name: `part-${part}`,
+          config: {
+            ...CONFIG,
+            numBlocks: random.between(1, 4),
+            numLayers: random.between(1, 3),
+            outerDim: 1,
+          },
+          arrangement: { strides: { block, page: 16 }, regions: "per-layer" },
+        });
+      }).map((part) => ({
+        ...part,
+        regionAddresses: Float64Array.from(
+          { length: part.view.regionCount },
+          () => 0x1000 + 32 * random.between(0, 24),
+        ),
+      }));
+      const expected = !sharesBytes(parts);
+      if (expected) apart++;
+      const bytes = encodePackage(packageOf([layoutOf(0, parts)]), "kvferry");
+      let found = true;
+      try {
+        decodePackage(bytes);
+      } catch {
+        found = false;
+      }
+      expect(`${index}: ${found}`).toBe(`${index}: ${expected}`);
+    }
+    expect(apart).toBeGreaterThan(50);
+  });
+
+  test("a mixture without a period that nobody can check in time is refused, not believed", () => {
+    const part = (name: string, at: number, count: number, periods: number) =>
+      componentOf({
+        name,
+        config: { ...CONFIG, numLayers: count },
+        arrangement: { strides: { block: periods * 400 * 256, outer: 64, page: 16 }, regions: "per-layer" },
+        addresses: Array.from({ length: count }, (_, layer) => at + layer * 512 + (layer % 2 === 1 ? 64 : 0)),
+      });
+    expect(refused([part("kv", 0x100000, 60, 1), part("scales", 0x100100, 60, 2)])).toContain(
+      "too many regions",
+    );
+    accepted([part("kv", 0x100000, 20, 1), part("scales", 0x100100, 20, 2)]);
+    expect(refused([part("kv", 0x100000, 20, 1), part("scales", 0x100060, 20, 2)])).toContain("overlap");
   });
 
   test("a thousand interleaved layouts of one kind are proven once", () => {
@@ -112,20 +174,38 @@ describe("regions of one layout", () => {
     accepted(...layouts);
   });
 
-  test("many components that interleave are refused once the proof would take too long", () => {
-    const strides = {
-      strides: { block: 64 * 1_000, layer: 16_000, outer: 64, page: 16 },
-      regions: "one",
-    } as const;
-    const crowd = Array.from({ length: 1_000 }, (_, index) =>
-      componentOf({
-        name: `part-${index}`,
-        config: { ...CONFIG, numLayers: 1, outerDim: 1 },
-        arrangement: { strides: { ...strides.strides }, regions: "one" },
-        addresses: [0x100000 + index * 64],
-      }),
-    );
-    expect(refused(crowd)).toContain("too many components");
-    accepted(crowd.slice(0, 20));
+  test("many components that interleave: proven by their period, refused where the proof would take too long", () => {
+    const crowd = (count: number, periods: 1 | 2) =>
+      Array.from({ length: count }, (_, index) =>
+        componentOf({
+          name: `part-${index}`,
+          config: { ...CONFIG, numLayers: 1, outerDim: 1 },
+          arrangement: {
+            strides: { block: 64_000 * (1 + (index % periods)), layer: 16_000, outer: 64, page: 16 },
+            regions: "one",
+          },
+          addresses: [0x100000 + index * 64],
+        }),
+      );
+    accepted(crowd(1_000, 1));
+    expect(refused(crowd(1_000, 2))).toContain("too many components");
+    accepted(crowd(10, 2));
   });
 });
+
+/** Looks at every byte of every row. */
+function sharesBytes(parts: readonly PackageComponent[]): boolean {
+  const taken = new Set<number>();
+  for (const { view, regionAddresses } of parts)
+    for (const base of regionAddresses)
+      for (let block = 0; block < view.blocks; block++)
+        for (let page = 0; page < view.pages; page++)
+          for (let head = 0; head < view.heads; head++)
+            for (let byte = 0; byte < view.rowBytes; byte++) {
+              const at =
+                base + block * view.strideBlock + page * view.stridePage + head * view.strideHead + byte;
+              if (taken.has(at)) return true;
+              taken.add(at);
+            }
+  return false;
+}
