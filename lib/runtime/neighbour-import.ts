@@ -3,6 +3,7 @@ import type { LayoutHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import type { NativeContext } from "../native/context.ts";
 import type { NeighbourSockets } from "../native/neighbour.ts";
+import { HeldLayouts, type HoldingEffects } from "./neighbour-held.ts";
 import { type HostPlace, strangerReason } from "./neighbour-host.ts";
 import {
   answerTo,
@@ -17,15 +18,7 @@ import {
   silent,
   within,
 } from "./neighbour-link.ts";
-import {
-  isToPin,
-  type MappedComponent,
-  type MappedLayout,
-  mapLayout,
-  type MappingDevices,
-  pinLayout,
-  unmapSegments,
-} from "./neighbour-mapping.ts";
+import type { MappedComponent } from "./neighbour-mapping.ts";
 import { goneNeighbour } from "./neighbour-outbox.ts";
 import {
   type ExporterWord,
@@ -42,14 +35,10 @@ import type { SecretKey } from "./options.ts";
 const WANTED_AT_ONCE = 256;
 
 /** What importing from neighbours needs from the transport. */
-export interface ImporterEffects {
+export interface ImporterEffects extends HoldingEffects {
   readonly self: NeighbourName;
   readonly secrets: readonly SecretKey[];
   readonly place: HostPlace | null;
-  /** Whether a layout is used by something that runs here. */
-  readonly used: (handle: LayoutHandle) => boolean;
-  /** Resolves when nothing that runs here uses a layout any more. */
-  readonly idle: (handle: LayoutHandle) => Promise<void>;
   /** The neighbour is gone, or closes. */
   readonly lost: (wireName: string, reason: string) => void;
   readonly warn: (message: string) => void;
@@ -57,14 +46,6 @@ export interface ImporterEffects {
   readonly withdrawn: (wireName: string, handle: LayoutHandle) => void;
   /** The neighbour wrote blocks again that were bad. */
   readonly marked: (wireName: string, word: MarkWord) => void;
-  readonly devices: MappingDevices;
-  /** A component that was mapped is something else to this process now. */
-  readonly repinned: (
-    wireName: string,
-    handle: LayoutHandle,
-    component: string,
-    mapped: MappedComponent,
-  ) => void;
 }
 
 /** How a package's layouts are reached. */
@@ -83,16 +64,14 @@ export interface NeighbourAttachment {
  * it.
  */
 export class NeighbourImporter {
-  readonly #context: NativeContext;
+  readonly #held: HeldLayouts;
   readonly #sockets: () => NeighbourSockets;
   readonly #effects: ImporterEffects;
   readonly #links: Map<string, Link> = new Map();
   readonly #byConnection: Map<number, Link> = new Map();
-  /** Layouts that are being let go. */
-  readonly #leaving: Set<Promise<void>> = new Set();
 
   constructor(context: NativeContext, sockets: () => NeighbourSockets, effects: ImporterEffects) {
-    this.#context = context;
+    this.#held = new HeldLayouts(context, sockets, effects);
     this.#sockets = sockets;
     this.#effects = effects;
   }
@@ -134,12 +113,12 @@ export class NeighbourImporter {
         const named = new Set(metadata.layouts.map((layout) => layout.handle));
         for (const [handle, mapped] of link.mapped) {
           mapped.standing = true;
-          if (!named.has(handle)) void this.#letGo(link, [handle]);
+          if (!named.has(handle)) void this.#held.letGo(link, [handle]);
         }
-        this.#pinLink(link);
+        this.#held.pin(link);
       },
       undo: async () => {
-        if (known === link) await this.#letGo(link, added);
+        if (known === link) await this.#held.letGo(link, added);
         else await this.detach(link.wireName);
       },
     };
@@ -174,7 +153,7 @@ export class NeighbourImporter {
     this.#links.delete(wireName);
     failLink(link, "it was forgotten");
     if (link.phase !== "closed") link.phase = "ending";
-    await this.#letGo(link, [...link.mapped.keys()]);
+    await this.#held.letGo(link, [...link.mapped.keys()]);
     if (link.phase === "ending") {
       this.#say(link, { say: "bye" });
       this.#sockets().shut(link.process.connection);
@@ -185,12 +164,12 @@ export class NeighbourImporter {
 
   /** Pins, in the background, what its owners pinned; once a GPU is in use here. */
   pinAll(): void {
-    for (const link of this.#links.values()) this.#pinLink(link);
+    for (const link of this.#links.values()) this.#held.pin(link);
   }
 
   /** Resolves when everything that is being let go has gone. */
   async settled(): Promise<void> {
-    await Promise.allSettled(this.#leaving);
+    await this.#held.settled();
   }
 
   received(connection: number, bytes: Uint8Array<ArrayBuffer>, descriptors: readonly number[]): boolean {
@@ -199,7 +178,7 @@ export class NeighbourImporter {
     const { kind, body } = readTag(bytes);
     const word = kind === "word" ? readExporterWord(body) : null;
     if (word?.say === "layout") {
-      this.#handed(link, word, descriptors);
+      this.#held.take(link, word, descriptors);
       return true;
     }
     for (const descriptor of descriptors) closeSync(descriptor);
@@ -277,75 +256,9 @@ export class NeighbourImporter {
     else link.meeting.reject(new Error("The process at the peer's rendezvous does not know the secret."));
   }
 
-  // ---- mapping ----
-
-  #handed(link: Link, word: LayoutWord, descriptors: readonly number[]): void {
-    const handle = BigInt(word.layout) as LayoutHandle;
-    const layout = link.described.get(handle);
-    if (layout === undefined || !link.wanted.has(handle)) {
-      // Nobody waits for it any more.
-      for (const descriptor of descriptors) closeSync(descriptor);
-      this.#say(link, { say: "released", layouts: [word.layout] });
-      return;
-    }
-    const own = link.process.processId === process.pid;
-    void mapLayout(this.#context, this.#effects.devices, word, layout, descriptors, own).then(
-      (mapped) => {
-        if (!link.wanted.has(handle)) return this.#unmap(link, [word.layout], mapped);
-        link.mapped.set(handle, mapped);
-        answerWaiting(link, handle, mapped);
-        return undefined;
-      },
-      (error: unknown) => {
-        this.#say(link, { say: "released", layouts: [word.layout] });
-        answerWaiting(
-          link,
-          handle,
-          `What the peer handed over was refused: ${error instanceof Error ? error.message : String(error)}`,
-        );
-      },
-    );
-  }
-
-  #pinLink(link: Link): void {
-    for (const [handle, layout] of link.mapped) if (isToPin(layout)) void this.#pin(link, handle, layout);
-  }
-
-  async #pin(link: Link, handle: LayoutHandle, layout: MappedLayout): Promise<void> {
-    const stands = (): boolean => link.phase === "ready" && link.mapped.get(handle) === layout;
-    for (const [name, pinned] of await pinLayout(layout, this.#effects.devices.pin, stands))
-      this.#effects.repinned(link.wireName, handle, name, pinned);
-  }
-
-  // ---- letting go ----
-
   #release(link: Link, handle: LayoutHandle): void {
     this.#effects.withdrawn(link.wireName, handle);
-    void this.#letGo(link, [handle]);
-  }
-
-  /** Unmaps layouts, each once nothing here uses it, and tells the neighbour. */
-  #letGo(link: Link, handles: readonly LayoutHandle[]): Promise<void> {
-    const work = Promise.all(
-      handles.map(async (handle) => {
-        const mapped = link.mapped.get(handle);
-        if (mapped === undefined) return;
-        while (this.#effects.used(handle)) await this.#effects.idle(handle);
-        // Two may have waited for it.
-        if (link.mapped.get(handle) !== mapped) return;
-        link.mapped.delete(handle);
-        await this.#unmap(link, [handle.toString()], mapped);
-      }),
-    ).then(() => undefined);
-    this.#leaving.add(work);
-    const done = (): void => void this.#leaving.delete(work);
-    work.then(done, done);
-    return work;
-  }
-
-  async #unmap(link: Link, released: readonly string[], { segments }: MappedLayout): Promise<void> {
-    await unmapSegments(this.#context, segments);
-    this.#say(link, { say: "released", layouts: [...released] });
+    void this.#held.letGo(link, [handle]);
   }
 
   #ended(link: Link, reason: string): void {
