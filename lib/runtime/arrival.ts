@@ -40,6 +40,7 @@ export interface ArrivalEffects {
  * A push of a peer that is awaited here. Awaitable; rejects with `TIMEOUT` or `PEER_LOST` when the notification does
  * not come, and the blocks are then in quarantine: a late write must not land in a block that was given to others.
  * Rejects with `CHECKSUM` when the peer has found that blocks do not hold what it sent, also before they were awaited.
+ * Blocks that are bad stay so, whatever arrives, until somebody has written the whole of them.
  */
 export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   /** @internal */
@@ -87,11 +88,6 @@ export class Arrival implements PromiseLike<ArrivalResult>, Expiring {
   /** @internal */
   get waiting(): boolean {
     return this.#state === "waiting";
-  }
-
-  /** @internal */
-  get done(): boolean {
-    return this.#state === "done";
   }
 
   // oxlint-disable-next-line unicorn/no-thenable -- being awaitable is the contract

@@ -8,6 +8,7 @@ import type { BlockGroups, Leases } from "./leases.ts";
 import type { LocalLayout } from "./local-layout.ts";
 import type { Messenger } from "./messenger.ts";
 import type { NotificationQueue } from "./notifications.ts";
+import type { Peer } from "./peer.ts";
 import type { TransportState } from "./state.ts";
 import { deadlineOf } from "./submit.ts";
 import type { SettledTransfer } from "./transfer.ts";
@@ -27,8 +28,8 @@ export class Arrivals {
   /** Failed arrivals whose blocks are in quarantine. */
   readonly #doubtful: Set<Arrival> = new Set();
   readonly #unheard: UnheardMarks = new UnheardMarks();
-  /** Told of arrivals that are complete: their blocks were written. */
-  onDone: ((layout: LayoutHandle, blocks: BlockGroups) => void) | undefined;
+  /** Told of blocks that a peer is awaited to write. */
+  onExpected: ((layout: LayoutHandle, blocks: BlockGroups, from: Peer) => void) | undefined;
   /** Told of arrivals that failed: somebody may be able to prove that their blocks are quiet. */
   onDoubt: ((arrival: Arrival) => void) | undefined;
 
@@ -84,7 +85,6 @@ export class Arrivals {
         this.#tell("end", options.layout, blocks, reason);
       },
       concluded: (bucket) => {
-        if (arrival.done) this.onDone?.(handle, blocks);
         this.#open.delete(arrival);
         this.#messenger.wait(false);
         this.#leases.release(handle);
@@ -108,6 +108,7 @@ export class Arrivals {
     if (arrival.waiting)
       for (const [group, ids] of this.#unheard.take(arrival.wireName, handle, blocks))
         arrival.spoilt(group, ids);
+    if (arrival.waiting) this.onExpected?.(handle, blocks, from);
     return arrival;
   }
 

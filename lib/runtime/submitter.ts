@@ -183,8 +183,9 @@ export class Submitter {
     const { snapshot } = this.#planning;
     // Messages for layers go out by themselves: the last message must not overtake them on the hop's own way.
     const layerNotified = typeof options.layerwise === "object" && options.layerwise.notify !== undefined;
-    // Whoever is told that the data is there must not be told before it was compared.
-    const byHop = agent !== null && !layerNotified && options.checksum !== true;
+    // Whoever is told that the data is there must not be told before it was compared, and hears first what is good again.
+    const said = options.checksum === true || this.integrity.bad.has(plan.destination);
+    const byHop = agent !== null && !layerNotified && !said;
     const notification = given === null || !byHop ? given : this.#messenger.escape(agent, given);
     const groups = this.#groupsOf(plan, blocks, options, snapshot);
     const task: Task = {

@@ -1,7 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import { handleWorkerId, type LayoutHandle } from "../core/handle.ts";
 import type { LayoutRecord } from "../core/layout.ts";
-import { getLocal, isLocal } from "../core/registry-queries.ts";
+import { getLocal, isLocal, remoteLayouts } from "../core/registry-queries.ts";
 import type { Arrivals } from "./arrivals.ts";
 import { CONTROL } from "./control-message.ts";
 import type { Fences } from "./fences.ts";
@@ -57,7 +57,7 @@ export function openSums(parts: SumsParts): (from: string, mark: BlockMark) => v
 /** Says and hears which blocks are bad. */
 export class Marks {
   readonly #parts: SumsParts;
-  /** Who said so of blocks of this process: they are told when the blocks are written again. */
+  /** Who knows of bad blocks of this process: they are told when the blocks are written again. */
   readonly #sayers: Map<LayoutHandle, Set<string>> = new Map();
 
   constructor(parts: SumsParts) {
@@ -69,6 +69,17 @@ export class Marks {
       for (const wireName of sayers) this.#tell(wireName, layout, group, ids, false);
       if (!parts.integrity.bad.has(layout)) this.#sayers.delete(layout);
     };
+    // That a push is complete does not say that it wrote whole blocks: its peer knows, and says so if it knows that they
+    // were bad.
+    parts.arrivals.onExpected = (layout, blocks, from) => {
+      if (!from.understandsControl || !parts.integrity.bad.has(layout)) return;
+      for (const [group, ids] of blocks) {
+        const bad = parts.integrity.bad.among(layout, group, ids);
+        if (bad.length === 0) continue;
+        this.#sayersOf(layout).add(from.wireName);
+        this.#tell(from.wireName, layout, group, bad, true);
+      }
+    };
   }
 
   tellOwner(layout: LayoutRecord, group: string, ids: readonly number[], bad: boolean): void {
@@ -77,30 +88,31 @@ export class Marks {
   }
 
   /**
-   * Takes what a peer says: of a layout of this process if peers may write to it, of its own if it says that blocks are
-   * good again.
+   * Takes what a peer says: of a layout of this process if peers may write to it, and of its own.
    */
   take(from: string, { layout, group, blocks, bad }: BlockMark): void {
     const { state, peers, integrity, arrivals } = this.#parts;
-    if (!isLocal(state.snapshot, layout)) {
-      const own = peers.byWireName(from)?.workerId === handleWorkerId(layout);
-      if (own && !bad) integrity.bad.clear(layout, new Map([[group, blocks]]));
-      return;
-    }
-    const record = getLocal(state.snapshot, layout, "transfer");
-    const limit = record.components.reduce(
-      (most, { shape }) => (shape.group === group ? Math.max(most, shape.config.numBlocks) : most),
-      0,
-    );
-    if (record.access !== "read-write" || blocks.some((id) => id >= limit)) return;
+    const local = isLocal(state.snapshot, layout);
+    if (!local && peers.byWireName(from)?.workerId !== handleWorkerId(layout)) return;
+    const record = local
+      ? getLocal(state.snapshot, layout, "transfer")
+      : remoteLayouts(state.snapshot).find(({ handle }) => handle === layout);
+    if (record === undefined || !hasBlocks(record, group, blocks)) return;
+    if (local && record.access !== "read-write") return;
     if (!bad) {
       integrity.bad.clear(layout, new Map([[group, blocks]]));
       return;
     }
     integrity.bad.mark(layout, group, blocks);
-    const sayers = this.#sayers.get(layout) ?? new Set<string>();
-    this.#sayers.set(layout, sayers.add(from));
+    if (!local) return;
+    this.#sayersOf(layout).add(from);
     arrivals.spoilt(from, layout, group, blocks);
+  }
+
+  #sayersOf(layout: LayoutHandle): Set<string> {
+    const sayers = this.#sayers.get(layout) ?? new Set<string>();
+    this.#sayers.set(layout, sayers);
+    return sayers;
   }
 
   #tell(wireName: string, layout: LayoutHandle, group: string, ids: readonly number[], bad: boolean): void {
@@ -112,6 +124,14 @@ export class Marks {
       messenger.controlTo(wireName, CONTROL.sums, body).catch(() => undefined);
     }
   }
+}
+
+function hasBlocks(layout: LayoutRecord, group: string, blocks: Uint32Array): boolean {
+  const limit = layout.components.reduce(
+    (most, { shape }) => (shape.group === group ? Math.max(most, shape.config.numBlocks) : most),
+    0,
+  );
+  return blocks.every((id) => id < limit);
 }
 
 /** Sums of a peer that nothing here can ask. */

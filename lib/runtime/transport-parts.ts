@@ -194,7 +194,6 @@ export function connectParts(session: Session): TransportParts {
   });
   registrar.shared = fences.shared;
   const { integrity } = submitter;
-  arrivals.onDone = (layout, blocks) => integrity.bad.clear(layout, blocks);
   const marked: ReturnType<typeof openSums> = openSums({
     session,
     state,

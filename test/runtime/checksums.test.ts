@@ -2,7 +2,7 @@
 // peers compare are read as they were written or not at all.
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { LayoutConfig, LocalLayout, TransferRequest } from "../../index.ts";
+import type { LayoutConfig, LocalLayout, TransferRequest, Transport } from "../../index.ts";
 import type { LayoutHandle } from "../../lib/core/handle.ts";
 import type { LayoutRecord } from "../../lib/core/layout.ts";
 import { KvferryError } from "../../lib/core/errors.ts";
@@ -215,6 +215,109 @@ describe.each(["push", "pull"] as const)("between neighbours: %s", (direction) =
     expect((await third).settlement).toBe("done");
   });
 });
+
+/** Makes a block of a layout bad by a transfer of its owner. */
+async function spoilAtHome(owner: Transport, target: LocalLayout, block: number): Promise<void> {
+  await using source = await owner.register(systemSpec("spoiler", CONFIG));
+  const [region] = target.components["kv"]?.regions ?? [];
+  const at = target.address(block, 2, 1).address - (region?.address ?? 0);
+  const bytes = target.bytes[0];
+  const transfer = owner.transfer({
+    source,
+    sourceBlocks: [0],
+    destination: target,
+    destinationBlocks: [block],
+    checksum: true,
+    layerwise: {
+      every: 1,
+      notify: (layer) => {
+        if (layer === 2 && bytes !== undefined) bytes[at] = (bytes[at] ?? 0) ^ 1;
+        return `layer ${layer}`;
+      },
+    },
+  });
+  expect(await refused("CHECKSUM", transfer)).toMatchObject({ details: { blocks: [block] } });
+}
+
+const PARTS: readonly [string, Partial<TransferRequest>][] = [
+  ["some layers", { layers: { start: 0, end: 2 } }],
+  ["some tokens", { tokens: { sourceStart: 0, destinationStart: 0, count: 3 } }],
+];
+
+test("a part of a bad block that is written again does not make it good, the whole does", async () => {
+  await using transport = await openLocal();
+  const source = await transport.register(systemSpec("source", CONFIG));
+  const target = await transport.register(systemSpec("target", CONFIG));
+  await source.fill({ random: 8 });
+  await spoilAtHome(transport, target, 5);
+  const request = { source, sourceBlocks: [1], destination: target, destinationBlocks: [5] };
+  const read = () =>
+    transport.transfer({ source: target, sourceBlocks: [5], destination: source, destinationBlocks: [7] });
+  for (const checksum of [false, true])
+    for (const [, part] of PARTS) {
+      await transport.transfer({ ...request, ...part, checksum });
+      await refused("CHECKSUM", read());
+    }
+  await transport.transfer(request);
+  await read();
+  expect(await source.read(7)).toEqual(await source.read(1));
+});
+
+for (const [way, open, run] of [
+  ["neighbours", openNeighbours, test],
+  ["NIXL", openPair, nixlTest],
+] as const)
+  run(
+    `what a peer pushes into bad blocks makes them good when it is the whole of them, and not for having arrived: ${way}`,
+    async () => {
+      await using pair = await open();
+      const { a, b } = pair;
+      const own = await a.register(systemSpec("own", CONFIG));
+      const theirs = await b.register(systemSpec("theirs", CONFIG));
+      const other = await b.register(systemSpec("other", CONFIG));
+      const { b: peer, a: from } = await pair.meetBoth();
+      const remote = peer.layout("theirs");
+      await own.fill({ random: 3 });
+      // Nobody but their owner knows that they are bad.
+      await spoilAtHome(b, theirs, 5);
+      await spoilAtHome(b, theirs, 2);
+      const request: TransferRequest = {
+        source: own,
+        sourceBlocks: [1, 4],
+        destination: remote,
+        destinationBlocks: [5, 0],
+      };
+      const read = (block = 5): PromiseLike<unknown> =>
+        b.transfer({ source: theirs, sourceBlocks: [block], destination: other, destinationBlocks: [block] });
+      const expected = (tag: string): PromiseLike<unknown> =>
+        b.expect({ layout: theirs, blocks: [5, 0], from, tag });
+      for (const [name, part] of PARTS)
+        for (const checksum of [false, true]) {
+          const tag = `${name} ${checksum}`;
+          const arrival = expected(tag);
+          await a.transfer({ ...request, ...part, checksum, notify: tag });
+          expect(await arrival).toMatchObject({ settlement: "done" });
+          await refused("CHECKSUM", read());
+        }
+      // Who is awaited has been told by now that it is bad: whatever it writes whole, it says so.
+      const back = await a.register(systemSpec("back", CONFIG));
+      await bad(() =>
+        a.transfer({ source: remote, sourceBlocks: [5], destination: back, destinationBlocks: [0] }),
+      );
+      await refused("CHECKSUM", read());
+      const whole = expected("whole");
+      await a.transfer({ ...request, notify: "whole" });
+      expect(await whole).toMatchObject({ settlement: "done" });
+      await good(read);
+      expect(await other.read(5)).toEqual(await own.read(1));
+      // The other one was not written.
+      await refused("CHECKSUM", read(2));
+      await good(() =>
+        a.transfer({ source: remote, sourceBlocks: [5], destination: back, destinationBlocks: [0] }),
+      );
+    },
+    30_000,
+  );
 
 async function bad(read: () => PromiseLike<unknown>): Promise<void> {
   await turns(read, (failed) => failed);
