@@ -3,7 +3,7 @@ import type { PreparedPair } from "../core/prepare.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
 import type { LayoutNames, Planning } from "./planning.ts";
-import { copyBlocks, planRequest, type PrepareRequest, type TransferOptions } from "./submit.ts";
+import { planRequest, type PrepareRequest, type TransferOptions } from "./submit.ts";
 import type { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
 
@@ -44,8 +44,8 @@ export class PreparedTransfer {
 
   /** Moves blocks; what `Transport.transfer` says holds here too. */
   run(sourceBlocks: BlockSelection, destinationBlocks: BlockSelection, options: RunOptions = {}): Transfer {
-    const source = copyBlocks(sourceBlocks);
-    const destination = copyBlocks(destinationBlocks);
+    const source = this.#submitter.copyIds(sourceBlocks);
+    const destination = this.#submitter.copyIds(destinationBlocks);
     return this.#submitter.planned({ ...this.#options, ...options }, { source, destination }, () =>
       this.#plan(source, destination),
     );

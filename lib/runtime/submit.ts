@@ -55,13 +55,16 @@ export function handleOf(layout: LayoutReference): LayoutHandle {
 }
 
 /** The planner's view of a request: handles, and id lists that the caller can no longer change. */
-export function planRequest(request: TransferRequest): PlanRequest {
+export function planRequest(
+  request: TransferRequest,
+  copy: (blocks: BlockSelection) => BlockSelection = copyBlocks,
+): PlanRequest {
   const { layerwise, bounce } = request;
   return {
     source: referenced(request.source, "source"),
     destination: referenced(request.destination, "destination"),
-    sourceBlocks: copyBlocks(request.sourceBlocks),
-    destinationBlocks: copyBlocks(request.destinationBlocks),
+    sourceBlocks: copy(request.sourceBlocks),
+    destinationBlocks: copy(request.destinationBlocks),
     ...(request.tokens === undefined ? undefined : { tokens: request.tokens }),
     ...(request.components === undefined ? undefined : { components: request.components }),
     ...(request.layers === undefined ? undefined : { layers: request.layers }),

@@ -17,6 +17,7 @@ import type { Engine } from "./engine.ts";
 import type { Task } from "./task.ts";
 import type { EventHub } from "./events.ts";
 import { groupsOf } from "./groups.ts";
+import { IdLists } from "./id-lists.ts";
 import { Integrity, NO_STEPS, type IntegritySteps, type SideGroups } from "./integrity.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
@@ -54,6 +55,7 @@ export class Submitter {
   /** Which blocks are bad, and how that is found out. */
   readonly integrity: Integrity;
   readonly #bounces: BounceLedger = new BounceLedger();
+  readonly #ids: IdLists = new IdLists();
   #lastId = 0;
 
   constructor(
@@ -83,7 +85,7 @@ export class Submitter {
   transfer(request: TransferRequest): Transfer {
     const transfer = this.#make(request);
     try {
-      const asked = planRequest(request);
+      const asked = planRequest(request, this.copyIds);
       this.#start(transfer, request, () => this.#planning.plan(asked), {
         source: asked.sourceBlocks,
         destination: asked.destinationBlocks,
@@ -111,6 +113,9 @@ export class Submitter {
     await this.#move(source, destination, blocks);
     await this.integrity.afterMove(destination, blocks.destination, blocks.layers === undefined);
   }
+
+  /** A list of ids as this keeps it. */
+  readonly copyIds = (blocks: BlockSelection): BlockSelection => this.#ids.copy(blocks);
 
   #make(options: TransferOptions): Transfer {
     // What was given may be no request at all: that is refused like everything else.
@@ -210,12 +215,23 @@ export class Submitter {
     if (order !== null && order.opened.length > 0) {
       void transfer.settled.then(() => this.#closeOrder(order));
     }
+    // Checks look at the ids once more when the bytes are there, and what is in doubt keeps them.
+    const alone = (task.before ?? null) === null && (task.after ?? null) === null;
+    if (alone && (this.#ids.has(blocks.source) || this.#ids.has(blocks.destination)))
+      void transfer.settled.then(({ settlement }) => {
+        if (settlement === "done") this.#takeBack(blocks);
+      });
     const { signal } = options;
     if (signal === undefined || transfer.state !== "running") return;
     const onAbort = (): void => transfer.cancel(signal.reason);
     signal.addEventListener("abort", onAbort, { once: true });
     const forget = (): void => signal.removeEventListener("abort", onAbort);
     transfer.then(forget, forget);
+  }
+
+  #takeBack({ source, destination }: TransferBlocks): void {
+    this.#ids.giveBack(source);
+    this.#ids.giveBack(destination);
   }
 
   /** Checks beside the hops, where both sides can be read here. */
