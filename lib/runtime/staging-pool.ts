@@ -120,7 +120,7 @@ export class StagingPool {
       count: this.count,
       pageable: false,
       request: (waiter) => this.#request(waiter, device, agent, peer ?? ""),
-      cancel: (waiter) => void this.#waiters.delete(waiter),
+      cancel: (waiter) => void this.#leave(waiter),
       release: (chunk) => this.#release(chunk),
       giveUp: (chunk) => this.#giveUp(chunk),
     };
@@ -187,7 +187,7 @@ export class StagingPool {
     Promise.all([pinned ? null : this.#pin(device), known ? null : this.register(agent)]).then(
       () => this.#serve(),
       (error: unknown) => {
-        if (this.#waiters.delete(waiter)) waiter.refuse(asKvferryError(error));
+        if (this.#leave(waiter)) waiter.refuse(asKvferryError(error));
       },
     );
   }
@@ -224,10 +224,13 @@ export class StagingPool {
     }
   }
 
-  /** As many as stay for others, which is all of them while none was given up; and one if it has no other that works. */
-  #mayHave({ lent, givenUp }: User): boolean {
+  /**
+   * As many as stay for others, which is all that the pool has while none was given up; and one if it has no other that
+   * works, though the last is for a peer only that has none.
+   */
+  #mayHave({ peer, lent, givenUp }: User): boolean {
     const idle = this.#idle.length;
-    return lent < idle || (lent === givenUp && idle > 1);
+    return lent < idle || (lent === givenUp && (idle > 1 || peer === ""));
   }
 
   #release(chunk: Chunk): void {
@@ -247,6 +250,15 @@ export class StagingPool {
     this.#givenUp.add(chunk);
     user.givenUp++;
     this.#serve();
+  }
+
+  /** @returns Whether it waited. */
+  #leave(waiter: ChunkWaiter): boolean {
+    const user = this.#waiters.get(waiter);
+    if (user === undefined) return false;
+    this.#waiters.delete(waiter);
+    this.#forget(user);
+    return true;
   }
 
   #userOf(peer: string): User {

@@ -21,7 +21,7 @@ class User {
   waiting = 0;
   readonly #source: ChunkSource;
 
-  constructor(pool: StagingPool, peer: string) {
+  constructor(pool: StagingPool, peer: string | null) {
     this.#source = pool.source(null, null, peer);
   }
 
@@ -152,4 +152,13 @@ test("a chunk that comes back while spare ones are gone goes to who waits", () =
   a.recover();
   a.recover();
   expect(c.live.length + b.live.length).toBe(2);
+});
+
+test("work of this process alone goes on with the last chunk when others hang", () => {
+  const pool = poolOf(1);
+  const local = new User(pool, null);
+  local.ask();
+  local.giveUp();
+  local.ask();
+  expect([local.live.length, local.waiting]).toEqual([1, 0]);
 });
