@@ -53,6 +53,12 @@ export function machineText(machine: Machine): string[] {
   ];
 }
 
+/** How many GPUs this machine has. */
+export function gpuCount(): number {
+  const lines = wordsOf(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]) ?? "";
+  return lines.split("\n").filter(Boolean).length;
+}
+
 function packageVersion(root: string): string {
   const manifest: unknown = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   return typeof manifest === "object" && manifest !== null && "version" in manifest

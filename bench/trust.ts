@@ -1,5 +1,4 @@
 // Rows T1 and T2: what leases, generations and settlement cost a transfer, and what heartbeats cost a process.
-import { Transport } from "../index.ts";
 import { encodePackage } from "../lib/wire/index.ts";
 import { exportPackage } from "../lib/core/registry-export.ts";
 import { emptyRegistry } from "../lib/core/registry-local.ts";
@@ -16,8 +15,10 @@ import { SimWorld } from "../test/proof/sim-world.ts";
 import { randomOf } from "../test/random.ts";
 import type { SuiteOptions } from "./main.ts";
 import { alternate, inProcesses } from "./processes.ts";
+import { localTransport } from "./registering.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult, RowSpec } from "./result.ts";
+import { submissions } from "./submitting.ts";
 
 /** What a process measures. */
 interface TrustWork {
@@ -85,33 +86,13 @@ export async function measure({ what, size, samples }: TrustWork): Promise<Recor
 
 /** Microseconds of a submission, with and without what keeps memory safe. */
 async function leaseCost(blockBytes: number, samples: number): Promise<Record<string, number[]>> {
-  await using transport = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
-  const config = {
-    numBlocks: 64,
-    numLayers: 2,
-    outerDim: 2,
-    pageSize: 16,
-    innerDim: blockBytes / 128,
-  } as const;
-  const source = await transport.register({ name: "source", config, memory: { kind: "system" } });
-  const destination = await transport.register({ name: "destination", config, memory: { kind: "system" } });
-  let block = 0;
-  const submit = async (): Promise<number> => {
-    const request = { source, destination, sourceBlocks: [block], destinationBlocks: [63 - block] };
-    block = (block + 1) % 64;
-    const start = Bun.nanoseconds();
-    const transfer = transport.transfer(request);
-    const spent = Bun.nanoseconds() - start;
-    await transfer;
-    return spent / 1e3;
-  };
+  await using transport = await localTransport(1n);
+  const { source, destination, sample } = await submissions(transport, blockBytes);
   // What is done when the call returns was never given a deadline.
   const care = careOf(source.handle, destination.handle, blockBytes > 65_536);
   const taken: Record<string, number[]> = { ours: [], limit: [] };
   for (let round = -20; round < samples; round++) {
-    const times: number[] = [];
-    for (let time = 0; time < 200; time++) times.push(await submit());
-    const whole = times.toSorted((a, b) => a - b)[100] ?? Number.NaN;
+    const whole = await sample();
     const start = Bun.nanoseconds();
     for (let time = 0; time < TURNS; time++) care();
     const careful = (Bun.nanoseconds() - start) / 1e3 / TURNS;
