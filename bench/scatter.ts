@@ -1,10 +1,10 @@
 // Rows F16: scattered blocks to and from another process through NIXL, no neighbour mapping: gathered here and scattered
 // there, against a descriptor for each and against one contiguous run of the same bytes.
-import { Transport } from "../index.ts";
-import type { LayoutSpec, LocalLayout, RemoteLayout } from "../index.ts";
+import type { LayoutSpec, LocalLayout, RemoteLayout, Transport } from "../index.ts";
 import { findNixl } from "../lib/native/find-nixl.ts";
 import type { SuiteOptions } from "./main.ts";
-import { BenchPeer, registerAll } from "./nixl-peer.ts";
+import { BenchPair, withTransports } from "./nixl-pair.ts";
+import type { BenchPeer } from "./nixl-peer.ts";
 import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
@@ -62,18 +62,14 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
   const results: BenchResult[] = [];
   for (const one of CASES.filter(({ name }) => `F16.${name}`.includes(options.only))) {
     options.progress(`F16.${one.name} in ${options.processes} processes`);
-    // UCX reads its variables once in a process.
-    const before = process.env["UCX_TLS"];
-    if (one.transport === "tcp") process.env["UCX_TLS"] = "tcp,self";
-    const sets = await inProcesses<SampleSets[number] | null>(
-      import.meta.path,
-      "measure",
-      { name: one.name, samples: options.samples },
-      options.processes,
-    ).finally(() => {
-      if (before === undefined) delete process.env["UCX_TLS"];
-      else process.env["UCX_TLS"] = before;
-    });
+    const sets = await withTransports(one.transport === "tcp" ? "tcp,self" : null, () =>
+      inProcesses<SampleSets[number] | null>(
+        import.meta.path,
+        "measure",
+        { name: one.name, samples: options.samples },
+        options.processes,
+      ),
+    );
     const taken = sets.filter((set) => set !== null);
     if (taken.length < sets.length) {
       options.progress(`NOT RUN: F16.${one.name} needs two GPUs`);
@@ -105,18 +101,17 @@ export async function measure(parameters: {
   if (one === undefined) throw new Error(`no row ${parameters.name}`);
   const onGpu = one.memory === "device";
   const options = onGpu ? ({ capabilities: { gpuRdma: true } } as const) : ({ cuda: false } as const);
-  await using transport = await Transport.open({ workerId: 1n, nixl: {}, neighbours: false, ...options });
-  const near = await registerAll(transport, [specOf(one, 0)], []).catch(() => null);
-  if (near === null) return null;
-  await using peer = new BenchPeer();
-  const metadata = await peer
-    .call<Uint8Array>({ do: "open", specs: [specOf(one, 1)], alias: [], ...(onGpu ? { gpu: "nixl" } : {}) })
-    .catch(() => null);
-  if (metadata === null) return null;
-  const remote = (await transport.importMetadata(metadata)).layout("blocks");
-  await peer.call({ do: "import", bytes: await transport.exportMetadata() });
-  const here = near.get("blocks");
-  if (here === undefined) throw new Error("no layout here");
+  await using pair = await BenchPair.open({
+    options,
+    near: [specOf(one, 0)],
+    far: [specOf(one, 1)],
+    ...(onGpu ? { gpu: "nixl" } : {}),
+    farMayLack: true,
+  });
+  if (pair === null) return null;
+  const { transport } = pair;
+  const here = pair.layout("blocks");
+  const remote = pair.remote.layout("blocks");
   const [source, destination] = one.operation === "write" ? [here, remote] : [remote, here];
   const [from, to] = [shuffled(2 * one.count, 1), shuffled(2 * one.count, 2)].map((ids) =>
     ids.slice(0, one.count),
@@ -136,7 +131,7 @@ export async function measure(parameters: {
   };
   const direct = `nixl/${one.operation}`;
   for (const method of [direct, "staged/slab"])
-    await verify(peer, one, here, () => rate(method, from, to), from, to);
+    await verify(pair.far, one, here, () => rate(method, from, to), from, to);
   return await alternate(
     {
       ours: () => rate(null, from, to),

@@ -1,10 +1,9 @@
 // Rows F16.staged: GPU memory to and from another process through staging memory of both sides, no neighbour mapping and no GPU
 // RDMA, against host memory to host memory on the same transport.
-import { Transport } from "../index.ts";
 import type { LayoutSpec, LocalLayout } from "../index.ts";
 import { findNixl } from "../lib/native/find-nixl.ts";
 import type { SuiteOptions } from "./main.ts";
-import { BenchPeer, registerAll } from "./nixl-peer.ts";
+import { BenchPair, withTransports } from "./nixl-pair.ts";
 import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
@@ -30,18 +29,14 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
   const results: BenchResult[] = [];
   for (const { name, transport } of CASES.filter((one) => `F16.staged.${one.name}`.includes(options.only))) {
     options.progress(`F16.staged.${name} in ${options.processes} processes`);
-    // UCX reads its variables once in a process.
-    const before = process.env["UCX_TLS"];
-    if (transport === "tcp") process.env["UCX_TLS"] = "tcp,self,cuda_copy";
-    const sets = await inProcesses<SampleSets[number] | null>(
-      import.meta.path,
-      "measure",
-      { name, samples: options.samples },
-      options.processes,
-    ).finally(() => {
-      if (before === undefined) delete process.env["UCX_TLS"];
-      else process.env["UCX_TLS"] = before;
-    });
+    const sets = await withTransports(transport === "tcp" ? "tcp,self,cuda_copy" : null, () =>
+      inProcesses<SampleSets[number] | null>(
+        import.meta.path,
+        "measure",
+        { name, samples: options.samples },
+        options.processes,
+      ),
+    );
     const taken = sets.filter((set) => set !== null);
     if (taken.length < sets.length) {
       options.progress(`NOT RUN: F16.staged.${name} needs a GPU`);
@@ -71,16 +66,12 @@ export async function measure(parameters: {
   const one = CASES.find(({ name }) => name === parameters.name);
   if (one === undefined) throw new Error(`no row ${parameters.name}`);
   const specs = [specOf("gpu", "device"), specOf("host", "pinned")];
-  await using transport = await Transport.open({ workerId: 1n, nixl: {}, neighbours: false });
-  const near = await registerAll(transport, specs, []).catch(() => null);
-  if (near === null) return null;
-  await using peer = new BenchPeer();
-  const metadata = await peer.call<Uint8Array>({ do: "open", specs, alias: [], gpu: "staged" });
-  const remote = await transport.importMetadata(metadata);
-  await peer.call({ do: "import", bytes: await transport.exportMetadata() });
+  await using pair = await BenchPair.open({ options: {}, near: specs, far: specs, gpu: "staged" });
+  if (pair === null) return null;
+  const { transport, far: peer } = pair;
   const blocks = Uint32Array.from({ length: BLOCKS }, (_unused, index) => index);
   const move = async (here: LocalLayout, far: string): Promise<number> => {
-    const there = remote.layout(far);
+    const there = pair.remote.layout(far);
     const start = Bun.nanoseconds();
     await transport.transfer({
       source: one.way === "push" ? here : there,
@@ -90,8 +81,7 @@ export async function measure(parameters: {
     });
     return (BLOCKS * MIB) / (Bun.nanoseconds() - start);
   };
-  const [gpu, host] = [near.get("gpu"), near.get("host")];
-  if (gpu === undefined || host === undefined) throw new Error("no layouts here");
+  const [gpu, host] = [pair.layout("gpu"), pair.layout("host")];
   await gpu.fill({ random: 1 });
   await host.fill({ random: 2 });
   await peer.call({ do: "fill", layout: one.far, seed: 3 });
