@@ -13,7 +13,7 @@ export const IN_EXECUTABLE: boolean = import.meta.dirname.startsWith("/$bunfs/")
  * The command that runs a module of this folder in a process of its own. In an executable the command line itself knows
  * the modules by their names.
  */
-export function moduleCommand(name: "demo-peer" | "doctor-probe"): string[] {
+export function moduleCommand(name: "demo-peer" | "doctor-probe" | "doctor-gds-probe"): string[] {
   return IN_EXECUTABLE
     ? [process.execPath, name]
     : [process.execPath, join(PACKAGE_ROOT, "lib/cli", `${name}.ts`)];

@@ -2,6 +2,7 @@ import { EXIT, textOption } from "./command.ts";
 import type { Command } from "./command.ts";
 import { machineChecks, softwareChecks } from "./doctor-checks.ts";
 import type { DoctorCheck } from "./doctor-checks.ts";
+import { gdsCheck } from "./doctor-gds.ts";
 import { neighbourCheck } from "./doctor-neighbours.ts";
 import { nixlChecks } from "./doctor-nixl.ts";
 import type { Output } from "./output.ts";
@@ -26,6 +27,7 @@ export const doctorCommand: Command = {
       ...software,
       ...(await nixlChecks(textOption(parsed, "nixl"), canTry)),
       ...machineChecks(),
+      await gdsCheck(textOption(parsed, "nixl"), canTry),
       ...(canTry ? [await neighbourCheck()] : []),
     ];
     for (const check of checks) for (const line of checkText(check, output)) output.say(line);

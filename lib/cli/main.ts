@@ -19,6 +19,7 @@ const COMMANDS: readonly Command[] = [setupCommand, doctorCommand, demoCommand, 
 const PARTS: Readonly<Record<string, () => Promise<unknown>>> = {
   "demo-peer": () => import("./demo-peer.ts"),
   "doctor-probe": () => import("./doctor-probe.ts"),
+  "doctor-gds-probe": () => import("./doctor-gds-probe.ts"),
 };
 
 /** Refusals that mean that something is missing; any other one says that what was looked at does not hold. */

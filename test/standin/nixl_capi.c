@@ -3,7 +3,7 @@
  *
  * Several agents of one process find each other by name; metadata name an agent and its regions; a transfer is a copy.
  * It exists to make things fail on demand and to run under sanitizers. It is not NIXL, and nothing that it does is a
- * result about NIXL. It keeps NIXL's rules where breaking them would be fatal or wrong: calls that NIXL runs under its
+ * result about NIXL. Backends of the names GDS and GDS_MT take files too, by plain reads and writes. It keeps NIXL's rules where breaking them would be fatal or wrong: calls that NIXL runs under its
  * exclusive lock exclude transfers here too, and asking for the status of a released request ends the process.
  *
  * standin_control(command) answers a number (negative: not understood). NIXL_STANDIN holds commands separated by ';' that
@@ -27,13 +27,18 @@
  *   reset                   as when it was loaded (objects stay)
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "nixl_api.h"
+
+/* KVF_MEM_FILE of kvf.h. */
+#define MEMORY_FILE 4u
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -83,11 +88,11 @@ struct nixl_params_s {
 };
 
 struct nixl_mem_list_s {
-    int unused;
+    bool files;
 };
 
 struct nixl_backend_s {
-    int unused;
+    bool files;
 };
 
 struct nixl_opt_args_s {
@@ -446,13 +451,18 @@ FUNCTION(destroy_params, nixl_params params) {
 
 FUNCTION(create_backend, nixl_agent agent, const char *name, nixl_params params, nixl_backend *out) {
     ENTER(create_backend);
-    if (!params || strcmp(name, "UCX") != 0) return NIXL_BACKEND_ERROR;
+    const bool files = strcmp(name, "GDS") == 0 || strcmp(name, "GDS_MT") == 0;
+    if (!params || (!files && strcmp(name, "UCX") != 0)) return NIXL_BACKEND_ERROR;
     pthread_rwlock_wrlock(&agent->lock);
     bool twice = agent->has_backend;
     agent->has_backend = true;
     pthread_rwlock_unlock(&agent->lock);
     if (twice) return NIXL_BACKEND_ERROR;
-    MADE(nixl_backend);
+    *out = calloc(1, sizeof **out);
+    if (!*out) return NIXL_BACKEND_ERROR;
+    (*out)->files = files;
+    count_live(1);
+    return NIXL_SUCCESS;
 }
 
 FUNCTION(destroy_backend, nixl_backend backend) {
@@ -465,20 +475,21 @@ FUNCTION(get_backend_params, nixl_agent agent, nixl_backend backend, nixl_mem_li
     if (!agent || !backend) return NIXL_INVALID_PARAM;
     *list = calloc(1, sizeof **list);
     *params = calloc(1, sizeof **params);
+    if (*list) (*list)->files = backend->files;
     count_live(2);
     return NIXL_SUCCESS;
 }
 
 FUNCTION(mem_list_size, nixl_mem_list list, size_t *out) {
     ENTER(mem_list_size);
-    *out = list ? 2 : 0;
+    *out = !list ? 0 : list->files ? 3 : 2;
     return NIXL_SUCCESS;
 }
 
 FUNCTION(mem_list_get, nixl_mem_list list, size_t index, uint32_t *out) {
     ENTER(mem_list_get);
-    if (!list || index > 1) return NIXL_INVALID_PARAM;
-    *out = (uint32_t)index;
+    if (!list || index > (list->files ? 2 : 1)) return NIXL_INVALID_PARAM;
+    *out = index == 2 ? MEMORY_FILE : (uint32_t)index;
     return NIXL_SUCCESS;
 }
 
@@ -732,9 +743,32 @@ static uint64_t flipped_offset(void) {
     return offset;
 }
 
+/* A file's bytes to or from memory; the descriptor is the device, the offset the address. */
+static void copy_file(const region *memory, const region *file, bool writing, uint64_t flip) {
+    uint8_t *bytes = malloc(memory->bytes);
+    if (!bytes) abort();
+    uint8_t *at = (uint8_t *)(uintptr_t)memory->address;
+    char path[64];
+    /* The descriptor may ask for aligned memory, which this is not. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", (int)file->device);
+    int plain = open(path, O_RDWR | O_CLOEXEC);
+    if (writing) memcpy(bytes, at, memory->bytes);
+    else if (pread(plain, bytes, memory->bytes, (off_t)file->address) != (ssize_t)memory->bytes) abort();
+    if (flip < memory->bytes) bytes[flip] ^= 1;
+    if (!writing) memcpy(at, bytes, memory->bytes);
+    else if (pwrite(plain, bytes, memory->bytes, (off_t)file->address) != (ssize_t)memory->bytes) abort();
+    close(plain);
+    free(bytes);
+}
+
 static void copy_all(const struct nixl_xfer_req_s *request) {
     uint64_t flip = flipped_offset();
     for (size_t i = 0; i < request->local.count; i++) {
+        if (request->remote.items[i].memory == MEMORY_FILE) {
+            copy_file(&request->local.items[i], &request->remote.items[i], request->operation == 1, flip);
+            flip = flip >= request->local.items[i].bytes && flip != UINT64_MAX ? flip - request->local.items[i].bytes : UINT64_MAX;
+            continue;
+        }
         uint8_t *local = (uint8_t *)(uintptr_t)request->local.items[i].address;
         uint8_t *remote = (uint8_t *)(uintptr_t)request->remote.items[i].address;
         uint64_t bytes = request->local.items[i].bytes;
