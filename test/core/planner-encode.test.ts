@@ -1,27 +1,21 @@
 import { expect, test } from "bun:test";
 import { encodeHop, HOP_HEADER_WORDS, HOP_MAGIC, HOP_VERSION, PROGRAM_WORDS } from "../../lib/core/encode.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
+import { copyProgram } from "../copy-program.ts";
 
 function program(change: Partial<CopyProgram> = {}): CopyProgram {
   return {
-    srcBase: Float64Array.of(10),
-    dstBase: Float64Array.of(20),
-    srcOffset: Float64Array.of(1, 2, 3),
-    dstOffset: Float64Array.of(4, 5, 6),
-    blocks: null,
-    run: null,
-    pairs: 3,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [2, 3],
-    srcStride: [-7, 8],
-    dstStride: [9, 11],
-    rowBytes: 16,
-    bytes: 288,
-    rows: 18,
-    srcMemory: { kind: 0, device: 0 },
-    dstMemory: { kind: 1, device: 3 },
-    layers: null,
+    ...copyProgram({
+      srcBase: Float64Array.of(10),
+      dstBase: Float64Array.of(20),
+      srcOffset: Float64Array.of(1, 2, 3),
+      dstOffset: Float64Array.of(4, 5, 6),
+      count: [2, 3],
+      srcStride: [-7, 8],
+      dstStride: [9, 11],
+      rowBytes: 16,
+      dstMemory: { kind: 1, device: 3 },
+    }),
     ...change,
   };
 }

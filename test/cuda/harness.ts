@@ -14,9 +14,9 @@ import {
 } from "../../index.ts";
 import type { TransferResult } from "../../lib/runtime/transfer.ts";
 import { encodeHop } from "../../lib/core/encode.ts";
-import type { CopyProgram } from "../../lib/core/program.ts";
 import { openLibrary, type NativeLibrary } from "../../lib/native/library.ts";
 import { KVF_CUDA_METHOD_DMA } from "../../lib/native/symbols.ts";
+import { oneRun } from "../copy-program.ts";
 import { expectedRows, type OracleComponent, type OracleRequest } from "../oracle.ts";
 
 /** Path of the stand-in for the driver; null on a real one. */
@@ -251,26 +251,10 @@ function plainCopy(
   toDevice: boolean,
   device: number,
 ): void {
-  const program: CopyProgram = {
-    srcBase: Float64Array.of(source),
-    dstBase: Float64Array.of(destination),
-    srcOffset: Float64Array.of(0),
-    dstOffset: Float64Array.of(0),
-    blocks: null,
-    run: null,
-    pairs: 1,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
-    rowBytes: bytes,
-    bytes,
-    rows: 1,
+  const program = oneRun(source, destination, bytes, {
     srcMemory: { kind: fromDevice ? 1 : 0, device: fromDevice ? device : 0 },
     dstMemory: { kind: toDevice ? 1 : 0, device: toDevice ? device : 0 },
-    layers: null,
-  };
+  });
   const hop = encodeHop([program]);
   if (!fromDevice && !toDevice) answer((out) => openLibrary().kvf_copy_run(hop, hop.length, 0, out));
   else

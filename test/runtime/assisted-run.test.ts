@@ -9,30 +9,12 @@ import { AssistedRun } from "../../lib/runtime/assisted-run.ts";
 import { readStaging } from "../../lib/runtime/staged-protocol.ts";
 import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingPool } from "../../lib/runtime/staging-pool.ts";
+import { oneRun } from "../copy-program.ts";
 
 const ROW_BYTES = 64;
 
 function rowProgram(layer: number): CopyProgram {
-  return {
-    srcBase: Float64Array.of(1_000_000),
-    dstBase: Float64Array.of(2_000_000),
-    srcOffset: Float64Array.of(layer * ROW_BYTES),
-    dstOffset: Float64Array.of(layer * ROW_BYTES),
-    blocks: null,
-    run: null,
-    pairs: 1,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
-    rowBytes: ROW_BYTES,
-    bytes: ROW_BYTES,
-    rows: 1,
-    srcMemory: { kind: 0, device: 0 },
-    dstMemory: { kind: 0, device: 0 },
-    layers: null,
-  };
+  return oneRun(1_000_000 + layer * ROW_BYTES, 2_000_000 + layer * ROW_BYTES, ROW_BYTES);
 }
 
 function poolOf(count: number): StagingPool {

@@ -13,6 +13,7 @@ import { KvferryError } from "../../lib/core/errors.ts";
 import type { Executor, HopOutcome, RunningHop } from "../../lib/runtime/executor.ts";
 import { stagedExecutor } from "../../lib/runtime/staged-executor.ts";
 import type { Chunk, ChunkSource, ChunkWaiter, StagingPool } from "../../lib/runtime/staging-pool.ts";
+import { copyProgram, oneRun } from "../copy-program.ts";
 import { buildCudaStandin } from "../standin/build.ts";
 import { refused } from "./helpers/refusal.ts";
 import { nixlTest, openLocal, openPair, systemSpec } from "./helpers/transports.ts";
@@ -93,29 +94,22 @@ const programs: fc.Arbitrary<CopyProgram> = fc
     const order = count.map((_count, index) => index);
     const unit = rowBytes * count.reduce((product, times) => product * times, 1);
     const [srcStride, dstStride] = [packed(order.toReversed()), packed(swap ? order : order.toReversed())];
-    const blocks = withRuns ? runs.reduce((sum, run) => sum + run, 0) : runs.length;
     const offsets = Float64Array.from(runs, (_run, pair) => pair * 4 * unit);
-    const rows = bases * blocks * (unit / rowBytes);
-    return {
+    return copyProgram({
       srcBase: Float64Array.from({ length: bases }, (_unused, base) => base * 4000),
       dstBase: Float64Array.from({ length: bases }, (_unused, base) => 50_000 + (bases - base) * 4000),
       srcOffset: offsets,
       dstOffset: offsets.toReversed(),
-      blocks: null,
       run: withRuns ? Uint32Array.from(runs) : null,
-      pairs: runs.length,
       srcRunStride: withRuns ? unit : 0,
       dstRunStride: withRuns ? unit : 0,
       count,
       srcStride,
       dstStride,
       rowBytes,
-      bytes: rows * rowBytes,
-      rows,
       srcMemory: { kind: kinds[0] as 0 | 1 | 2, device: 0 },
       dstMemory: { kind: kinds[1] as 0 | 1 | 2, device: 0 },
-      layers: null,
-    };
+    });
   });
 
 test("the pieces of a program move exactly its bytes, each inside its chunk", () => {
@@ -247,27 +241,13 @@ const ROW_BYTES = 64;
 
 /** Programs of one row each, a layer after the other: from a file to a GPU. */
 function layerPrograms(layers: number): CopyProgram[] {
-  const none = new Float64Array(1);
-  return Array.from({ length: layers }, (_unused, layer): CopyProgram => ({
-    srcBase: Float64Array.of(layer * ROW_BYTES),
-    dstBase: Float64Array.of(layer * ROW_BYTES),
-    srcOffset: none,
-    dstOffset: none,
-    blocks: null,
-    run: null,
-    pairs: 1,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
-    rowBytes: ROW_BYTES,
-    bytes: ROW_BYTES,
-    rows: 1,
-    srcMemory: { kind: 2, device: 1 },
-    dstMemory: { kind: 1, device: 0 },
-    layers: { start: layer, end: layer + 1 },
-  }));
+  return Array.from({ length: layers }, (_unused, layer) =>
+    oneRun(layer * ROW_BYTES, layer * ROW_BYTES, ROW_BYTES, {
+      srcMemory: { kind: 2, device: 1 },
+      dstMemory: { kind: 1, device: 0 },
+      layers: { start: layer, end: layer + 1 },
+    }),
+  );
 }
 
 /** Chunks of a row; one that is given back is lent again at once. */
