@@ -5,6 +5,7 @@ import { handleLayoutId, handleWorkerId, makeHandle } from "../core/handle.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
 import { mostDynamoLayouts, mostRegions, mostShapes } from "./bounded.ts";
 import { encodeDynamoPackage } from "./dynamo.ts";
+import { leastBytesToSort } from "./regions.ts";
 import type {
   CustomAxis,
   DynamoFormat,
@@ -45,6 +46,9 @@ export function exportDynamoPackage(value: MetadataPackage, format: DynamoFormat
   let regions = 0;
   for (const { layout } of layouts) regions += layout.memory_descriptors.length;
   checkLimit(format, bytes, "regions", regions, mostRegions(bytes.length));
+  const least = leastBytesToSort(value.layouts);
+  if (least > bytes.length)
+    throw unsayable(format, `regions out of order in ${bytes.length} bytes (at least ${least})`, null);
   const mostDifferent = mostShapes(bytes.length, layouts.length);
   const views = new Set(value.layouts.map((layout) => layout.components[0]?.view));
   // Views that are not one object may still be equal.

@@ -9,6 +9,7 @@ import { columnBytes, textEnds, textIndex } from "./columns.ts";
 import type { TextTable } from "./columns.ts";
 import { writeEnvelope } from "./envelope.ts";
 import type { SigningKey } from "./envelope.ts";
+import { leastBytesToSort } from "./regions.ts";
 import { COMPONENT_WORDS, LAYOUT_WORDS, NO_WORD, READ_ONLY, STAGED, STORAGES, TIERS } from "./rows.ts";
 import { newShapeTable, shapeIndex } from "./shapes.ts";
 
@@ -90,12 +91,13 @@ export function encodeKvferryPackage(value: MetadataPackage, signing: SigningKey
     addresses: columnBytes(addresses),
     sizes: columnBytes(sizes),
   };
-  const least = leastBytes({
+  const content = {
     components: componentCount,
     regions: regionCount,
     shapes: shapes.rows.size,
     listedLayers: shapes.layers.length,
-  });
+  };
+  const least = Math.max(leastBytes(content), leastBytesToSort(layouts));
   return writeEnvelope(encodeBody(filledUp(body, least)), signing);
 }
 

@@ -104,6 +104,23 @@ export function checkRegions(
   state.relative = bases;
 }
 
+/**
+ * The length from which on a package with these layouts is read although regions of theirs are out of order; 0 where any
+ * is long enough. Layouts that no reader takes, whose regions overlap, need no length.
+ */
+export function leastBytesToSort(
+  layouts: readonly { readonly components: readonly PackageComponent[] }[],
+): number {
+  const state = { ...newOverlapState(0), sorting: Number.MAX_SAFE_INTEGER };
+  try {
+    for (const { components } of layouts) checkRegions(components, state, "kvferry", 0);
+  } catch {
+    return 0;
+  }
+  const beyond = Number.MAX_SAFE_INTEGER - state.sorting - FREE_SORTING;
+  return beyond > 0 ? MEBIBYTE + Math.ceil(beyond / SORTING_A_BYTE) : 0;
+}
+
 function paySorting(state: OverlapState, total: number, format: PackageFormat, offset: number): void {
   state.sorting -= (total + SORTING_A_CALL) * Math.ceil(Math.log2(total));
   if (state.sorting < 0)

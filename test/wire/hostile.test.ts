@@ -378,8 +378,15 @@ describe("packages that hold more than their length allows", () => {
       });
     const one = encodePackage(packageOf([layoutOf(0, [component(2_048)])]), "kvferry");
     expect(decodePackage(one).layouts.length).toBe(1);
-    const own = encodePackage(packageOf([layoutOf(0, [component(4_096)])]), "kvferry");
+    const many = packageOf([layoutOf(0, [component(4_096)])]);
+    // What is written is long enough to be read again; cut short it is refused, and Dynamo's forms cannot say it.
+    const whole = encodePackage(many, "kvferry");
+    expect(decodePackage(whole).layouts[0]?.components[0]?.regionAddresses).toEqual(
+      component(4_096).regionAddresses,
+    );
+    const own = forged(many, (body) => delete body["padding"]);
     expect(malformedAt("kvferry", own.length, () => decodePackage(own)).reason).toContain("out of order");
+    refusalOf("INVALID_CONFIG", () => encodePackage(many, "dynamo-1.0"));
     const terse = encodeDynamoPackage(
       {
         ...rawOf(),
