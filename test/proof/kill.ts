@@ -2,25 +2,7 @@
 // settles in time, nothing hangs, nothing grows, others are not disturbed, and who comes back is imported and verified.
 import { findNixl } from "../../lib/native/find-nixl.ts";
 import type { KillReport } from "./kill-words.ts";
-
-/** What the proof is asked to do. */
-export interface KillProofOptions {
-  /** Faults in all: a third of them kill, a third stop, a third take the link down; half over shared memory, half TCP. */
-  readonly cases: number;
-  readonly seed: number;
-  readonly minutes?: number;
-}
-
-/** What the proof found. */
-export interface KillProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** From this case on, what a process holds must not grow any more. */
 const WARM_CASES = 50;
@@ -30,15 +12,20 @@ const FEWEST_LOOKS = 5;
 const NOISE = { descriptors: 0.05, threads: 0.05, rss: 128 * 1024 } as const;
 const CASE_MILLIS = 40_000;
 
-/** Runs survivors, one for each route. */
-export async function run(options: KillProofOptions): Promise<KillProofResult> {
+/**
+ * Runs survivors, one for each route.
+ *
+ * @param options - A case is a fault: a third of them kill, a third stop, a third take the link down; half over shared
+ *   memory, half TCP.
+ */
+export async function run(options: ProofOptions): Promise<ProofResult> {
   const started = performance.now();
   const until = started + Math.min(options.minutes ?? Number.POSITIVE_INFINITY, 1e9) * 60_000;
   const findings: string[] = [];
   const tally: Record<string, number> = {};
   let cases = 0;
   let failures = 0;
-  const result = (): KillProofResult => ({
+  const result = (): ProofResult => ({
     name: "kill",
     cases,
     failures,

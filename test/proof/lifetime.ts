@@ -4,32 +4,18 @@
 import { join } from "node:path";
 
 import { buildSanitized, sanitizerRuntime, underSanitizers } from "../sanitizer.ts";
-
-/** What the proof is asked to do. */
-export interface LifetimeProofOptions {
-  /** Random steps in all. */
-  readonly cases: number;
-  readonly seed: number;
-  readonly minutes?: number;
-}
-
-/** What the proof found. */
-export interface LifetimeProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** Steps of one process; the next one has another seed. */
 const STEPS = 2_000;
 const MOST_DEAD = 3;
 
-/** Runs processes one after the other until all steps are done or the time is over. */
-export async function run(options: LifetimeProofOptions): Promise<LifetimeProofResult> {
+/**
+ * Runs processes one after the other until all steps are done or the time is over.
+ *
+ * @param options - A case is a random step.
+ */
+export async function run(options: ProofOptions): Promise<ProofResult> {
   const started = performance.now();
   const limit = Math.min(options.minutes ?? Number.POSITIVE_INFINITY, 1e9) * 60_000;
   const findings: string[] = [];

@@ -2,27 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
-
-/** What a proof is asked to do. */
-export interface ProofOptions {
-  /** Cases to try; a proof may stop earlier when `minutes` are over. */
-  readonly cases: number;
-  /** Seed of everything random: the same seed tries the same cases. */
-  readonly seed: number;
-  /** Time limit; Infinity for none. */
-  readonly minutes: number;
-}
-
-/** What a proof found. */
-export interface ProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  /** Enough of each failure to repeat it. */
-  readonly findings: readonly unknown[];
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 const HELP = `Usage: bun run proof -- NAME [--cases N] [--minutes M] [--seed S] [--json]
 

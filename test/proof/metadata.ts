@@ -18,25 +18,7 @@ import { randomOf } from "../random.ts";
 import type { Random } from "../random.ts";
 import { mutate, type Mutant } from "./metadata-mutate.ts";
 import { feedAgents } from "./metadata-agents.ts";
-
-/** What the proof is asked to do. */
-export interface MetadataProofOptions {
-  /** Damaged packages; one in 500 goes to NIXL as well, up to 2,000. */
-  readonly cases: number;
-  readonly seed: number;
-  readonly minutes?: number;
-}
-
-/** What the proof found. */
-export interface MetadataProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** The key of the workers that the packages are made by. */
 export const KEYS: readonly SecretKey[] = [{ keyId: "default", key: new Uint8Array(32).fill(0x5a) }];
@@ -52,8 +34,12 @@ export interface Original {
   readonly signed: Uint8Array | null;
 }
 
-/** Damages packages and looks at what becomes of them. */
-export async function run(options: MetadataProofOptions): Promise<MetadataProofResult> {
+/**
+ * Damages packages and looks at what becomes of them.
+ *
+ * @param options - A case is a damaged package; one in 500 goes to NIXL as well, up to 2,000.
+ */
+export async function run(options: ProofOptions): Promise<ProofResult> {
   const started = performance.now();
   const until = started + Math.min(options.minutes ?? Number.POSITIVE_INFINITY, 1e9) * 60_000;
   const originals = await makeOriginals();

@@ -17,26 +17,7 @@ import {
   openDescriptors,
   threadNames,
 } from "../runtime/helpers/neighbour-process.ts";
-
-/** What the proof is asked to do. */
-export interface NeighboursProofOptions {
-  readonly cases: number;
-  readonly seed: number;
-  /** Stops after this time. */
-  readonly minutes?: number;
-}
-
-/** What the proof found. */
-export interface NeighboursProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  /** How the cases were spread, and how their transfers settled. */
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** Large enough that a transfer takes milliseconds and runs on another thread. */
 const CONFIG: LayoutConfig = { numBlocks: 64, numLayers: 4, outerDim: 2, pageSize: 64, innerDim: 512 };
@@ -58,7 +39,7 @@ function kindsHere(): readonly Kind[] {
 }
 
 /** Ends neighbours in mid-transfer, half of them by force. */
-export async function run(options: NeighboursProofOptions): Promise<NeighboursProofResult> {
+export async function run(options: ProofOptions): Promise<ProofResult> {
   const started = performance.now();
   const until = started + (options.minutes ?? Number.POSITIVE_INFINITY) * 60_000;
   const findings: string[] = [];

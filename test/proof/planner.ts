@@ -6,31 +6,10 @@ import { openLibrary } from "../../lib/native/library.ts";
 import { randomOf } from "../random.ts";
 import { makeCase, type PlannerCase } from "./planner-case.ts";
 import { ARENA_BYTES, type HopRunner, makeBench, tryCase } from "./planner-check.ts";
-
-/** What the proof is asked to do. */
-export interface PlannerProofOptions {
-  readonly cases: number;
-  readonly seed: number;
-  /** Stops after this time. */
-  readonly minutes?: number;
-  /** First case, to repeat one of a seed alone. */
-  readonly first?: number;
-}
-
-/** What the proof found. */
-export interface PlannerProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  /** How the cases were spread: a proof over refusals only would prove nothing. */
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofResult, RepeatableOptions } from "./proof.ts";
 
 /** Plans, runs and checks random transfers. */
-export async function run(options: PlannerProofOptions): Promise<PlannerProofResult> {
+export async function run(options: RepeatableOptions): Promise<ProofResult> {
   const started = performance.now();
   const until = started + (options.minutes ?? Number.POSITIVE_INFINITY) * 60_000;
   const memory = new Uint8Array(new ArrayBuffer(ARENA_BYTES));

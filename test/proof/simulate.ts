@@ -3,30 +3,10 @@
 // by proof or at close, and nothing waits for ever. A seed and a case number replay exactly.
 import { loadExchange } from "../../lib/runtime/exchange.ts";
 import { playCase, type SimOutcome } from "./sim-case.ts";
-
-/** What the proof is asked to do. */
-export interface SimulateOptions {
-  readonly cases: number;
-  readonly seed: number;
-  /** Stops after this time. */
-  readonly minutes?: number;
-  /** First case, to repeat one of a seed alone. */
-  readonly first?: number;
-}
-
-/** What the proof found. */
-export interface SimulateResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofResult, RepeatableOptions } from "./proof.ts";
 
 /** Plays random cases. */
-export async function run(options: SimulateOptions): Promise<SimulateResult> {
+export async function run(options: RepeatableOptions): Promise<ProofResult> {
   const started = performance.now();
   const until = started + Math.min(options.minutes ?? Number.POSITIVE_INFINITY, 1e9) * 60_000;
   const findings: string[] = [];

@@ -16,27 +16,7 @@ import type { Verdict } from "../wire/laws.ts";
 import { costlyInputs } from "../wire/costly-inputs.ts";
 import { hostileInputs } from "../wire/hostile-inputs.ts";
 import { costOf, exceeds, heldMebibytes } from "./wire-cost.ts";
-
-/** What the proof is asked to do. */
-export interface WireProofOptions {
-  /** Random cases; of the packages that are damaged at every byte there is one for a thousand cases. */
-  readonly cases: number;
-  readonly seed: number;
-  /** Stops after this time. */
-  readonly minutes?: number;
-}
-
-/** What the proof found. */
-export interface WireProofResult {
-  readonly name: string;
-  readonly cases: number;
-  readonly failures: number;
-  readonly seed: number;
-  readonly seconds: number;
-  readonly findings: readonly string[];
-  /** How the work was spread. */
-  readonly tally: Readonly<Record<string, number>>;
-}
+import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** Below this many cases a second process costs more than it saves. */
 const SHARED_FROM = 40_000;
@@ -57,8 +37,12 @@ interface ShareResult {
   readonly tally: Readonly<Record<string, number>>;
 }
 
-/** Tries round trips, damage and hostile inputs; on two processors where there are two. */
-export async function run(options: WireProofOptions): Promise<WireProofResult> {
+/**
+ * Tries round trips, damage and hostile inputs; on two processors where there are two.
+ *
+ * @param options - Of the packages that are damaged at every byte there is one for a thousand cases.
+ */
+export async function run(options: ProofOptions): Promise<ProofResult> {
   const started = performance.now();
   const { cases, seed } = options;
   // JSON has no Infinity.
