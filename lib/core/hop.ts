@@ -8,7 +8,7 @@ import {
 } from "./compile.ts";
 import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
-import { chooseMethod, readsInSoftware, slabMicros } from "./method.ts";
+import { betweenDevices, chooseMethod, readsInSoftware, slabMicros } from "./method.ts";
 import { nestOf } from "./nest.ts";
 import type { Hop, MethodCandidate } from "./plan.ts";
 import type { PreparedComponent, PreparedPair, PreparedRoute } from "./prepare.ts";
@@ -146,9 +146,6 @@ export function buildHop(
   };
 }
 
-/** NIXL's cost of a descriptor of GPU memory beside its bytes: 5 to 9 microseconds measured over UCX. */
-const GPU_DESCRIPTOR_MICROS = 7;
-
 /**
  * Many small descriptors go gathered in one piece, and the peer scatters them, where that is predicted to be faster
  * than a descriptor for each and the peer helps. Reads that the peer's software would answer go so however few they are.
@@ -167,14 +164,15 @@ function slabOf(
   const inSoftware = readsInSoftware(work, profile, environment);
   if (work.descriptors < LEAST_DESCRIPTORS && !forced && !inSoftware) return null;
   if (!environment.executors.includes("staged") || environment.assists?.(agent) !== true) return null;
-  const onGpu = work.sourceKind === 1 || work.destinationKind === 1;
   const direct = chooseMethod(work, profile, environment, undefined);
-  const directMicros = direct.predictedMicros + (onGpu ? work.descriptors * GPU_DESCRIPTOR_MICROS : 0);
-  const micros = slabMicros(work, profile, environment);
+  const directMicros = direct.predictedMicros;
+  const onDevice = betweenDevices(work) && environment.deviceSlabs?.(agent) === true;
+  const micros = slabMicros(work, profile, environment, onDevice);
+  const where = betweenDevices(work) ? (onDevice ? ON_DEVICE : ON_HOST) : "";
   if (method !== undefined && !forced)
     return { taken: false, candidate: { method: SLAB, micros, reason: FORCED } };
   if (!forced && !inSoftware && micros >= directMicros)
-    return { taken: false, candidate: { method: SLAB, micros, reason: SLAB_PASSED } };
+    return { taken: false, candidate: { method: SLAB, micros, reason: SLAB_PASSED + where } };
   return {
     taken: true,
     method: SLAB,
@@ -184,7 +182,7 @@ function slabOf(
       {
         method: SLAB,
         micros,
-        reason: forced ? "The request forces this method." : inSoftware ? PEER_WRITES : SLAB_TAKEN,
+        reason: (forced ? "The request forces this method." : inSoftware ? PEER_WRITES : SLAB_TAKEN) + where,
       },
       {
         method: direct.method,
@@ -204,6 +202,9 @@ const SLAB = "staged/slab";
 const LEAST_DESCRIPTORS = 64;
 const FORCED = "Another method was forced.";
 const SLAB_TAKEN = "Many small descriptors go gathered in one piece, and the peer scatters them.";
+const ON_DEVICE =
+  " The pieces pass through memory of the GPUs at both ends, or, where the peer lends none, through host memory.";
+const ON_HOST = " The pieces pass through host memory: one end has no staging memory on its GPU.";
 const PEER_WRITES = "The peer writes what is to be read, through staging memory of both sides.";
 const SOFTWARE_READS =
   "Over TCP the peer's software answers reads, and a reader that ends in the middle may end the peer's process too.";

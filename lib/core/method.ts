@@ -159,12 +159,14 @@ const HOST_TEXTS = {
 
 function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
   const { nixl } = profile;
-  const transport = transportTo(work.agent, profile, environment);
+  const transport = transportTo(work, profile, environment, betweenDevices(work));
+  const onDevice = work.sourceKind === 1 || work.destinationKind === 1;
+  const rowMicros = transport?.descriptorMicros ?? 0;
   const rate = work.op === "read" ? transport?.readGigabytesPerSecond : transport?.writeGigabytesPerSecond;
   const micros =
     nixl.postMicros +
     (transport?.latencyMicros ?? 0) +
-    work.descriptors * (transport?.descriptorMicros ?? 0) +
+    work.descriptors * (onDevice ? Math.max(rowMicros, nixl.deviceDescriptorMicros) : rowMicros) +
     work.bytes / ((rate ?? 1) * 1000);
   const wide = work.descriptors >= 1024 || work.bytes >= 32 * 1024 * 1024;
   return [
@@ -184,31 +186,48 @@ function nixlOptions(work: Work, profile: MachineProfile, environment: PlanEnvir
  *
  * `slab + descriptors * row + bytes / rate + bytes / gathering`: gathering and scattering overlap with each other and, in
  * part, with the wire; each row is told to the peer.
+ *
+ * @param onDevice - The staging memory lies on the GPUs that hold the bytes, else in host memory.
  */
-export function slabMicros(work: Work, profile: MachineProfile, environment: PlanEnvironment): number {
-  const { slabRowMicros, slabGigabytesPerSecond } = profile.nixl;
-  const transport = transportTo(work.agent, profile, environment);
+export function slabMicros(
+  work: Work,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+  onDevice: boolean,
+): number {
+  const { nixl } = profile;
+  const rowMicros = onDevice ? nixl.deviceSlabRowMicros : nixl.slabRowMicros;
+  const gathering = onDevice ? nixl.deviceSlabGigabytesPerSecond : nixl.slabGigabytesPerSecond;
+  const transport = transportTo(work, profile, environment, onDevice);
   // Also what is read is written: by the peer.
   const rate = transport?.writeGigabytesPerSecond;
   return (
     (transport?.slabMicros ?? 0) +
-    work.descriptors * slabRowMicros +
+    work.descriptors * rowMicros +
     work.bytes / ((rate ?? 1) * 1000) +
-    work.bytes / (slabGigabytesPerSecond * 1000)
+    work.bytes / (gathering * 1000)
   );
 }
 
 /** Whether a read would be answered by the peer's software. */
 export function readsInSoftware(work: Work, profile: MachineProfile, environment: PlanEnvironment): boolean {
-  return work.op === "read" && transportTo(work.agent, profile, environment)?.softwareReads === true;
+  return work.op === "read" && transportTo(work, profile, environment, false)?.softwareReads === true;
 }
 
+/** Whether both ends are GPU memory. */
+export function betweenDevices({ sourceKind, destinationKind }: Work): boolean {
+  return sourceKind === 1 && destinationKind === 1;
+}
+
+/** @param devices - Whether the wire is between GPUs: on one host it is CUDA's handles then, not the kernel's copies. */
 function transportTo(
-  agent: string | null | undefined,
+  { agent }: Work,
   { nixl }: MachineProfile,
   environment: PlanEnvironment,
+  devices: boolean,
 ): NixlTransportProfile | undefined {
-  const name = typeof agent === "string" ? environment.nixlTransport?.(agent) : undefined;
+  const found = typeof agent === "string" ? environment.nixlTransport?.(agent) : undefined;
+  const name = devices && (found ?? nixl.defaultTransport) === "cma" ? "cuda-ipc" : found;
   return nixl.transports[name ?? nixl.defaultTransport] ?? nixl.transports[nixl.defaultTransport];
 }
 

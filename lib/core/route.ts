@@ -17,6 +17,8 @@ export interface PlanEnvironment {
   readonly gds?: boolean;
   /** Whether the peer of that wire name helps with staged transfers: a kvferry transport that knows this one. */
   readonly assists?: (agent: string) => boolean;
+  /** Whether staging memory on GPUs may serve between this process and the peer of that wire name. */
+  readonly deviceSlabs?: (agent: string) => boolean;
   /** Which executors to prefer where several can do the work. */
   readonly prefer?: "automatic" | "native" | "nixl";
   /** Processors that this process may use. */

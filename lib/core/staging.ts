@@ -10,8 +10,12 @@ import type { PlanEnvironment } from "./route.ts";
 export interface StagePiece {
   /** Bytes that it moves, and takes of the chunk. */
   readonly bytes: number;
-  /** The two hops for a chunk at that address: into it and out of it. */
-  hops(address: number): readonly [CopyProgram, CopyProgram];
+  /**
+   * The two hops for a chunk at that address: into it and out of it.
+   *
+   * @param stage - Where the chunk lies; default host memory.
+   */
+  hops(address: number, stage?: ProgramMemory): readonly [CopyProgram, CopyProgram];
 }
 
 /** Programs with more bases than this are not unrolled further; their rows are moved one by one. */
@@ -100,8 +104,14 @@ export function plannedHop(
   };
 }
 
-/** One run of bytes from a chunk of staging memory to another one. */
-export function betweenChunks(source: number, destination: number, bytes: number): CopyProgram {
+/** One run of bytes from a chunk of staging memory to another one; both in host memory unless said otherwise. */
+export function betweenChunks(
+  source: number,
+  destination: number,
+  bytes: number,
+  from: ProgramMemory = HOST,
+  to: ProgramMemory = HOST,
+): CopyProgram {
   const none = new Float64Array(1);
   return {
     srcBase: Float64Array.of(source),
@@ -119,13 +129,18 @@ export function betweenChunks(source: number, destination: number, bytes: number
     rowBytes: bytes,
     bytes,
     rows: 1,
-    srcMemory: HOST,
-    dstMemory: HOST,
+    srcMemory: from,
+    dstMemory: to,
     layers: null,
   };
 }
 
-/** Who moves bytes between host memory and this kind of memory. */
+/** Where chunks lie: in memory of the GPU of that ordinal, or of the host. */
+export function stageMemory(device: number | null): ProgramMemory {
+  return device === null ? HOST : { kind: 1, device };
+}
+
+/** Who moves bytes between staging memory and this kind of memory: chunks in GPU memory are for the same GPU's only. */
 export function executorBeside(memory: ProgramMemory): "host" | "cuda" | "file" {
   return memory.kind === 1 ? "cuda" : memory.kind === 2 ? "file" : "host";
 }
@@ -248,7 +263,7 @@ function pieceOf(
   };
   return {
     bytes,
-    hops(address) {
+    hops(address, memory = HOST) {
       const stage = new Float64Array(bases);
       for (let base = 0; base < bases; base++) stage[base] = address + base * unit;
       const inward = fused(
@@ -259,7 +274,7 @@ function pieceOf(
           srcMemory: program.srcMemory,
           dstBase: stage,
           dstOffset: offsets,
-          dstMemory: HOST,
+          dstMemory: memory,
         },
         program.count,
         program.srcStride,
@@ -273,7 +288,7 @@ function pieceOf(
           ...outer,
           srcBase: stage,
           srcOffset: offsets,
-          srcMemory: HOST,
+          srcMemory: memory,
           dstBase: program.dstBase.subarray(firstBase, endBase),
           dstOffset: program.dstOffset.subarray(firstPair, endPair),
           dstMemory: program.dstMemory,

@@ -1,7 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
-import { betweenChunks, executorBeside, stagePieces, type StagePiece } from "../core/staging.ts";
+import { betweenChunks, executorBeside, stageMemory, stagePieces, type StagePiece } from "../core/staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
@@ -24,6 +24,8 @@ const MOST_ASKED = 4;
  * The receiver's chunk is taken before the sender's, and a part that has both waits for nothing else, so that two peers
  * that stage towards each other cannot lock up. What is read the peer writes itself where its NIXL knows the chunk: a peer
  * that answers reads in software may not survive the end of the process that reads.
+ *
+ * Where the chunks here lie in GPU memory, so must the peer's.
  */
 export class AssistedRun implements RunningHop {
   readonly #hop: Hop;
@@ -47,6 +49,7 @@ export class AssistedRun implements RunningHop {
   #complete = 0;
   #bytes = 0;
   #touched = false;
+  #placed = false;
   #inDoubt = false;
   #cancelled = false;
   #error: KvferryError | undefined;
@@ -73,8 +76,18 @@ export class AssistedRun implements RunningHop {
     this.#pieces = piecesOf(hop, Math.min(source.chunkBytes, receive?.chunkBytes ?? source.chunkBytes));
   }
 
-  /** Moves everything; never rejects. */
-  async run(): Promise<HopOutcome> {
+  /** Whether bytes may have been put in place at the destination. */
+  get placed(): boolean {
+    return this.#placed;
+  }
+
+  /**
+   * Moves everything; never rejects.
+   *
+   * @param trial - Nothing else begins before the first part is in place.
+   */
+  async run(trial = false): Promise<HopOutcome> {
+    if (trial) await this.#lane(1);
     const lanes = Math.max(1, Math.min(MOST_ASKED, this.#source.count));
     await Promise.all(Array.from({ length: lanes }, () => this.#lane()));
     const ok = this.#error === undefined;
@@ -113,8 +126,8 @@ export class AssistedRun implements RunningHop {
     this.#doubtful.clear();
   }
 
-  async #lane(): Promise<void> {
-    for (;;) {
+  async #lane(parts: number = Number.POSITIVE_INFINITY): Promise<void> {
+    for (let part = 0; part < parts; part++) {
       if (this.#error !== undefined) return;
       const { value, done } = this.#pieces.next();
       if (done === true || value === undefined) return;
@@ -131,7 +144,12 @@ export class AssistedRun implements RunningHop {
   }
 
   get #asksToWrite(): boolean {
-    return this.#hop.op === "read" && this.#receive !== null && this.#client.fetches(this.#agent);
+    if (this.#hop.op !== "read" || this.#receive === null) return false;
+    return this.#onDevice || this.#client.fetches(this.#agent);
+  }
+
+  get #onDevice(): boolean {
+    return this.#source.device !== null;
   }
 
   /** Has the peer write a part into a chunk of this process. @returns False when its NIXL does not know the chunk. */
@@ -146,16 +164,16 @@ export class AssistedRun implements RunningHop {
       throw this.#error;
     }
     const [inward] = piece.hops(0);
-    const [, scatter] = piece.hops(chunk.address);
+    const [, scatter] = piece.hops(chunk.address, stageMemory(source.device));
     const component = this.#hop.components?.[index] ?? "";
     const told = stagedProgram(inward, "source");
-    const request = this.#client.fetch(this.#agent, layout, component, told, chunk.address);
+    const request = this.#client.fetch(this.#agent, layout, component, told, chunk.address, source.device);
     this.#fetches.add(request);
     try {
       await request.ended;
     } catch (error) {
       this.#fetches.delete(request);
-      const knowsNot = this.#error === undefined && !this.#client.fetches(this.#agent);
+      const knowsNot = this.#error === undefined && !this.#asksToWrite;
       // Before the chunk goes back: it may be lent to this transfer again at once, which must not go on.
       if (!knowsNot) this.#fail(asKvferryError(error));
       // The peer may be writing to the chunk, but nothing of the destination was touched: the chunk alone is kept.
@@ -174,6 +192,7 @@ export class AssistedRun implements RunningHop {
     try {
       if (this.#error !== undefined) throw this.#error;
       this.#touched = true;
+      this.#placed = true;
       await this.#step(executorBeside(program.dstMemory), "copy", scatter);
     } catch (error) {
       doubtful = this.#inDoubt;
@@ -189,6 +208,7 @@ export class AssistedRun implements RunningHop {
     const write = this.#hop.op === "write";
     const layout = write ? this.#context.destination : this.#context.source;
     if (layout === undefined) throw stopped();
+    const theirs = write ? program.dstMemory : program.srcMemory;
     // Addresses in the peer's chunk count from 0 in what it is told.
     const [inward, outward] = piece.hops(0);
     const request = this.#client.ask(
@@ -197,6 +217,7 @@ export class AssistedRun implements RunningHop {
       layout,
       this.#hop.components?.[index] ?? "",
       stagedProgram(write ? outward : inward, write ? "destination" : "source"),
+      this.#onDevice ? theirs.device : null,
     );
     this.#requests.set(request, true);
     let chunk: Chunk | undefined;
@@ -205,8 +226,12 @@ export class AssistedRun implements RunningHop {
     try {
       const far = await request.credit;
       chunk = await this.#chunk(this.#source);
-      const [gather, scatter] = piece.hops(chunk.address);
-      const between = betweenChunks(write ? chunk.address : far, write ? far : chunk.address, piece.bytes);
+      const here = stageMemory(this.#source.device);
+      const there = stageMemory(this.#onDevice ? theirs.device : null);
+      const [gather, scatter] = piece.hops(chunk.address, here);
+      const between = write
+        ? betweenChunks(chunk.address, far, piece.bytes, here, there)
+        : betweenChunks(far, chunk.address, piece.bytes, there, here);
       const near = executorBeside(write ? program.srcMemory : program.dstMemory);
       if (write) await this.#step(near, "copy", gather);
       // From here on the peer's chunk is touched: no cancelling before this ends.
@@ -218,6 +243,7 @@ export class AssistedRun implements RunningHop {
       });
       // Stopped meanwhile: the peer is told so in the end, and does not touch the destination.
       if (write && this.#error !== undefined) throw this.#error;
+      this.#placed = true;
       request.moved();
       if (!write) {
         this.#touched = true;

@@ -75,6 +75,7 @@ export class BounceLedger {
     return {
       chunkBytes: chunks.reduce((least, chunk) => Math.min(least, chunk.bytes), Number.MAX_SAFE_INTEGER),
       count: chunks.length,
+      device: null,
       pageable: !blocks.pinned,
       request: (waiter) => {
         this.#waiters.add({ waiter, chunks });

@@ -93,7 +93,11 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   const staged = await within(
     clock,
     NATIVE_MILLIS,
-    Promise.all([session.staging.send.close(), session.staging.receive.close()]),
+    Promise.all([
+      session.staging.send.close(),
+      session.staging.receive.close(),
+      session.staging.devices?.close() ?? 0,
+    ]),
   );
   const stagingBytes = (staged ?? []).reduce((sum, bytes) => sum + bytes, 0);
   await within(clock, NATIVE_MILLIS, session.cuda.close());

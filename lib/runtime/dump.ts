@@ -59,7 +59,7 @@ export function dumpTransport(
   metrics: TransportMetrics,
   staging: StagingSides | null,
 ): TransportDump {
-  const { send, receive } = session.staging;
+  const { send, receive, devices } = session.staging;
   const { snapshot } = state;
   return {
     workerId: session.options.workerId.toString(),
@@ -72,7 +72,7 @@ export function dumpTransport(
     secretConfigured: session.options.secrets.length > 0,
     jobsRunning: session.context.running,
     staging: {
-      lent: send.lent + receive.lent,
+      lent: send.lent + receive.lent + (devices?.lent ?? 0),
       doubtful: (staging?.client.doubtful ?? 0) + (staging?.server.doubtful ?? 0),
     },
     layouts: localLayouts(snapshot)

@@ -7,7 +7,7 @@ import { exportPackage } from "../core/registry-export.ts";
 import { KvferryError } from "../core/errors.ts";
 import { U64_MAX } from "../core/integers.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
-import { KVF_MEM_DRAM } from "../native/symbols.ts";
+import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import { packBlobs } from "./nixl-blobs.ts";
 import { encodePackage } from "../wire/index.ts";
 import { macOf } from "./authentication.ts";
@@ -72,6 +72,8 @@ export async function exportMetadata(
         ))
   )
     await session.staging.receive.register(session.agent);
+  if (session.agent !== null && format === "kvferry")
+    await session.staging.devices?.register(devicesOf(state.snapshot, handles), session.agent);
   const { snapshot, blob } = await describe(session, state, parts, handles);
   const metadata = exportPackage(snapshot, blob, {
     format,
@@ -151,6 +153,8 @@ async function partialBlob(
   );
   const pool = staged ? session.staging.receive.registration : null;
   if (pool !== null) wanted.set(KVF_MEM_DRAM, [...(wanted.get(KVF_MEM_DRAM) ?? []), pool]);
+  const onDevices = session.staging.devices?.registrations(devicesOf(snapshot, handles)) ?? [];
+  wanted.set(KVF_MEM_VRAM, [...(wanted.get(KVF_MEM_VRAM) ?? []), ...onDevices]);
   for (const [memory, regions] of wanted)
     if (regions.length > 0) blobs.push(await agent.partialMetadata(memory, regions));
   return packBlobs(blobs);
@@ -183,6 +187,15 @@ function warnOnce(
 /** Said once in the log and by the doctor. */
 export const NO_SECRET_WARNING: string =
   "no secret is configured: metadata packages and control messages are not authenticated, and whoever can reach NIXL's ports can read and overwrite this process's memory; give every worker the same `secret`";
+
+/** CUDA ordinals of the devices that hold bytes of layouts; of all where none are named. */
+function devicesOf(snapshot: RegistrySnapshot, handles: readonly LayoutHandle[] | undefined): Set<number> {
+  const devices = new Set<number>();
+  for (const { handle, components } of localLayouts(snapshot))
+    if (handles === undefined || handles.includes(handle))
+      for (const { storage } of components) if (storage.kind === "device") devices.add(storage.device);
+  return devices;
+}
 
 /** Whether peers reach a layout only through staging memory. */
 function needsStaging(layout: LayoutRecord): boolean {

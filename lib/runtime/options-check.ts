@@ -36,10 +36,16 @@ const OPTIONS: Rule = fields(
     prefer: rule('"automatic", "native" or "nixl"', (value) =>
       ["automatic", "native", "nixl"].includes(value as string),
     ),
-    staging: fields({ sendBytes: bytes, receiveBytes: bytes, chunkBytes: bytes }, [
-      "sendBytes",
-      "receiveBytes",
-    ]),
+    staging: fields(
+      {
+        sendBytes: bytes,
+        receiveBytes: bytes,
+        chunkBytes: bytes,
+        deviceBytes: integer(0),
+        deviceChunkBytes: bytes,
+      },
+      ["sendBytes", "receiveBytes"],
+    ),
     profile: rule("a machine profile", isObject),
     neighbours: flag,
     secret: (value, at) => (Array.isArray(value) ? keys(value, at) : key(value, at)),

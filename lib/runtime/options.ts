@@ -29,10 +29,17 @@ export interface OpenOptions {
   readonly cuda?: false | { readonly device?: number; readonly busy?: boolean; readonly library?: string };
   readonly capabilities?: { readonly gds?: boolean; readonly gpuRdma?: boolean };
   readonly prefer?: "automatic" | "native" | "nixl";
+  /**
+   * Staging memory, bytes: on the host to send from and to be sent to (default 64 MiB each), and of each of its chunks
+   * (4 MiB). `deviceBytes` on each GPU in use to send from, and as many to be sent to, for scattered pieces between GPUs
+   * with `capabilities: { gpuRdma: true }` (default 128 MiB each; 0 for none), in chunks of `deviceChunkBytes` (16 MiB).
+   */
   readonly staging?: {
     readonly sendBytes: number;
     readonly receiveBytes: number;
     readonly chunkBytes?: number;
+    readonly deviceBytes?: number;
+    readonly deviceChunkBytes?: number;
   };
   readonly profile?: MachineProfile;
   /** `false` reaches processes of this host through NIXL only. */
@@ -69,6 +76,8 @@ export interface ResolvedOptions {
     readonly sendBytes: number;
     readonly receiveBytes: number;
     readonly chunkBytes: number;
+    readonly deviceBytes: number;
+    readonly deviceChunkBytes: number;
   };
   readonly profile: MachineProfile | null;
   readonly neighbours: boolean;
@@ -88,6 +97,9 @@ export const DEFAULT_HEARTBEAT_MILLIS = 2_000;
 
 const DEFAULT_STAGING_BYTES = 64 * 2 ** 20;
 const DEFAULT_CHUNK_BYTES = 4 * 2 ** 20;
+/** Eight chunks, of which one peer gets up to four: enough for the words between two processes to hide behind copies. */
+const DEFAULT_DEVICE_BYTES = 128 * 2 ** 20;
+const DEFAULT_DEVICE_CHUNK_BYTES = 16 * 2 ** 20;
 
 /**
  * Checks the options of `Transport.open` and fills in what is omitted, from the environment where it says so.
@@ -121,6 +133,8 @@ export function resolveOptions(
       sendBytes: given.staging?.sendBytes ?? DEFAULT_STAGING_BYTES,
       receiveBytes: given.staging?.receiveBytes ?? DEFAULT_STAGING_BYTES,
       chunkBytes: given.staging?.chunkBytes ?? DEFAULT_CHUNK_BYTES,
+      deviceBytes: given.staging?.deviceBytes ?? DEFAULT_DEVICE_BYTES,
+      deviceChunkBytes: given.staging?.deviceChunkBytes ?? DEFAULT_DEVICE_CHUNK_BYTES,
     },
     profile: given.profile ?? null,
     neighbours: given.neighbours ?? true,

@@ -43,6 +43,8 @@ export class Planning {
       gpuRdma: session.options.capabilities.gpuRdma,
       gds: session.options.capabilities.gds,
       assists: (agent) => session.staged?.assists(agent) ?? false,
+      deviceSlabs: (agent) =>
+        session.staging.devices !== null && session.staged?.client?.lendsDevices(agent) !== false,
       nixlTransport: (agent) => this.#transportTo(agent),
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,

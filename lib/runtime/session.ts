@@ -8,6 +8,7 @@ import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { CudaSession } from "./cuda-session.ts";
 import { CudaStages } from "./cuda-stages.ts";
+import { DeviceStaging, deviceStagingMemory } from "./device-staging.ts";
 import type { HostIdentity } from "../core/package.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
@@ -47,7 +48,12 @@ export interface Session {
   /** Paths of the open files of layouts, by file number. */
   readonly files: Map<number, string>;
   /** Staging memory of two-hop routes and of what is sent, and of what peers send here. */
-  readonly staging: { readonly send: StagingPool; readonly receive: StagingPool };
+  readonly staging: {
+    readonly send: StagingPool;
+    readonly receive: StagingPool;
+    /** The same on GPUs; null where NIXL may not move GPU memory, or none is wanted. */
+    readonly devices: DeviceStaging | null;
+  };
   /** What two-hop routes use; null where there are none. */
   readonly staged: StagedParts | null;
   /** What was given, else figures of the GPU once one is in use. */
@@ -90,11 +96,15 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
         "cuda",
         cudaExecutor(context, () => cuda.defaultDevice),
       );
-    const { sendBytes, receiveBytes, chunkBytes } = options.staging;
+    const { sendBytes, receiveBytes, chunkBytes, deviceBytes, deviceChunkBytes } = options.staging;
     const gpus = options.cuda === null ? null : cuda;
     const staging = {
       send: new StagingPool(nativeStaging(context), gpus, sendBytes, chunkBytes),
       receive: new StagingPool(nativeStaging(context), gpus, receiveBytes, chunkBytes),
+      devices:
+        gpus === null || agent === null || !options.capabilities.gpuRdma || deviceBytes === 0
+          ? null
+          : new DeviceStaging((device) => deviceStagingMemory(gpus, device), deviceBytes, deviceChunkBytes),
     };
     const staged: StagedParts = {
       agent,
@@ -103,6 +113,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       assists: () => false,
       pool: staging.send,
       receive: staging.receive,
+      devices: staging.devices,
       executor: (name) => executors.get(name),
       profile: () => cuda.profile,
       environment: {

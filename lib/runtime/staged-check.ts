@@ -3,6 +3,7 @@ import { KvferryError } from "../core/errors.ts";
 import { stagedOffset } from "../core/intersect.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
+import { stageMemory } from "../core/staging.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
 import { everyRow, type StagedOperation, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
 import type { ChunkSource } from "./staging-pool.ts";
@@ -15,6 +16,8 @@ export interface StagedOwner {
   readonly chunks: (device: number | null, agent: string) => ChunkSource;
   /** Chunks from which it writes to a peer. */
   readonly sendChunks: (device: number | null, agent: string) => ChunkSource;
+  /** The same in memory of that GPU, to be received into or sent from; null where there are none. */
+  readonly deviceChunks: (device: number, agent: string, use: "receive" | "send") => ChunkSource | null;
   /** Whether hashes of the file's blocks are kept, which only its owner can keep right. */
   readonly keepsSums: (file: number) => boolean;
 }
@@ -33,38 +36,54 @@ export interface StagedWork {
  * @throws KvferryError that says to the peer why not.
  */
 export function checkedAsk(
-  { layout, chunks, sendChunks, keepsSums }: StagedOwner,
+  owner: StagedOwner,
   agent: string,
-  { operation, ...word }: Extract<StagingWord, { word: "ask" }>,
+  word: Extract<StagingWord, { word: "ask" }>,
 ): StagedWork {
-  const record = layout(word.layout);
+  const { operation } = word;
+  const record = owner.layout(word.layout);
   if (operation === "write" && record.access !== "read-write")
     throw refusal("ACCESS", `layout ${record.name} may only be read`);
   const component = record.components.find(({ shape }) => shape.name === word.component);
   if (component === undefined)
     throw refusal("INVALID_CONFIG", `layout ${record.name} has no component ${word.component}`);
-  if (component.attachment.kind === "file" && keepsSums(component.attachment.file))
+  if (component.attachment.kind === "file" && owner.keepsSums(component.attachment.file))
     throw refusal(
       "NO_ROUTE",
       `layout ${record.name} keeps checksums, which only its own transfers keep right`,
     );
-  const device = component.storage.kind === "device" ? component.storage.device : null;
-  const source = (operation === "fetch" ? sendChunks : chunks)(device, agent);
-  const byOffset = namedByOffset(record);
-  const program = checkedProgram(component, word.program, operation, source.chunkBytes, byOffset);
+  const source = chunksFor(owner, agent, component, word);
+  const program = checkedProgram(component, word.program, operation, source, namedByOffset(record));
   return { record, program, source };
+}
+
+/** The chunks that a peer wants. Those in GPU memory are of the GPU that holds the bytes. */
+function chunksFor(
+  { chunks, sendChunks, deviceChunks }: StagedOwner,
+  agent: string,
+  { storage }: ComponentRecord,
+  { operation, device: wanted }: Extract<StagingWord, { word: "ask" }>,
+): ChunkSource {
+  const fetch = operation === "fetch";
+  const device = storage.kind === "device" ? storage.device : null;
+  if (wanted === undefined) return (fetch ? sendChunks : chunks)(device, agent);
+  const use = fetch ? "send" : "receive";
+  const source = device === null || !(fetch || wanted === device) ? null : deviceChunks(device, agent, use);
+  if (source === null) throw refusal("NO_ROUTE", "there is no staging memory on that GPU");
+  return source;
 }
 
 /**
  * The program with this process's addresses; every row lies in a region of the component and in the chunk.
  *
+ * @param source - Of the chunk.
  * @throws KvferryError `NO_ROUTE` for a component that cannot be touched here, `INVALID_CONFIG` for bytes outside.
  */
 function checkedProgram(
   component: ComponentRecord,
   given: StagedProgram,
   operation: StagedOperation,
-  chunkBytes: number,
+  { chunkBytes, device }: ChunkSource,
   byOffset: boolean,
 ): CopyProgram {
   const { shape, attachment, storage } = component;
@@ -98,7 +117,7 @@ function checkedProgram(
     attachment.kind === "file"
       ? { kind: 2, device: attachment.file }
       : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
-  const stage: ProgramMemory = { kind: 0, device: 0 };
+  const stage = stageMemory(device);
   const program = placed(given, starts, attachment.bases);
   const shared = {
     blocks: null,

@@ -4,7 +4,8 @@ import type { MachineProfile } from "../core/profile.ts";
 import type { CopyProgram } from "../core/program.ts";
 import type { PlanEnvironment } from "../core/route.ts";
 import { executorBeside, plannedHop, stagePieces, type StagePiece } from "../core/staging.ts";
-import { AssistedRun } from "./assisted-run.ts";
+import { assistedHop } from "./assisted-hop.ts";
+import type { DeviceStaging } from "./device-staging.ts";
 import type { StagingClient } from "./staging-client.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import type { Executor, HopContext, HopOutcome, RunningHop } from "./executor.ts";
@@ -15,6 +16,8 @@ export interface StagedParts {
   readonly pool: StagingPool;
   /** Staging memory that peers' NIXL may know. */
   readonly receive: StagingPool;
+  /** Staging memory on GPUs, for transfers between GPU memory that NIXL moves by itself; null where there is none. */
+  readonly devices: DeviceStaging | null;
   readonly executor: (name: ExecutorName) => Executor | undefined;
   readonly profile: () => MachineProfile;
   readonly environment: PlanEnvironment;
@@ -275,29 +278,18 @@ function assisted(
 ): RunningHop {
   const { client } = parts;
   if (client === null) throw missing("nixl");
-  const near = hop.programs.map((program) => (hop.op === "read" ? program.dstMemory : program.srcMemory));
-  const device = near.find(({ kind }) => kind === 1)?.device ?? null;
-  const source = context.bounce ?? parts.pool.source(device, parts.agent, agent);
-  // Chunks that a caller lends are not known to peers.
-  const receive =
-    hop.op === "read" && !context.bounce ? parts.receive.source(device, parts.agent, agent) : null;
-  const run = new AssistedRun(
+  return assistedHop(
+    {
+      ...parts,
+      client,
+      start: (name, op, program, pageable, ended) =>
+        startProgram(parts, name, op, name === "nixl" ? agent : null, program, pageable, ended),
+    },
     hop,
     agent,
     context,
-    source,
-    receive,
-    client,
-    (name, op, program, ended) =>
-      startProgram(parts, name, op, name === "nixl" ? agent : null, program, source.pageable, ended),
-    parts.progressed,
+    done,
   );
-  parts.waiting(true);
-  void run.run().then((outcome) => {
-    parts.waiting(false);
-    done(outcome);
-  });
-  return run;
 }
 
 /** Sends the notification after the data: the hops inside carry none. */

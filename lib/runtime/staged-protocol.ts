@@ -15,6 +15,9 @@ import { MAX_LOOPS, type CopyProgram } from "../core/program.ts";
  * side takes one of its send pool, gathers into it, writes it to that address through NIXL, and says `ended`. Whoever
  * needs a chunk on both sides thus has the receiver's before it waits for the sender's, whichever side asked.
  *
+ * Chunks lie in host memory, or, where the near side wants that and the far side has it, in memory of the GPUs that hold
+ * the bytes: a device in an `ask` and in the `credit` that answers it. Who knows no devices in words lends host memory.
+ *
  * `refused` instead of an answer ends a request; so does `cancel` from the near side, which it sends only when none of
  * its transfers touches the chunk. All numbers little-endian.
  */
@@ -28,8 +31,16 @@ export type StagingWord =
       readonly program: StagedProgram;
       /** Of the near side's chunk, for a fetch; else 0. */
       readonly address: number;
+      /** Chunks in GPU memory: the device of the near side's chunk for a fetch, else of the far side's bytes. */
+      readonly device?: number;
     }
-  | { readonly word: "credit"; readonly id: number; readonly address: number }
+  | {
+      readonly word: "credit";
+      readonly id: number;
+      readonly address: number;
+      /** The chunk lies in memory of this device. */
+      readonly device?: number;
+    }
   | { readonly word: "moved"; readonly id: number }
   | { readonly word: "ended"; readonly id: number }
   | { readonly word: "cancel"; readonly id: number }
@@ -61,6 +72,13 @@ const VERSION = 2;
 const OPERATIONS: readonly StagedOperation[] = ["read", "write", "fetch"];
 const KINDS: readonly StagingWord["word"][] = ["ask", "credit", "moved", "ended", "cancel", "refused"];
 const HEAD_BYTES = 8;
+/** Devices have numbers below this; in the head they stand raised by one, with 0 for host memory. */
+const MOST_DEVICES = 255;
+
+/** Whether a device's number can stand in words. */
+export function canName(device: number): boolean {
+  return device < MOST_DEVICES;
+}
 
 /** The most bases and pairs together that fit one message. */
 export const MOST_LISTED = 3_500;
@@ -124,6 +142,8 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
   const view = new DataView(bytes.buffer);
   view.setUint8(0, VERSION);
   view.setUint8(1, KINDS.indexOf(word.word));
+  if ((word.word === "ask" || word.word === "credit") && word.device !== undefined)
+    view.setUint8(2, word.device + 1);
   view.setUint32(4, word.id, true);
   let at = HEAD_BYTES;
   if (word.word === "ask") {
@@ -150,6 +170,8 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   const word = KINDS[body[1] ?? 255];
   const id = view.getUint32(4, true);
   if (word === undefined) return null;
+  const place = body[2] ?? 0;
+  const where = place === 0 ? undefined : { device: place - 1 };
   let at = HEAD_BYTES;
   let layout = 0n;
   if (word === "ask") {
@@ -167,7 +189,7 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   const text = new TextDecoder().decode(body.subarray(at));
   if (word === "credit") {
     const [address] = numbers;
-    return count === 1 && address !== undefined && address > 0 ? { word, id, address } : null;
+    return count === 1 && address !== undefined && address > 0 ? { word, id, address, ...where } : null;
   }
   if (word === "refused") {
     const [code = "", ...message] = text.split("\n");
@@ -179,7 +201,16 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   const [which = -1, address = 0] = numbers;
   const operation = OPERATIONS[which];
   if (operation === undefined || address < 0 || address > 0 !== (operation === "fetch")) return null;
-  return { word, id, operation, layout: layout as LayoutHandle, component: text, program, address };
+  return {
+    word,
+    id,
+    operation,
+    layout: layout as LayoutHandle,
+    component: text,
+    program,
+    address,
+    ...where,
+  };
 }
 
 const FACTS = 7;

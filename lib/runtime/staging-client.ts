@@ -41,6 +41,8 @@ export type SendStaging = (agent: string, body: Uint8Array<ArrayBuffer>) => Prom
 interface Pending {
   readonly agent: string;
   readonly fetch: boolean;
+  /** Device of the peer's chunk that was asked for; null for host memory. */
+  readonly device: number | null;
   /** Nobody awaits it, but the peer may touch the chunk: told when it does not any more. */
   quiet: (() => void) | undefined;
   readonly credit: PromiseWithResolvers<number>;
@@ -57,6 +59,8 @@ export class StagingClient {
   readonly #pending: Map<number, Pending> = new Map();
   /** Peers whose NIXL does not know this process's staging memory: they cannot write to it. */
   readonly #unknown: Set<string> = new Set();
+  /** Whether chunks in GPU memory worked with a peer, both here and there; those that were not asked yet are left out. */
+  readonly #devices: Map<string, boolean> = new Map();
   #lastId = 0;
 
   constructor(send: SendStaging) {
@@ -73,6 +77,16 @@ export class StagingClient {
     return !this.#unknown.has(agent);
   }
 
+  /** Whether chunks in GPU memory work with a peer; undefined before that was tried. */
+  lendsDevices(agent: string): boolean | undefined {
+    return this.#devices.get(agent);
+  }
+
+  /** Remembers whether chunks in GPU memory worked with a peer, until it is lost. */
+  noteDevices(agent: string, work: boolean): void {
+    this.#devices.set(agent, work);
+  }
+
   /** Chunks of this process that peers may still write to, and that are kept for that reason alone. */
   get doubtful(): number {
     let count = 0;
@@ -80,15 +94,20 @@ export class StagingClient {
     return count;
   }
 
-  /** Asks for a chunk of the peer's, to write to or to read from. */
+  /**
+   * Asks for a chunk of the peer's, to write to or to read from.
+   *
+   * @param device - Device over there in whose memory it must lie; null for host memory.
+   */
   ask(
     agent: string,
     operation: "write" | "read",
     layout: LayoutHandle,
     component: string,
     program: StagedProgram,
+    device: number | null = null,
   ): StagingRequest {
-    const { id, pending, say } = this.#begin(agent, operation, layout, component, program, 0);
+    const { id, pending, say } = this.#begin(agent, operation, layout, component, program, 0, device);
     return {
       id,
       credit: pending.credit.promise,
@@ -111,6 +130,7 @@ export class StagingClient {
    * Asks the peer to write into a chunk of this process.
    *
    * @param address - Of the chunk, which nobody else may get before `whenQuiet` has called.
+   * @param device - Device here in whose memory the chunk lies; null for host memory.
    */
   fetch(
     agent: string,
@@ -118,8 +138,9 @@ export class StagingClient {
     component: string,
     program: StagedProgram,
     address: number,
+    device: number | null = null,
   ): FetchRequest {
-    const { id, pending, say } = this.#begin(agent, "fetch", layout, component, program, address);
+    const { id, pending, say } = this.#begin(agent, "fetch", layout, component, program, address, device);
     return {
       ended: pending.ended.promise,
       stop: (error) => {
@@ -141,6 +162,7 @@ export class StagingClient {
     component: string,
     program: StagedProgram,
     address: number,
+    device: number | null,
   ): { readonly id: number; readonly pending: Pending; readonly say: (word: StagingWord) => void } {
     // Numbers are of 32 bits on the wire, and used again.
     do this.#lastId = (this.#lastId + 1) >>> 0;
@@ -149,6 +171,7 @@ export class StagingClient {
     const pending: Pending = {
       agent,
       fetch: operation === "fetch",
+      device,
       quiet: undefined,
       credit: Promise.withResolvers<number>(),
       ended: Promise.withResolvers<void>(),
@@ -163,7 +186,8 @@ export class StagingClient {
     const say = (word: StagingWord): void => {
       this.#send(agent, writeStaging(word)).catch((error: unknown) => this.#fail(id, asError(error)));
     };
-    say({ word: "ask", id, operation, layout, component, program, address });
+    const where = device === null ? undefined : { device };
+    say({ word: "ask", id, operation, layout, component, program, address, ...where });
     return { id, pending, say };
   }
 
@@ -178,7 +202,9 @@ export class StagingClient {
     }
     if (word.word === "credit") {
       pending.credited = true;
-      pending.credit.resolve(word.address);
+      if ((word.device ?? null) === pending.device) pending.credit.resolve(word.address);
+      // Whoever awaits it gives it back.
+      else pending.credit.reject(refusal("NO_ROUTE", "it lends memory of another kind"));
     } else {
       pending.answered = word.word !== "refused" || word.code !== IN_DOUBT;
       pending.closed = true;
@@ -189,7 +215,7 @@ export class StagingClient {
       pending.quiet?.();
     }
     if (word.word !== "refused") return;
-    if (word.code === NO_WAY) this.#unknown.add(agent);
+    if (word.code === NO_WAY && pending.device === null) this.#unknown.add(agent);
     this.#fail(word.id, refusal(word.code, word.message));
   }
 
@@ -207,6 +233,7 @@ export class StagingClient {
   /** The peer is gone: nothing is answered any more. */
   lost(agent: string): void {
     this.#unknown.delete(agent);
+    this.#devices.delete(agent);
     for (const [id, pending] of this.#pending)
       if (pending.agent === agent)
         this.#fail(

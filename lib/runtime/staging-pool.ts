@@ -1,13 +1,13 @@
 import { KvferryError } from "../core/errors.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
-import { KVF_MEM_DRAM } from "../native/symbols.ts";
+import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
 
 /** Where a pool's memory comes from; a simulation gives its own. */
 export interface StagingMemory {
-  map(bytes: number): MappedMemory;
+  map(bytes: number): MappedMemory | Promise<MappedMemory>;
   release(mapping: MappedMemory): Promise<void>;
 }
 
@@ -41,6 +41,8 @@ export interface ChunkSource {
   readonly count: number;
   /** Whether GPU copies can use the memory without the driver's detour. */
   readonly pageable: boolean;
+  /** CUDA ordinal of the GPU in whose memory they lie; null for host memory. */
+  readonly device: number | null;
   request(waiter: ChunkWaiter): void;
   /** Takes a request back. */
   cancel(waiter: ChunkWaiter): void;
@@ -49,22 +51,28 @@ export interface ChunkSource {
   giveUp(chunk: Chunk): void;
 }
 
-/** Chunks that take the place of those that were given up, for each chunk of the pool. Never touched before: no memory. */
+/**
+ * Chunks of host memory that take the place of those that were given up, for each chunk of the pool. Never touched
+ * before: no memory. GPU memory has none: there it would be taken at once.
+ */
 const SPARES = 1;
 
 /**
- * Staging memory in host memory, in chunks of one size, made when first needed.
+ * Staging memory in memory of the host or of a GPU, in chunks of one size, made when first needed.
  *
- * Pinned once a GPU takes part. It owns its memory until `close`. What a peer that falls silent keeps is kept for long:
+ * Host memory is pinned once a GPU takes part. The pool owns its memory until `close`. What a peer that falls silent keeps is kept for long:
  * once chunks are, nobody gets more than are left for others, so that no peer's silence takes them from all.
  */
 export class StagingPool {
   readonly #memory: StagingMemory;
   readonly #cuda: CudaSession | null;
-  readonly #bytes: number;
+  /** CUDA ordinal of the GPU whose memory it is; null for host memory. */
+  readonly #device: number | null;
+  readonly #chunks: number;
   readonly chunkBytes: number;
   readonly count: number;
   #mapping: MappedMemory | undefined;
+  #making: Promise<void> | undefined;
   #unpin: (() => Promise<void>) | undefined;
   #pinning: Promise<void> | undefined;
   /** Those that nobody has; the last is lent first, so that spare ones stay untouched. */
@@ -78,12 +86,23 @@ export class StagingPool {
   #registering: Promise<void> | undefined;
   #closed = false;
 
-  constructor(memory: StagingMemory, cuda: CudaSession | null, bytes: number, chunkBytes: number) {
+  /**
+   * @param cuda - By which host memory is pinned; null where no GPU can take part.
+   * @param device - CUDA ordinal of the GPU whose memory it is; left out for host memory.
+   */
+  constructor(
+    memory: StagingMemory,
+    cuda: CudaSession | null,
+    bytes: number,
+    chunkBytes: number,
+    device: number | null = null,
+  ) {
     this.#memory = memory;
     this.#cuda = cuda;
+    this.#device = device;
     this.chunkBytes = Math.max(1, Math.min(bytes, chunkBytes));
     this.count = Math.max(1, Math.floor(bytes / this.chunkBytes));
-    this.#bytes = this.count * this.chunkBytes;
+    this.#chunks = device === null ? this.count * (1 + SPARES) : this.count;
   }
 
   /** Chunks that are lent now. */
@@ -94,17 +113,6 @@ export class StagingPool {
   /** Those who wait. */
   get waiting(): number {
     return this.#waiters.size;
-  }
-
-  /** Start of the memory and its size, which is made when there is none yet. */
-  memory(): { readonly address: number; readonly bytes: number } {
-    if (this.#mapping === undefined) {
-      const mapping = this.#memory.map(this.#bytes * (1 + SPARES));
-      this.#mapping = mapping;
-      for (let index = this.count * (1 + SPARES) - 1; index >= 0; index--)
-        this.#idle.push({ address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes });
-    }
-    return { address: this.#mapping.address, bytes: this.#mapping.bytes };
   }
 
   /**
@@ -119,6 +127,7 @@ export class StagingPool {
       chunkBytes: this.chunkBytes,
       count: this.count,
       pageable: false,
+      device: this.#device,
       request: (waiter) => this.#request(waiter, device, agent, peer ?? ""),
       cancel: (waiter) => void this.#leave(waiter),
       release: (chunk) => this.#release(chunk),
@@ -135,6 +144,7 @@ export class StagingPool {
     this.#closed = true;
     for (const waiter of this.#waiters.keys()) waiter.refuse(closedPool());
     this.#waiters.clear();
+    await this.#making?.catch(() => undefined);
     if (this.#mapping === undefined) return 0;
     if (this.#lent.size > 0) return this.#mapping.bytes;
     await this.#pinning?.catch(() => undefined);
@@ -146,9 +156,9 @@ export class StagingPool {
 
   /** What NIXL has registered; null when it does not know the pool. */
   get registration(): NixlRegion | null {
-    if (!this.#registered) return null;
-    const { address, bytes } = this.memory();
-    return { address, bytes, device: 0 };
+    if (!this.#registered || this.#mapping === undefined) return null;
+    const { address, bytes } = this.#mapping;
+    return { address, bytes, device: this.#device ?? 0 };
   }
 
   /** Makes the memory and registers it with NIXL, once; metadata that are exported afterwards name it. */
@@ -161,9 +171,36 @@ export class StagingPool {
   }
 
   async #registerNow(agent: NixlAgent): Promise<void> {
-    const { address, bytes } = this.memory();
-    await agent.register(KVF_MEM_DRAM, [{ address, bytes, device: 0 }]);
+    await this.#map();
+    if (this.#mapping === undefined) throw closedPool();
+    const { address, bytes } = this.#mapping;
+    await agent.register(this.#device === null ? KVF_MEM_DRAM : KVF_MEM_VRAM, [
+      { address, bytes, device: this.#device ?? 0 },
+    ]);
     this.#registered = true;
+  }
+
+  /** Makes the memory where there is none yet. @returns Null when it is there: what can be had at once is. */
+  #map(): Promise<void> | null {
+    if (this.#mapping !== undefined) return null;
+    if (this.#making !== undefined) return this.#making;
+    const made = this.#memory.map(this.#chunks * this.chunkBytes);
+    if (!(made instanceof Promise)) {
+      this.#keep(made);
+      return null;
+    }
+    this.#making = made
+      .then((mapping) => this.#keep(mapping))
+      .finally(() => {
+        this.#making = undefined;
+      });
+    return this.#making;
+  }
+
+  #keep(mapping: MappedMemory): void {
+    this.#mapping = mapping;
+    for (let index = this.#chunks - 1; index >= 0; index--)
+      this.#idle.push({ address: mapping.address + index * this.chunkBytes, bytes: this.chunkBytes });
   }
 
   #request(waiter: ChunkWaiter, device: number | null, agent: NixlAgent | null, peer: string): void {
@@ -171,20 +208,25 @@ export class StagingPool {
       waiter.refuse(closedPool());
       return;
     }
+    let making: Promise<void> | null;
     try {
-      this.memory();
+      making = this.#map();
     } catch (error) {
       waiter.refuse(asKvferryError(error));
       return;
     }
     this.#waiters.set(waiter, this.#userOf(peer));
-    const pinned = device === null || this.#unpin !== undefined;
+    const pinned = device === null || this.#device !== null || this.#unpin !== undefined;
     const known = agent === null || this.#registered;
-    if (pinned && known) {
+    if (making === null && pinned && known) {
       this.#serve();
       return;
     }
-    Promise.all([pinned ? null : this.#pin(device), known ? null : this.register(agent)]).then(
+    Promise.all([
+      making,
+      pinned ? null : Promise.resolve(making).then(() => this.#pin(device)),
+      known ? null : this.register(agent),
+    ]).then(
       () => this.#serve(),
       (error: unknown) => {
         if (this.#leave(waiter)) waiter.refuse(asKvferryError(error));

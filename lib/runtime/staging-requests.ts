@@ -14,6 +14,8 @@ export interface StagingRequest {
   readonly operation: StagedOperation;
   /** Of the peer's chunk, for a fetch. */
   readonly address: number;
+  /** Device of the peer's chunk; null for host memory. */
+  readonly device: number | null;
   readonly record: LayoutRecord;
   readonly program: CopyProgram;
   readonly source: ChunkSource;

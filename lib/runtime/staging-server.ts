@@ -1,6 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import type { CopyProgram } from "../core/program.ts";
-import { betweenChunks, executorBeside } from "../core/staging.ts";
+import { betweenChunks, executorBeside, stageMemory } from "../core/staging.ts";
 import type { RunProgram } from "./assisted-run.ts";
 import type { Clock } from "./deadlines.ts";
 import type { HopOutcome } from "./executor.ts";
@@ -110,6 +110,7 @@ export class StagingServer {
         id: word.id,
         operation: word.operation,
         address: word.address,
+        device: word.device ?? null,
         record,
         program,
         source,
@@ -168,7 +169,13 @@ export class StagingServer {
     try {
       this.#parts.write(
         request.agent,
-        betweenChunks(chunk.address, request.address, request.program.bytes),
+        betweenChunks(
+          chunk.address,
+          request.address,
+          request.program.bytes,
+          stageMemory(request.source.device),
+          stageMemory(request.device),
+        ),
         done,
       );
     } catch (error) {
@@ -187,7 +194,13 @@ export class StagingServer {
       request.source.giveUp(chunk);
       this.onOverdue?.(request.agent);
     });
-    this.#say(request.agent, { word: "credit", id: request.id, address: chunk.address });
+    const { device } = request.source;
+    this.#say(request.agent, {
+      word: "credit",
+      id: request.id,
+      address: chunk.address,
+      ...(device === null ? undefined : { device }),
+    });
   }
 
   #moved(request: StagingRequest): void {

@@ -60,6 +60,8 @@ export function openStaging(
     layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
     chunks: (device, peer) => session.staging.receive.source(device, agent, peer),
     sendChunks: (device, peer) => session.staging.send.source(device, agent, peer),
+    deviceChunks: (device, peer, use) =>
+      session.staging.devices?.pool(device, use)?.source(null, agent, peer) ?? null,
     runProgram: (name, op, program, done) => startProgram(staged, name, op, null, program, false, done),
     write: (wireName, program, done) => startProgram(staged, "nixl", "write", wireName, program, false, done),
     keepsSums: (file) => session.sums.has(file),

@@ -318,6 +318,24 @@ describe("the route table names the way or what is missing", () => {
     expect(hop(scattered, { ...helping, assists: () => false })).toEqual(["nixl", "nixl/write", undefined]);
     expect(hop(run, helping, "staged/slab")).toEqual(["staged", "staged/slab", 1]);
     expect(hop(scattered, helping, "nixl/write")).toEqual(["nixl", "nixl/write", undefined]);
+    // Over staging memory on both GPUs it costs less, and explain says which it is.
+    const slab = (environment: PlanEnvironment) =>
+      world
+        .plan(
+          {
+            source: from.handle,
+            destination: to.handle,
+            sourceBlocks: scattered,
+            destinationBlocks: scattered,
+          },
+          environment,
+        )
+        .legs[0]?.hops[0]?.candidates.find(({ method }) => method === "staged/slab");
+    const onGpus = slab({ ...helping, deviceSlabs: (agent) => agent === "peer" });
+    const throughHosts = slab({ ...helping, deviceSlabs: () => false });
+    expect(onGpus?.micros).toBeLessThan(throughHosts?.micros ?? 0);
+    expect(onGpus?.reason).toContain("memory of the GPUs at both ends");
+    expect(throughHosts?.reason).toContain("through host memory");
   });
 
   test.each([

@@ -71,6 +71,7 @@ export function startWorker(
   const staging = {
     send: new StagingPool(memory, null, sendBytes, chunkBytes),
     receive: new StagingPool(memory, null, receiveBytes, chunkBytes),
+    devices: null,
   };
   const staged: StagedParts = {
     agent: agent as unknown as NixlAgent, // only what the runtime calls on these routes
@@ -79,6 +80,7 @@ export function startWorker(
     assists: () => false,
     pool: staging.send,
     receive: staging.receive,
+    devices: null,
     executor: (name) => executors.get(name),
     profile: () => defaultProfile,
     environment: { executors: [...executors.keys()], processors: 1 },

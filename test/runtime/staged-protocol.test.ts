@@ -28,12 +28,14 @@ const asks: fc.Arbitrary<StagingWord> = fc
     pairs: numbers,
     count: fc.array(fc.integer({ min: 1, max: 9 }), { maxLength: 6 }),
     rowBytes: fc.integer({ min: 1, max: 4096 }),
+    device: fc.option(fc.integer({ min: 0, max: 254 })),
   })
-  .map(({ id, operation, address, layout, component, bases, pairs, count, rowBytes }) => ({
+  .map(({ id, operation, address, layout, component, bases, pairs, count, rowBytes, device }) => ({
     word: "ask",
     id,
     operation,
     address: operation === "fetch" ? address : 0,
+    ...(device === null ? undefined : { device }),
     layout: layout as LayoutHandle,
     component,
     program: {
@@ -53,6 +55,12 @@ const others: fc.Arbitrary<StagingWord> = fc.oneof(
     word: fc.constant("credit" as const),
     id: fc.nat(),
     address: fc.integer({ min: 1, max: 2 ** 47 }),
+  }),
+  fc.record({
+    word: fc.constant("credit" as const),
+    id: fc.nat(),
+    address: fc.integer({ min: 1, max: 2 ** 47 }),
+    device: fc.integer({ min: 0, max: 254 }),
   }),
   fc.record({ word: fc.constantFrom("moved", "ended", "cancel"), id: fc.nat() }),
   fc.record({
@@ -119,6 +127,7 @@ async function world(deadlineMillis = 50) {
     chunkBytes: 1024,
     count: 1,
     pageable: false,
+    device: null,
     request: (waiter) => (waiters.push(waiter), serve()),
     cancel: (waiter) => void waiters.splice(waiters.indexOf(waiter), 1),
     release: (chunk) => (free.push(chunk), serve()),
@@ -143,6 +152,7 @@ async function world(deadlineMillis = 50) {
     },
     chunks: () => source,
     sendChunks: () => source,
+    deviceChunks: () => null,
     runProgram,
     write: (agent, program, done) => void writes.push({ agent, program, done }),
     keepsSums: () => false,
@@ -187,6 +197,9 @@ test("bytes outside the layout or the chunk, other components and layouts are re
     [{ bytes: 2048, rowBytes: 1024 }, {}],
     [{}, { component: "other" }],
     [{}, { layout: 12n }],
+    // Its bytes lie on no GPU.
+    [{}, { device: 0 }],
+    [{}, { device: 3, operation: "fetch", address: 65_536 }],
   ];
   bad.forEach(([change, word], id) => server.take("peer", ask(id, change, word)));
   expect(said.map(({ word, id }) => [word, id])).toEqual(bad.map((_bad, id) => ["refused", id]));

@@ -119,6 +119,48 @@ test("a peer that keeps all that it is given, for ever, cannot keep others from 
   }
 });
 
+test("memory of a GPU is made once, when it is first asked for, as many bytes as were said and none to spare", async () => {
+  const made: number[] = [];
+  const mapping = Promise.withResolvers<MappedMemory>();
+  const memory = {
+    map: (bytes: number) => (made.push(bytes), mapping.promise),
+    release: async (): Promise<void> => undefined,
+  };
+  const pool = new StagingPool(memory, null, 4 * 64, 64, 1);
+  const [one, two] = [new User(pool, "one"), new User(pool, "two")];
+  for (let times = 0; times < 4; times++) one.ask();
+  two.ask();
+  expect([made, one.waiting, two.waiting, pool.registration]).toEqual([[256], 4, 1, null]);
+  mapping.resolve({ address: 4096, bytes: 256, descriptor: -1 });
+  await mapping.promise;
+  await Bun.sleep(0);
+  // Half for one peer, so that one that falls silent leaves some: then who asked next.
+  expect([made.length, one.live.length, two.live.length]).toEqual([1, 2, 1]);
+  expect(pool.source(null).device).toBe(1);
+  for (const user of [one, two]) while (user.live.length > 0) user.release();
+  expect([pool.lent, await pool.close()]).toEqual([0, 0]);
+});
+
+test("who waits for memory of a GPU that cannot be had is refused, and so is who asks again", async () => {
+  const refusedWith: string[] = [];
+  const memory = {
+    map: async (): Promise<MappedMemory> => {
+      throw new Error("full");
+    },
+    release: async (): Promise<void> => undefined,
+  };
+  const pool = new StagingPool(memory, null, 4 * 64, 64, 1);
+  const waiter = () => ({
+    grant: () => refusedWith.push("granted"),
+    refuse: (error: Error) => refusedWith.push(error.message),
+  });
+  for (let times = 0; times < 2; times++) {
+    pool.source(null).request(waiter());
+    await Bun.sleep(0);
+  }
+  expect([refusedWith, pool.waiting, pool.lent]).toEqual([["Error: full", "Error: full"], 0, 0]);
+});
+
 test("one peer alone gets all chunks while none was given up, and so do two that ask in turn", () => {
   const pool = poolOf(4);
   const [one, two] = [new User(pool, "one"), new User(pool, "two")];

@@ -264,6 +264,7 @@ function rowChunks(count: number): ChunkSource {
     chunkBytes: ROW_BYTES,
     count,
     pageable: false,
+    device: null,
     request: (waiter) => (waiters.push(waiter), serve()),
     cancel: (waiter) => void waiters.splice(waiters.indexOf(waiter), 1),
     release: (chunk) => (free.push(chunk), serve()),
@@ -291,6 +292,7 @@ function twoHops(
   const executor = stagedExecutor({
     pool: { source: () => source } as unknown as StagingPool, // what two hops of one process need of it
     receive: { source: () => source } as unknown as StagingPool, // likewise
+    devices: null,
     executor: (name) => executors[name],
     profile: () => defaultProfile,
     environment: { executors: ["host", "file", "cuda"] },

@@ -1,12 +1,15 @@
 // Failures that only a stand-in for NIXL can bring about, in a process that has loaded it.
 import { beforeAll, test } from "bun:test";
 import { join } from "node:path";
-import { expectCases } from "../cuda/run-cases.ts";
-import { buildStandin } from "../standin/build.ts";
+import { expectCases, STANDIN_PATH } from "../cuda/run-cases.ts";
+import { buildCudaStandin, buildStandin } from "../standin/build.ts";
 
 const STANDIN: string = join(import.meta.dir, "..", "..", "cshim", "build", "standin", "libnixl_capi.so");
 
-beforeAll(async () => void (await buildStandin(STANDIN)), 120_000);
+beforeAll(async () => {
+  await buildStandin(STANDIN);
+  await buildCudaStandin(STANDIN_PATH);
+}, 120_000);
 
 for (const [file, least] of [
   ["standin-steps", 12],
@@ -20,3 +23,15 @@ for (const [file, least] of [
     () => expectCases(`test/runtime/${file}.cases.ts`, least, { KVFERRY_NIXL_LIBRARY: STANDIN }),
     120_000,
   );
+
+test(
+  "standin-device-slab: between GPUs, by stand-ins for NIXL and the driver, what fails leaves nothing behind either",
+  () =>
+    expectCases("test/runtime/standin-device-slab.cases.ts", 21, {
+      KVFERRY_NIXL_LIBRARY: STANDIN,
+      KVFERRY_CUDA_LIBRARY: STANDIN_PATH,
+      KVF_STANDIN_DEVICES: "2",
+      CUDA_VISIBLE_DEVICES: undefined,
+    }),
+  120_000,
+);
