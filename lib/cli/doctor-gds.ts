@@ -1,6 +1,6 @@
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { findNixl, nixlPlugins } from "../native/find-nixl.ts";
 import { moduleCommand } from "./checkout.ts";
 import { check } from "./doctor-checks.ts";
@@ -96,7 +96,23 @@ function directness(): string {
     : "; nvidia-fs is not loaded, so that cuFile may have copied through host memory";
 }
 
+/** In a directory of its own, so that a process that is killed leaves no file. */
 async function runTrial(library: string, backend: string, folder: string): Promise<Trial> {
+  let own: string;
+  try {
+    mkdirSync(folder, { recursive: true });
+    own = mkdtempSync(join(folder, "kvferry-gds-"));
+  } catch (error) {
+    return { proven: false, stage: "memory", found: error instanceof Error ? error.message : String(error) };
+  }
+  try {
+    return await runProbe(library, backend, own);
+  } finally {
+    rmSync(own, { recursive: true, force: true });
+  }
+}
+
+async function runProbe(library: string, backend: string, folder: string): Promise<Trial> {
   const child = Bun.spawn([...moduleCommand("doctor-gds-probe"), library, backend, folder], {
     stdin: "ignore",
     stdout: "pipe",

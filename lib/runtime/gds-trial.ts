@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { mkdir, open, unlink, type FileHandle } from "node:fs/promises";
+import { open, unlink, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeHop } from "../core/encode.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
@@ -24,7 +24,7 @@ export interface GdsTrialOptions {
   readonly backend: string;
   /** The CUDA driver's library; null for the system's. */
   readonly cuda: string | null;
-  /** Directory that the temporary file is made in. */
+  /** The directory that the temporary file is made in. */
   readonly folder: string;
 }
 
@@ -237,7 +237,6 @@ interface TemporaryFile {
 
 /** It keeps its name while it is used: the plugin's libraries look at it. */
 async function temporaryFile(folder: string): Promise<TemporaryFile> {
-  await mkdir(folder, { recursive: true });
   const path = join(folder, `kvferry-gds-trial-${process.pid}`);
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
   const handle = await open(path, flags | constants.O_DIRECT, 0o600).catch(() => open(path, flags, 0o600));

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { buildCudaStandin, buildStandin } from "../standin/build.ts";
+import { buildCudaStandin, buildDeadlyLibrary, buildStandin } from "../standin/build.ts";
 
 const PROGRAM = join(import.meta.dir, "../../lib/cli/main.ts");
 const BUILT = join(import.meta.dir, "../../cshim/build/standin");
@@ -85,4 +85,20 @@ test("without a plugin or a device it says so and tries nothing", async () => {
   const blind = await gds(nixlWith("GDS"), { KVFERRY_CUDA_LIBRARY: "/nowhere/libcuda.so.1" });
   expect(blind).toMatchObject({ ok: false });
   expect(blind.found).toStartWith("no CUDA device: ");
+});
+
+test("a trial that kills its process is no proof, and the doctor outlives it", async () => {
+  const deadly = await buildDeadlyLibrary(join(FOLDER, "deadly", "libcuda.so.1"));
+  const { ok, found } = await gds(nixlWith("GDS"), { KVFERRY_CUDA_LIBRARY: deadly });
+  expect(ok).toBe(false);
+  expect(found).toContain("GDS: the trial did not end well: it ended with SIGABRT");
+});
+
+test("a directory that cannot be written to is named", async () => {
+  const file = join(FOLDER, "a-file");
+  writeFileSync(file, "");
+  const { ok, found } = await gds(nixlWith("GDS"), { KVFERRY_DISK_CACHE_DIR: join(file, "below") });
+  expect(ok).toBe(false);
+  expect(found).toContain("GDS: the file or the device memory was refused: ");
+  expect(found).toContain(file);
 });

@@ -67,6 +67,18 @@ export async function buildEmptyLibrary(out: string): Promise<string> {
   return out;
 }
 
+/** Compiles a shared library that ends the process that loads it. */
+export async function buildDeadlyLibrary(out: string): Promise<string> {
+  const source = `${out}.c`;
+  mkdirSync(dirname(out), { recursive: true });
+  await Bun.write(
+    source,
+    "#include <stdlib.h>\n__attribute__((constructor)) static void end(void) { abort(); }\n",
+  );
+  await compile(out, undefined, [source]);
+  return out;
+}
+
 function newerThan(out: string, sources: readonly string[]): boolean {
   const made = statSync(out, { throwIfNoEntry: false })?.mtimeMs;
   return made !== undefined && sources.every((source) => statSync(source).mtimeMs < made);
