@@ -22,6 +22,7 @@ import {
   KVF_CUDA_METHOD_PITCHED,
   KVF_CUDA_METHOD_SLAB,
 } from "../lib/native/symbols.ts";
+import { copyProgram } from "../test/copy-program.ts";
 import type { SuiteOptions } from "./main.ts";
 import { median, seededRandom } from "./statistics.ts";
 
@@ -292,28 +293,15 @@ function program(
   to: Arena,
   fromKind: 0 | 1,
   toKind: 0 | 1,
-  change: Partial<CopyProgram> & { readonly rowBytes: number },
+  change: Parameters<typeof copyProgram>[0],
 ): CopyProgram {
-  const merged = {
+  return copyProgram({
     srcBase: Float64Array.of(from.address),
     dstBase: Float64Array.of(to.address),
-    srcOffset: Float64Array.of(0),
-    dstOffset: Float64Array.of(0),
-    blocks: null,
-    run: null,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
     srcMemory: { kind: fromKind, device: 0 },
     dstMemory: { kind: toKind, device: 0 },
-    layers: null,
     ...change,
-  };
-  const inner = merged.count.reduce((product, count) => product * count, 1);
-  const rows = merged.srcBase.length * merged.srcOffset.length * inner;
-  return { ...merged, pairs: merged.srcOffset.length, rows, bytes: rows * merged.rowBytes };
+  });
 }
 
 /** The first `rows` places of that size in random order. */

@@ -1,27 +1,12 @@
 import { KvferryError } from "../core/errors.ts";
-import type { LayoutRecord } from "../core/layout.ts";
 import { planPrepared } from "../core/planner.ts";
 import { prepareRecords } from "../core/prepare.ts";
-import type { BlockSelection } from "../core/request.ts";
 import type { HopOutcome } from "./executor.ts";
 import type { Leases } from "./leases.ts";
 import type { Planning } from "./planning.ts";
 import type { Session } from "./session.ts";
-import type { TransferOptions } from "./submit.ts";
+import type { MoveRequest } from "./side-sums.ts";
 import type { TransportState } from "./state.ts";
-
-/** Moves a request's bytes between layouts that need not be registered. */
-export type MoveRequest = (
-  source: LayoutRecord,
-  destination: LayoutRecord,
-  blocks: {
-    readonly source: BlockSelection;
-    readonly destination: BlockSelection;
-    readonly layers: { readonly start: number; readonly end: number } | undefined;
-    readonly tokens?: NonNullable<TransferOptions["tokens"]>;
-    readonly components?: readonly string[];
-  },
-) => Promise<void>;
 
 /** Blocks move at once and to their end: no transfer is made of it, and nobody asks whether they are good. */
 export function blockMove(

@@ -5,8 +5,7 @@ import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import { sumConfig, sumShape, sumWindows, type SumShape, type SumSide } from "../core/sum-shape.ts";
 import type { BlockIo } from "./block-io.ts";
 import type { BlockGroups } from "./leases.ts";
-import type { MoveRequest } from "./block-move.ts";
-import { sideSums, SUM_BYTES } from "./side-sums.ts";
+import { sideSums, SUM_BYTES, type MoveRequest } from "./side-sums.ts";
 import type { TransferOptions } from "./submit.ts";
 import { MOST_SUM_IDS, MOST_SUM_LAYERS, MOST_SUMS } from "./sum-words.ts";
 

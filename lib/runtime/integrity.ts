@@ -7,7 +7,7 @@ import type { BlockIo } from "./block-io.ts";
 import type { BlockSums } from "./block-sums.ts";
 import { Comparison, type ComparedPart } from "./comparison.ts";
 import type { BlockGroups } from "./leases.ts";
-import type { MoveRequest } from "./block-move.ts";
+import type { MoveRequest } from "./side-sums.ts";
 import type { TransferOptions } from "./submit.ts";
 
 /** Work of a transfer beside its hops: checks what is read before, and what was written after. */

@@ -1,7 +1,21 @@
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import { sumConfig, type SumShape, type SumSide } from "../core/sum-shape.ts";
 import type { BlockIo } from "./block-io.ts";
-import type { MoveRequest } from "./block-move.ts";
+import type { BlockSelection } from "../core/request.ts";
+import type { TransferOptions } from "./submit.ts";
+
+/** Moves a request's bytes between layouts that need not be registered. */
+export type MoveRequest = (
+  source: LayoutRecord,
+  destination: LayoutRecord,
+  blocks: {
+    readonly source: BlockSelection;
+    readonly destination: BlockSelection;
+    readonly layers: { readonly start: number; readonly end: number } | undefined;
+    readonly tokens?: NonNullable<TransferOptions["tokens"]>;
+    readonly components?: readonly string[];
+  },
+) => Promise<void>;
 
 /** Bytes of one sum: BLAKE3. */
 export const SUM_BYTES = 32;

@@ -3,7 +3,7 @@ import type { TransferPlan } from "../core/plan.ts";
 import type { BlockSelection } from "../core/request.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { BlockIo } from "./block-io.ts";
-import { blockMove, type MoveRequest } from "./block-move.ts";
+import { blockMove } from "./block-move.ts";
 import { BounceLedger, checkedBounce, type BounceBlocks } from "./bounce.ts";
 import {
   closeOrder,
@@ -25,6 +25,7 @@ import type { MetricsBook } from "./metrics.ts";
 import { NeverStarted } from "./never-started.ts";
 import type { Planning } from "./planning.ts";
 import type { Session } from "./session.ts";
+import type { MoveRequest } from "./side-sums.ts";
 import type { TransportState } from "./state.ts";
 import {
   agentOf,
