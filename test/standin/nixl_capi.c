@@ -22,7 +22,8 @@
  *   mode stuck              posts stay in progress for ever
  *   disorder on | off       notifications that are fetched together come with the later half first, as where two threads
  *                           of NIXL received them
- *   flip N OFFSET           the N-th copy from now on changes the byte at OFFSET of all that it moves
+ *   flip N OFFSET           the N-th copy from now on changes the byte at OFFSET of all that it moves; shorter ones do
+ *                           not count
  *   live                    requests, lists, maps, agents and other objects that were not destroyed
  *   reset                   as when it was loaded (objects stay)
  */
@@ -735,10 +736,13 @@ FUNCTION(create_xfer_req, nixl_agent agent, uint32_t operation, nixl_xfer_dlist 
     return NIXL_SUCCESS;
 }
 
-/* A byte that changes on its way: its offset in what is moved, or UINT64_MAX. */
-static uint64_t flipped_offset(void) {
+/* A byte that changes on its way: its offset in what is moved, or UINT64_MAX. Parts of a transfer are copied in any order:
+ * one that has no such byte leaves it to another. */
+static uint64_t flipped_offset(const struct nixl_xfer_req_s *request) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < request->local.count; i++) bytes += request->local.items[i].bytes;
     pthread_mutex_lock(&table_mutex);
-    uint64_t offset = flip_in > 0 && --flip_in == 0 ? flip_offset : UINT64_MAX;
+    uint64_t offset = flip_offset < bytes && flip_in > 0 && --flip_in == 0 ? flip_offset : UINT64_MAX;
     pthread_mutex_unlock(&table_mutex);
     return offset;
 }
@@ -762,7 +766,7 @@ static void copy_file(const region *memory, const region *file, bool writing, ui
 }
 
 static void copy_all(const struct nixl_xfer_req_s *request) {
-    uint64_t flip = flipped_offset();
+    uint64_t flip = flipped_offset(request);
     for (size_t i = 0; i < request->local.count; i++) {
         if (request->remote.items[i].memory == MEMORY_FILE) {
             copy_file(&request->local.items[i], &request->remote.items[i], request->operation == 1, flip);
