@@ -17,6 +17,8 @@ export type RunProgram = (
 
 /** Requests to the peer that one transfer has under way at most. */
 const MOST_ASKED = 4;
+/** The same between GPUs, where asking takes longer than moving: some wait over there for a chunk. */
+const MOST_ASKED_ON_DEVICE = 8;
 
 /**
  * A hop that the peer has to help with: each part goes through a chunk here and a chunk there.
@@ -88,7 +90,8 @@ export class AssistedRun implements RunningHop {
    */
   async run(trial = false): Promise<HopOutcome> {
     if (trial) await this.#lane(1);
-    const lanes = Math.max(1, Math.min(MOST_ASKED, this.#source.count));
+    const most = this.#onDevice ? MOST_ASKED_ON_DEVICE : MOST_ASKED;
+    const lanes = Math.max(1, Math.min(most, this.#source.count));
     await Promise.all(Array.from({ length: lanes }, () => this.#lane()));
     const ok = this.#error === undefined;
     return {

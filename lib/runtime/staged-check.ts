@@ -5,7 +5,13 @@ import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import { stageMemory } from "../core/staging.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
-import { everyRow, type StagedOperation, type StagedProgram, type StagingWord } from "./staged-protocol.ts";
+import {
+  everyRow,
+  startsOfRows,
+  type StagedOperation,
+  type StagedProgram,
+  type StagingWord,
+} from "./staged-protocol.ts";
 import type { ChunkSource } from "./staging-pool.ts";
 
 /** What a peer may ask to touch here, and through what. */
@@ -96,7 +102,7 @@ function checkedProgram(
     byOffset ? stagedOffset(view, region) : base,
   );
   const sorted = starts.slice().sort();
-  const inRegion = (start: number): boolean => {
+  const inRegion = (start: number, end: number = start): boolean => {
     let low = 0;
     let high = sorted.length;
     while (high - low > 1) {
@@ -105,19 +111,21 @@ function checkedProgram(
       else high = middle;
     }
     const base = sorted[low] ?? 0;
-    return start >= base && start + given.rowBytes <= base + view.regionBytes;
+    return start >= base && end + given.rowBytes <= base + view.regionBytes;
   };
-  const inChunk = (start: number): boolean => start >= 0 && start + given.rowBytes <= given.bytes;
-  if (
-    !everyRow(given.farBase, given.farOffset, given.count, given.farStride, inRegion) ||
-    !everyRow(given.stageBase, given.stageOffset, given.count, given.stageStride, inChunk)
-  )
+  // Rows between two that one region holds lie in it too; only those that several regions hold are looked at one by one.
+  const far = startsOfRows(given.farBase, given.farOffset, given.count, given.farStride);
+  const stage = startsOfRows(given.stageBase, given.stageOffset, given.count, given.stageStride);
+  const inside =
+    inRegion(far.lowest, far.highest) ||
+    everyRow(given.farBase, given.farOffset, given.count, given.farStride, (start) => inRegion(start));
+  if (!inside || stage.lowest < 0 || stage.highest + given.rowBytes > given.bytes)
     throw refusal("INVALID_CONFIG", `the program leaves component ${shape.name} or the chunk`);
   const own: ProgramMemory =
     attachment.kind === "file"
       ? { kind: 2, device: attachment.file }
       : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
-  const stage = stageMemory(device);
+  const chunk = stageMemory(device);
   const program = placed(given, starts, attachment.bases);
   const shared = {
     blocks: null,
@@ -138,7 +146,7 @@ function checkedProgram(
         srcBase: stageBase,
         srcOffset: stageOffset,
         srcStride: stageStride,
-        srcMemory: stage,
+        srcMemory: chunk,
         dstBase: farBase,
         dstOffset: farOffset,
         dstStride: farStride,
@@ -153,7 +161,7 @@ function checkedProgram(
         dstBase: stageBase,
         dstOffset: stageOffset,
         dstStride: stageStride,
-        dstMemory: stage,
+        dstMemory: chunk,
       };
 }
 

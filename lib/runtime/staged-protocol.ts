@@ -234,6 +234,32 @@ function readProgram(numbers: Float64Array): StagedProgram | null {
   return { stageBase, farBase, stageOffset, farOffset, count, stageStride, farStride, rowBytes, bytes };
 }
 
+/** The lowest and the highest start of a row on one side: each term of a start counts by itself. */
+export function startsOfRows(
+  bases: Float64Array,
+  offsets: Float64Array,
+  count: readonly number[],
+  strides: readonly number[],
+): { readonly lowest: number; readonly highest: number } {
+  let lowest = leastOf(bases) + leastOf(offsets);
+  let highest = -leastOf(bases, -1) - leastOf(offsets, -1);
+  count.forEach((times, loop) => {
+    const furthest = (times - 1) * (strides[loop] ?? 0);
+    if (furthest < 0) lowest += furthest;
+    else highest += furthest;
+  });
+  return { lowest, highest };
+}
+
+function leastOf(numbers: Float64Array, sign = 1): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (let index = 0; index < numbers.length; index++) {
+    const number = sign * (numbers[index] ?? 0);
+    if (number < least) least = number;
+  }
+  return least;
+}
+
 /** Calls for the start of each row on one side; stops and answers false when the call does. */
 export function everyRow(
   bases: Float64Array,

@@ -8,7 +8,13 @@ import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { RunProgram } from "../../lib/runtime/assisted-run.ts";
 import { Leases } from "../../lib/runtime/leases.ts";
-import { readStaging, writeStaging, type StagingWord } from "../../lib/runtime/staged-protocol.ts";
+import {
+  everyRow,
+  readStaging,
+  startsOfRows,
+  writeStaging,
+  type StagingWord,
+} from "../../lib/runtime/staged-protocol.ts";
 import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingServer } from "../../lib/runtime/staging-server.ts";
 import type { HopOutcome } from "../../lib/runtime/executor.ts";
@@ -383,4 +389,26 @@ test("a peer that forgot this worker is told all the same when its chunk is touc
   expect([lent.answered, unseen.answered]).toEqual([true, false]);
   for (const request of [lent, lent, unseen]) request.cancel(error);
   expect(said).toEqual(["ask", "ask", "cancel", "cancel"]);
+});
+
+test("the lowest and the highest start of a row are those of all rows", () => {
+  const strides = fc.integer({ min: -5_000, max: 5_000 });
+  const loops = fc.array(fc.tuple(fc.integer({ min: 1, max: 4 }), strides), { maxLength: 4 });
+  const places = fc.array(fc.integer({ min: -(2 ** 40), max: 2 ** 40 }), { minLength: 1, maxLength: 5 });
+  fc.assert(
+    fc.property(places, places, loops, (base, offset, nest) => {
+      const starts: number[] = [];
+      const arguments_ = [
+        Float64Array.from(base),
+        Float64Array.from(offset),
+        nest.map(([times]) => times),
+        nest.map(([, stride]) => stride),
+      ] as const;
+      everyRow(...arguments_, (start) => starts.push(start) > 0);
+      expect(startsOfRows(...arguments_)).toEqual({
+        lowest: Math.min(...starts),
+        highest: Math.max(...starts),
+      });
+    }),
+  );
 });
