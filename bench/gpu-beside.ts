@@ -62,7 +62,7 @@ async function beside(
     cuda: {},
     profile,
   });
-  const numBlocks = (512 * MIB) / (2 * LAYERS * CHUNK);
+  const numBlocks = Math.floor((512 * MIB) / (2 * LAYERS * CHUNK));
   const config = { numBlocks, numLayers: LAYERS, outerDim: 2, pageSize: 1, innerDim: CHUNK / 2 } as const;
   const gpu = await transport.register({
     config,
