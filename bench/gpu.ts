@@ -6,6 +6,7 @@ import { LINK_ROWS } from "./gpu-link.ts";
 import { MOMENT_ROWS } from "./gpu-moments.ts";
 import { World } from "./gpu-world.ts";
 import type { Row } from "./gpu-world.ts";
+import { gpuCount } from "./machine.ts";
 import type { SuiteOptions } from "./main.ts";
 import { buildNative } from "./native.ts";
 import { inProcesses } from "./processes.ts";
@@ -17,7 +18,7 @@ const ROWS: readonly Row[] = [...LINK_ROWS, ...DEVICE_ROWS, ...MOMENT_ROWS, ...B
 
 /** Measures the rows on this machine's GPU; says so and gives none where there is no GPU. */
 export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
-  const devices = deviceCount();
+  const devices = gpuCount();
   if (devices === 0) {
     options.progress(
       "NOT RUN: there is no GPU on this machine, so the rows F1 to F7, F12 and F19 have no figures",
@@ -69,15 +70,4 @@ export async function measure(parameters: {
 function hasTorch(): boolean {
   if (Bun.which("python3") === null) return false;
   return Bun.spawnSync(["python3", "-c", "import torch"], { stdout: "ignore", stderr: "ignore" }).success;
-}
-
-function deviceCount(): number {
-  if (Bun.which("nvidia-smi") === null) return 0;
-  const found = Bun.spawnSync(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], {
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "ignore",
-    env: process.env,
-  });
-  return found.exitCode === 0 ? found.stdout.toString().trim().split("\n").filter(Boolean).length : 0;
 }

@@ -5,6 +5,7 @@ import type { Work } from "../../lib/core/work.ts";
 import { cudaProfileOf, defaultProfile, hopperCuda, unknownCuda } from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/route.ts";
+import { copyProgram } from "../copy-program.ts";
 
 // Which way a GPU copies is chosen by predicted time; what cannot run must never be taken, what is pitched or aligned
 // must be so for the library as well.
@@ -13,29 +14,15 @@ const KIB = 1024;
 const MIB = 1024 * KIB;
 const H200: GpuFacts = { sms: 132, kernels: true, bulk: true, batch: true, busy: false };
 
-function program(change: Partial<CopyProgram> = {}): CopyProgram {
-  const merged = {
+/** From a GPU to pinned memory, one page unless more is said. */
+function program(change: Partial<Omit<CopyProgram, "pairs" | "rows" | "bytes">> = {}): CopyProgram {
+  return copyProgram({
     srcBase: Float64Array.of(65_536),
     dstBase: Float64Array.of(1_048_576),
-    srcOffset: Float64Array.of(0),
-    dstOffset: Float64Array.of(0),
-    blocks: null,
-    run: null,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
     rowBytes: 4096,
     srcMemory: { kind: 1, device: 0 },
-    dstMemory: { kind: 0, device: 0 },
-    layers: null,
     ...change,
-  } as const;
-  let blocks = merged.srcOffset.length;
-  if (change.run !== undefined && change.run !== null) blocks = change.run.reduce((sum, run) => sum + run, 0);
-  const rows = merged.srcBase.length * blocks * merged.count.reduce((product, count) => product * count, 1);
-  return { ...merged, pairs: merged.srcOffset.length, rows, bytes: rows * merged.rowBytes };
+  });
 }
 
 function choose(
