@@ -94,10 +94,11 @@ export class Arrivals {
       },
     });
     this.#leases.acquire(handle);
-    this.#open.add(arrival);
-    this.#messenger.wait(true);
     const stop = this.#queue.intercept((notification) => arrival.offer(notification));
     arrival.bucket = this.#deadlines.add(deadlineMillis, arrival);
+    this.#open.add(arrival);
+    // Comes last: it may take messages in at once, and with the word that the peer leaves the arrival has ended.
+    this.#messenger.wait(true);
     // The message may have come before anybody expected it.
     while (arrival.waiting) {
       const early = this.#queue.takeMatching((notification) => arrival.matches(notification));
