@@ -10,6 +10,7 @@ import type {
   KvBlockLayout,
   WideInteger,
 } from "./dynamo-types.ts";
+import { CONFIG_FIELDS } from "./dynamo-scratch.ts";
 import {
   arrayJson,
   badJson,
@@ -83,15 +84,6 @@ const DESCRIPTOR_FIELDS = [
   "memory_descriptors",
   "layout_type_details",
 ] as const;
-const CONFIG_INTEGERS = [
-  "num_blocks",
-  "num_layers",
-  "outer_dim",
-  "page_size",
-  "inner_dim",
-  "alignment",
-  "dtype_width_bytes",
-] as const;
 const NIXL_FIELDS = ["agent_name", "mem_type", "device_id"] as const;
 const REGION_FIELDS = ["addr", "size"] as const;
 const CUSTOM_WORD = "Custom";
@@ -120,8 +112,8 @@ function readConfig(cursor: JsonCursor): DynamoLayoutConfig {
   const kvbm = cursor.format === "kvbm-physical-1";
   const config: Partial<Record<string, bigint | string | null>> = {};
   const last = kvbm ? "num_heads" : "inner_shape";
-  struct(cursor, "layout_config", [...CONFIG_INTEGERS, last], kvbm ? [last] : [], (field) => {
-    const name = CONFIG_INTEGERS[field];
+  struct(cursor, "layout_config", [...CONFIG_FIELDS, last], kvbm ? [last] : [], (field) => {
+    const name = CONFIG_FIELDS[field];
     if (name !== undefined) config[name] = integerJson(cursor, 64, name);
     else if (kvbm) config[last] = nullJson(cursor) ? null : integerJson(cursor, 64, last);
     else config[last] = unitVariant(cursor, INNER_SHAPES, last);
