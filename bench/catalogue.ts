@@ -29,6 +29,7 @@ export const FAMILIES: Readonly<Record<string, string>> = {
   F18: "Notification to a neighbour",
   F19: "GPU to GPU in one process",
   F20: "Metadata packages",
+  G1: "What crossing the link costs a matrix product on the same GPU: of this process, and of another",
 };
 
 const LINK_SIZES = ["4k", "8k", "16k", "32k", "64k", "256k"];
@@ -58,6 +59,8 @@ export const CATALOGUE: readonly CatalogueEntry[] = [
   ...rows("neighbours", 0, ["F18.notify"]),
   ...rows("gpu", 2, ["F19.peer.16k"]),
   ...rows("wire", 0, each("F20.wire", ["kvferry", "dynamo-1.0", "kvbm-physical-1", "kvferry.65535"])),
+  ...rows("gpu", 1, each("G1.same", ["d2h", "h2d"], ["dma", "batch", "slab"])),
+  ...rows("gpu", 1, each("G1.beside", ["d2h", "h2d"], ["slab", "batch"])),
 ];
 
 /** Rows of the catalogue that none of these ids is. */

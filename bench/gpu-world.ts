@@ -26,6 +26,8 @@ export interface Row extends RowSpec {
   readonly devices?: number;
   /** Needs python3 with PyTorch. */
   readonly torch?: boolean;
+  /** Needs a cuBLAS that this process can load. */
+  readonly cublas?: boolean;
 }
 
 /** Blocks of one layout, and where each of their chunks lies. */

@@ -1,9 +1,12 @@
 // Rows F1 to F7, F12 and F19: blocks between GPU and pinned memory, within a GPU, and between two; submission and waking;
 // and what it costs others (G1), and how it grows (G2).
+import { join } from "node:path";
+
 import { BESIDE_ROWS } from "./gpu-beside.ts";
 import { DEVICE_ROWS } from "./gpu-device.ts";
 import { LINK_ROWS } from "./gpu-link.ts";
 import { MOMENT_ROWS } from "./gpu-moments.ts";
+import { SAME_ROWS } from "./gpu-same.ts";
 import { World } from "./gpu-world.ts";
 import type { Row } from "./gpu-world.ts";
 import { gpuCount } from "./machine.ts";
@@ -14,7 +17,14 @@ import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult } from "./result.ts";
 
-const ROWS: readonly Row[] = [...LINK_ROWS, ...DEVICE_ROWS, ...MOMENT_ROWS, ...BESIDE_ROWS];
+const ROWS: readonly Row[] = [
+  ...LINK_ROWS,
+  ...DEVICE_ROWS,
+  ...MOMENT_ROWS,
+  // Before those whose product runs in another process: the GPU has work of this one only.
+  ...SAME_ROWS,
+  ...BESIDE_ROWS,
+];
 
 /** Measures the rows on this machine's GPU; says so and gives none where there is no GPU. */
 export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
@@ -28,8 +38,15 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
   const library = await buildNative("gpu_anchor.c", "library", options.progress);
   const asked = ROWS.filter((row) => row.id.includes(options.only));
   const torch = asked.some((row) => row.torch === true) && hasTorch();
-  const rows = asked.filter((row) => (row.devices ?? 1) <= devices && (row.torch !== true || torch));
+  const noProduct = asked.some((row) => row.cublas === true) ? await whyNoProduct() : null;
+  const rows = asked.filter(
+    (row) =>
+      (row.devices ?? 1) <= devices &&
+      (row.torch !== true || torch) &&
+      (row.cublas !== true || noProduct === null),
+  );
   for (const row of asked) {
+    if (row.cublas === true && noProduct !== null) options.progress(`NOT RUN: ${row.id}: ${noProduct}`);
     if ((row.devices ?? 1) > devices) options.progress(`NOT RUN: ${row.id} needs ${row.devices} GPUs`);
     if (row.torch === true && !torch) options.progress(`NOT RUN: ${row.id} needs python3 with PyTorch`);
   }
@@ -44,7 +61,7 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
     );
     if (taken !== undefined) sets.push(taken);
   }
-  return rows.map(({ measure: _measure, devices: _devices, torch: _torch, ...spec }) =>
+  return rows.map(({ measure: _measure, devices: _devices, torch: _torch, cublas: _cublas, ...spec }) =>
     summarize(
       spec,
       sets.map((set) => set[spec.id] ?? {}),
@@ -65,6 +82,13 @@ export async function measure(parameters: {
     taken[row.id] = await row.measure(world, parameters.samples, parameters.slow);
   await world.close();
   return taken;
+}
+
+/** Tried in a process of its own, which keeps what it loads. */
+async function whyNoProduct(): Promise<string | null> {
+  const module = join(import.meta.dirname, "gpu-product.ts");
+  const [reason] = await inProcesses<string | null>(module, "trySameProduct", {}, 1);
+  return reason ?? null;
 }
 
 function hasTorch(): boolean {
