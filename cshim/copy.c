@@ -87,12 +87,12 @@ static void next_block(const kvf_program *program, place *at) {
 }
 
 static const uint8_t *source_of(const kvf_program *program, const place *at) {
-    return (const uint8_t *)(uintptr_t)((int64_t)program->src_base[at->base] + (int64_t)program->src_offset[at->pair] +
+    return (const uint8_t *)(uintptr_t)((int64_t)program->src_base[at->base] + kvf_offset_of(&program->place[0], at->pair) +
                                         (int64_t)at->step * program->src_run);
 }
 
 static uint8_t *destination_of(const kvf_program *program, const place *at) {
-    return (uint8_t *)(uintptr_t)((int64_t)program->dst_base[at->base] + (int64_t)program->dst_offset[at->pair] +
+    return (uint8_t *)(uintptr_t)((int64_t)program->dst_base[at->base] + kvf_offset_of(&program->place[1], at->pair) +
                                   (int64_t)at->step * program->dst_run);
 }
 

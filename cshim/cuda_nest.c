@@ -94,7 +94,7 @@ void kvf_nest_normalise(kvf_nest *nest) {
     if (nest->pairs == 1) {
         for (int s = 0; s < 2; s++) {
             nest->side[s].add += kvf_side_offset(&nest->side[s], 0);
-            nest->side[s].offset = NULL;
+            nest->side[s].place = (kvf_places){0};
             nest->side[s].offset_step = 0;
             nest->side[s].least = nest->side[s].most = 0;
             nest->side[s].bits = 0;
@@ -119,8 +119,8 @@ void kvf_nest_from(kvf_nest *nest, const kvf_program *program) {
     }
     nest->side[KVF_SRC].base = program->src_base;
     nest->side[KVF_DST].base = program->dst_base;
-    nest->side[KVF_SRC].offset = program->src_offset;
-    nest->side[KVF_DST].offset = program->dst_offset;
+    nest->side[KVF_SRC].place = program->place[KVF_SRC];
+    nest->side[KVF_DST].place = program->place[KVF_DST];
     nest->side[KVF_SRC].run = program->src_run;
     nest->side[KVF_DST].run = program->dst_run;
     for (int s = 0; s < 2; s++) {

@@ -16,10 +16,10 @@
 
 /* One side of a nest. An address is
  *   add + base(r) + offset(p) + step * run + sum of index * stride
- * base(r) is base[r], or r * base_step without a list; offset(p) likewise. */
+ * base(r) is base[r], or r * base_step without a list; offset(p) likewise, or a block id times a stride. */
 typedef struct kvf_side {
     const double *base;
-    const double *offset;
+    kvf_places place; /* no list: offset(p) is p * offset_step */
     int64_t base_step;
     int64_t offset_step;
     int64_t add;

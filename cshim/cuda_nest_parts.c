@@ -23,7 +23,9 @@ static void keep_pairs(kvf_nest *part, const kvf_nest *nest, uint64_t from, uint
     part->blocks = blocks;
     if (part->run) part->run += from;
     for (int s = 0; s < 2; s++) {
-        if (part->side[s].offset) part->side[s].offset += from;
+        kvf_places *place = &part->side[s].place;
+        if (place->offset) place->offset += from;
+        else if (place->id) place->id += from;
         else {
             part->side[s].add += (int64_t)from * part->side[s].offset_step;
             part->side[s].bounded = false;
@@ -150,7 +152,7 @@ void kvf_nest_slab(const kvf_nest *nest, int side, uint64_t slab, double *offset
             offsets[p] = at;
             at += (double)(nest->run[p] * end);
         }
-        packed.offset = offsets;
+        packed.place.offset = offsets;
     }
     *near = *nest;
     near->side[other] = packed;

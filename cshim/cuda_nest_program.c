@@ -41,12 +41,18 @@ uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, u
     return shape == KVF_SHAPE_ROWS && along_loop(nest) ? units / kvf_nest_vectors(nest, width) : units;
 }
 
-/* The offsets' common unit, so that each fits 32 bits above the least. */
+/* The offsets' common unit, so that each fits 32 bits above the least: that of the stride will often do for block ids,
+ * and leaves a 32-bit product for each. */
 static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
     *shift = 0;
     if (bounds->bits == 0) return true;
+    const uint64_t span = (uint64_t)(bounds->most - bounds->least);
+    if (bounds->place.id && bounds->place.stride > 0) {
+        *shift = (uint32_t)__builtin_ctzll((uint64_t)bounds->place.stride);
+        if (span >> *shift <= UINT32_MAX) return true;
+    }
     *shift = (uint32_t)__builtin_ctzll(bounds->bits);
-    return (uint64_t)(bounds->most - bounds->least) >> *shift <= UINT32_MAX;
+    return span >> *shift <= UINT32_MAX;
 }
 
 /* Along the innermost loop where it divides: then the rows that a warp moves at once stay neighbours. */
@@ -64,11 +70,31 @@ uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width) {
 /* Writes one column of the list of pairs. */
 static void fill_offsets(const kvf_nest *nest, int side, int64_t least, uint32_t shift, uint32_t *at) {
     const kvf_side *from = &nest->side[side];
-    const double *offset = from->offset;
-    if (offset) {
+    const double *offset = from->place.offset;
+    const uint32_t *id = from->place.id;
+    if (id) {
+        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)id[p] * from->place.stride - least) >> shift);
+    } else if (offset) {
         for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)offset[p] - least) >> shift);
     } else {
         for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)p * from->offset_step - least) >> shift);
+    }
+}
+
+/* Whether a side has block ids whose stride is made of the unit. */
+static bool divides(const kvf_side *side, uint32_t shift) {
+    const kvf_places *place = &side->place;
+    return place->id && place->stride > 0 && shift <= (uint32_t)__builtin_ctzll((uint64_t)place->stride);
+}
+
+/* Both columns at once, in 32-bit products: what comes out is below 2^32, whatever overflows on the way. */
+static void fill_ids(const kvf_nest *nest, const int64_t least[2], const uint32_t shift[2], uint32_t *at) {
+    const kvf_places *src = &nest->side[KVF_SRC].place, *dst = &nest->side[KVF_DST].place;
+    const uint32_t unit[2] = {(uint32_t)((uint64_t)src->stride >> shift[0]), (uint32_t)((uint64_t)dst->stride >> shift[1])};
+    const uint32_t first[2] = {(uint32_t)((uint64_t)least[0] >> shift[0]), (uint32_t)((uint64_t)least[1] >> shift[1])};
+    for (uint64_t p = 0; p < nest->pairs; p++) {
+        at[2 * p] = src->id[p] * unit[0] - first[0];
+        at[2 * p + 1] = dst->id[p] * unit[1] - first[1];
     }
 }
 
@@ -139,7 +165,9 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
         program->dst_shift = shift[KVF_DST];
         program->pairs = (uint32_t)nest->pairs;
         program->pairs_at = used;
-        for (int s = 0; s < 2; s++) fill_offsets(nest, s, least[s], shift[s], at + used + s);
+        if (divides(&nest->side[KVF_SRC], shift[KVF_SRC]) && divides(&nest->side[KVF_DST], shift[KVF_DST])) fill_ids(nest, least, shift, at + used);
+        else
+            for (int s = 0; s < 2; s++) fill_offsets(nest, s, least[s], shift[s], at + used + s);
         used += (uint32_t)(2 * nest->pairs);
         if (nest->run) {
             program->runs_at = used;

@@ -13,8 +13,13 @@ static inline int64_t kvf_side_base(const kvf_side *side, uint64_t r) {
     return side->base ? (int64_t)side->base[r] : (int64_t)r * side->base_step;
 }
 
+/* Whether the places of pairs are a list. */
+static inline bool kvf_side_listed(const kvf_side *side) {
+    return side->place.offset || side->place.id;
+}
+
 static inline int64_t kvf_side_offset(const kvf_side *side, uint64_t p) {
-    return side->offset ? (int64_t)side->offset[p] : (int64_t)p * side->offset_step;
+    return kvf_side_listed(side) ? kvf_offset_of(&side->place, p) : (int64_t)p * side->offset_step;
 }
 
 static inline uint64_t kvf_nest_run(const kvf_nest *nest, uint64_t p) {

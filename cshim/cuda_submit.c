@@ -33,8 +33,9 @@ static bool is_pinned(kvf_cuda_device *device, const kvf_hop *hop) {
     for (uint32_t i = 0; i < hop->programs; i++) {
         const kvf_program *program = &hop->program[i];
         if (program->src_kind == 1 && program->dst_kind == 1) continue;
-        const double at = program->src_kind == 0 ? program->src_base[0] + program->src_offset[0] : program->dst_base[0] + program->dst_offset[0];
-        if (program->bytes > 0 && !kvf_cuda_knows(device, (uint64_t)at, (uint64_t)at + 1, 0)) return false;
+        const int host = program->src_kind == 0 ? 0 : 1;
+        const uint64_t at = (uint64_t)((int64_t)(host == 0 ? program->src_base : program->dst_base)[0] + kvf_offset_of(&program->place[host], 0));
+        if (program->bytes > 0 && !kvf_cuda_knows(device, at, at + 1, 0)) return false;
     }
     return true;
 }

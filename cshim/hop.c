@@ -99,6 +99,40 @@ static bool bounds_of(const double *values, uint64_t count, int64_t *least, int6
     return true;
 }
 
+/* The same for block ids, four at a time. Shifted by half their range they compare as signed numbers, which every
+ * processor does. */
+typedef int32_t quad __attribute__((vector_size(16)));
+#define HALF_RANGE 0x80000000u
+
+static void bound_ids(const uint32_t *ids, uint64_t count, uint32_t *least, uint32_t *most, uint32_t *bits) {
+    const int32_t half = (int32_t)HALF_RANGE, first = (int32_t)(ids[0] ^ HALF_RANGE);
+    const quad shift = {half, half, half, half};
+    quad low = {first, first, first, first}, high = low, all = {0, 0, 0, 0};
+    uint64_t k = 0;
+    for (; k + 4 <= count; k += 4) {
+        quad value;
+        memcpy(&value, ids + k, sizeof value);
+        all |= value;
+        value ^= shift;
+        const quad below = value < low, above = value > high;
+        low = (below & value) | (~below & low);
+        high = (above & value) | (~above & high);
+    }
+    *least = *most = ids[0];
+    *bits = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint32_t l = (uint32_t)low[i] ^ HALF_RANGE, h = (uint32_t)high[i] ^ HALF_RANGE;
+        if (l < *least) *least = l;
+        if (h > *most) *most = h;
+        *bits |= (uint32_t)all[i];
+    }
+    for (; k < count; k++) {
+        if (ids[k] < *least) *least = ids[k];
+        if (ids[k] > *most) *most = ids[k];
+        *bits |= ids[k];
+    }
+}
+
 /* ---- one program --------------------------------------------------------------------------------------------- */
 
 typedef struct span {
@@ -123,6 +157,32 @@ static const double *array_at(const kvf_hop *hop, uint64_t at, uint64_t count) {
     return hop->words + at;
 }
 
+/* Finds the lists of pairs: offsets, or block ids, two to a word. */
+static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t at[2], bool ids) {
+    for (int side = 0; side < 2; side++) {
+        const double *list = array_at(hop, at[side], ids ? (program->pairs + 1) / 2 : program->pairs);
+        if (!list) return false;
+        program->place[side].offset = ids ? NULL : list;
+        program->place[side].id = ids ? (const uint32_t *)list : NULL;
+    }
+    return true;
+}
+
+/* Finds how far the pairs of a side lie apart; false where a number is none, or out of bounds. */
+static bool bound_places(kvf_program *program, int side) {
+    const kvf_places *place = &program->place[side];
+    int64_t *least = &program->offset_least[side], *most = &program->offset_most[side];
+    if (place->offset) return bounds_of(place->offset, program->pairs, least, most, &program->offset_bits[side]);
+    uint32_t low, high, bits;
+    bound_ids(place->id, program->pairs, &low, &high, &bits);
+    const wide first = (wide)low * place->stride, last = (wide)high * place->stride;
+    if (first < -(wide)MOST || first > (wide)MOST || last < -(wide)MOST || last > (wide)MOST) return false;
+    *least = (int64_t)(first < last ? first : last);
+    *most = (int64_t)(first < last ? last : first);
+    program->offset_bits[side] = (uint64_t)bits * (uint64_t)place->stride;
+    return true;
+}
+
 /* Sums the runs and finds how far the two sides reach with them. */
 static bool sum_runs(kvf_program *program) {
     uint64_t sum = 0;
@@ -140,12 +200,12 @@ static bool sum_runs(kvf_program *program) {
     int64_t src_low = INT64_MAX, src_high = INT64_MIN, dst_low = INT64_MAX, dst_high = INT64_MIN;
     for (uint64_t p = 0; p < program->pairs; p++) {
         int64_t steps = (int64_t)program->run[p] - 1;
-        int64_t from = (int64_t)program->src_offset[p], to = from + steps * program->src_run;
+        int64_t from = kvf_offset_of(&program->place[0], p), to = from + steps * program->src_run;
         if (from < src_low) src_low = from;
         if (to < src_low) src_low = to;
         if (from > src_high) src_high = from;
         if (to > src_high) src_high = to;
-        from = (int64_t)program->dst_offset[p];
+        from = kvf_offset_of(&program->place[1], p);
         to = from + steps * program->dst_run;
         if (from < dst_low) dst_low = from;
         if (to < dst_low) dst_low = to;
@@ -166,7 +226,7 @@ static bool in_memory(const span *extent, uint32_t kind) {
 static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     kvf_program *program = &hop->program[index];
     const double *word = hop->words + KVF_HOP_HEADER_WORDS + (uint64_t)index * KVF_PROGRAM_WORDS;
-    uint64_t loops, kinds[4], at[5], bytes;
+    uint64_t loops, kinds[4], at[5], ids, bytes;
     if (!natural(word[0], &program->bases) || program->bases == 0) return malformed(index, "bases");
     if (!natural(word[1], &program->pairs) || program->pairs == 0) return malformed(index, "pairs");
     if (!natural(word[2], &loops) || loops > KVF_MAX_LOOPS) return malformed(index, "loops");
@@ -179,8 +239,14 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     program->src_device = (uint32_t)kinds[1];
     program->dst_kind = (uint32_t)kinds[2];
     program->dst_device = (uint32_t)kinds[3];
-    for (int k = 34; k < KVF_PROGRAM_WORDS; k++)
+    for (int k = 37; k < KVF_PROGRAM_WORDS; k++)
         if (word[k] != 0) return malformed(index, "reserved words are not zero");
+
+    if (!natural(word[34], &ids) || ids > 1) return malformed(index, "kind of its offsets");
+    for (int side = 0; side < 2; side++) {
+        int64_t *stride = &program->place[side].stride;
+        if (!whole(word[35 + side], stride) || (!ids && *stride != 0)) return malformed(index, "strides of block ids");
+    }
 
     span src = {0, (wide)program->row_bytes}, dst = src;
     wide rows_per_block = 1;
@@ -199,10 +265,8 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
         if (!natural(word[28 + k], &at[k])) return malformed(index, "place of an array");
     program->src_base = array_at(hop, at[0], program->bases);
     program->dst_base = array_at(hop, at[1], program->bases);
-    program->src_offset = array_at(hop, at[2], program->pairs);
-    program->dst_offset = array_at(hop, at[3], program->pairs);
     program->run = at[4] == 0 ? NULL : (const uint32_t *)array_at(hop, at[4], (program->pairs + 1) / 2);
-    if (!program->src_base || !program->dst_base || !program->src_offset || !program->dst_offset || (at[4] && !program->run))
+    if (!program->src_base || !program->dst_base || (at[4] && !program->run) || !find_places(hop, program, at + 2, ids))
         return malformed(index, "an array lies outside the block");
 
     int64_t low, high;
@@ -214,8 +278,8 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     dst.low += low;
     dst.high += high;
     int64_t *least = program->offset_least, *most = program->offset_most;
-    if (!bounds_of(program->src_offset, program->pairs, &least[0], &most[0], &program->offset_bits[0])) return malformed(index, "source offsets");
-    if (!bounds_of(program->dst_offset, program->pairs, &least[1], &most[1], &program->offset_bits[1])) return malformed(index, "destination offsets");
+    for (int side = 0; side < 2; side++)
+        if (!bound_places(program, side)) return malformed(index, side == 0 ? "source offsets" : "destination offsets");
     if (program->run) {
         if (!sum_runs(program)) return malformed(index, "runs");
     } else {
@@ -332,9 +396,9 @@ int32_t kvf_hop_check(const double *words, kvf_word count, double *out) {
 /* Addresses of the block at (base, pair, step), all loop indices zero. */
 static void place_block(kvf_cursor *cursor) {
     const kvf_program *program = &cursor->hop->program[cursor->program];
-    cursor->src = (uint64_t)((int64_t)program->src_base[cursor->base] + (int64_t)program->src_offset[cursor->pair] +
+    cursor->src = (uint64_t)((int64_t)program->src_base[cursor->base] + kvf_offset_of(&program->place[0], cursor->pair) +
                              (int64_t)cursor->step * program->src_run);
-    cursor->dst = (uint64_t)((int64_t)program->dst_base[cursor->base] + (int64_t)program->dst_offset[cursor->pair] +
+    cursor->dst = (uint64_t)((int64_t)program->dst_base[cursor->base] + kvf_offset_of(&program->place[1], cursor->pair) +
                              (int64_t)cursor->step * program->dst_run);
 }
 

@@ -9,11 +9,18 @@
 
 #include "kvf.h"
 
+/* Where the pairs of one side lie. */
+typedef struct kvf_places {
+    const double *offset; /* offset(p) itself, or NULL: */
+    const uint32_t *id;   /* then it is id[p] * stride */
+    int64_t stride;
+} kvf_places;
+
 /* One copy program. All numbers were checked: every address that it forms lies in [0, 2^53] on both sides (in
  * [1, 2^53] for kinds 0 and 1), every product fits, every array lies in the block.
  *
  *   for each base r < bases, pair p < pairs, i < run(p), each loop k < loops:
- *     src = src_base[r] + src_offset[p] + i * src_run + sum of index[k] * src_stride[k]      (dst likewise)
+ *     src = src_base[r] + offset(p) + i * src_run + sum of index[k] * src_stride[k]      (dst likewise)
  *     row_bytes bytes from src to dst
  */
 typedef struct kvf_program {
@@ -32,14 +39,13 @@ typedef struct kvf_program {
     int64_t dst_stride[KVF_MAX_LOOPS];
     const double *src_base;
     const double *dst_base;
-    const double *src_offset;
-    const double *dst_offset;
+    kvf_places place[2];     /* of the pairs: source and destination */
     const uint32_t *run;     /* NULL: every run is 1 */
     int64_t offset_least[2]; /* bounds of the offsets, source and destination; with the runs behind them */
     int64_t offset_most[2];
     int64_t reach_least[2];
     int64_t reach_most[2];
-    uint64_t offset_bits[2]; /* all offsets' bits, or-ed */
+    uint64_t offset_bits[2]; /* ends in as many zeros as all offsets' bits, or-ed */
     uint64_t blocks;         /* sum of runs: blocks of one base */
     uint64_t rows_per_block; /* product of the loop counts */
     uint64_t rows;           /* bases x blocks x rows_per_block */
@@ -65,6 +71,10 @@ int32_t kvf_hop_parse(kvf_hop *hop, const double *words, uint64_t count);
 int32_t kvf_hop_parse_copy(kvf_hop *hop, const double *words, uint64_t count);
 /* Frees what parsing allocated. */
 void kvf_hop_free(kvf_hop *hop);
+
+static inline int64_t kvf_offset_of(const kvf_places *place, uint64_t p) {
+    return place->offset ? (int64_t)place->offset[p] : (int64_t)place->id[p] * place->stride;
+}
 
 /* The run of pair `p`. */
 static inline uint64_t kvf_program_run(const kvf_program *program, uint64_t p) {

@@ -102,13 +102,15 @@ KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word a
 /* ---- copy programs -------------------------------------------------------------------------------------------
  * A hop travels as one block of doubles, every number a safe integer:
  *
- *   hop header (8):      0 magic 0x4b564650, 1 version 1, 2 programs, 3 words in all, 4 bytes it moves, 5..7 zero
+ *   hop header (8):      0 magic 0x4b564650, 1 version 2, 2 programs, 3 words in all, 4 bytes it moves, 5..7 zero
  *   program header (40): 0 bases, 1 pairs, 2 loops, 3 row bytes, 4 source run stride, 5 destination run stride,
  *                        6..11 counts, 12..17 source strides, 18..23 destination strides,
  *                        24 source kind, 25 source device, 26 destination kind, 27 destination device,
  *                        28 word of source bases, 29 word of destination bases, 30 word of source offsets,
  *                        31 word of destination offsets, 32 word of runs (0: every run is 1; else 32-bit unsigned,
- *                        two to a word), 33 bytes of this program, 34..39 zero
+ *                        two to a word), 33 bytes of this program,
+ *                        34 1 where the places of pairs are block ids (32-bit unsigned, two to a word) times a stride,
+ *                        35 source stride, 36 destination stride (0 without ids), 37..39 zero
  *   then the arrays, which programs may share.
  *
  * Kinds: 0 host, 1 device, 2 file. Programs run in order; a program is complete before the slot's
@@ -116,7 +118,7 @@ KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word a
  */
 
 #define KVF_HOP_MAGIC 0x4b564650
-#define KVF_HOP_VERSION 1
+#define KVF_HOP_VERSION 2
 #define KVF_HOP_HEADER_WORDS 8
 #define KVF_PROGRAM_WORDS 40
 #define KVF_MAX_LOOPS 6

@@ -8,7 +8,7 @@ export type Side = "source" | "destination" | "bounce";
 export interface BlockRuns {
   /** Pairs in the lists. */
   readonly total: number;
-  /** Runs, each a first pair and a length; equals `total` when nothing continues. */
+  /** Runs, each a first pair and a length; equals `total` when nothing continues, or too little to be worth it. */
   readonly runs: number;
   /** Index of each run's first pair in the lists; null when every run is 1. */
   readonly head: Uint32Array | null;
@@ -119,38 +119,55 @@ export function sharedIds(source: Uint32Array, destination: Uint32Array): readon
  * Finds runs of pairs in which both ids rise by one, whatever their order in the lists, in linear time.
  *
  * A table from destination id to source id tells for each pair whether another one continues it, so falling and
- * shuffled lists merge as well as rising ones, without sorting. The same table finds repeated destination ids.
+ * shuffled lists merge as well as rising ones, without sorting. The same table finds repeated destination ids. Long
+ * lists in which hardly anything continues are left as they are: taking them apart costs more than it saves.
  *
  * @param source - Checked ids.
- * @param destination - Checked ids, as many.
+ * @param destination - Checked ids, as many, below `limit`.
  * @throws KvferryError `DUPLICATE_BLOCK` when a destination id repeats.
  */
-export function pairRuns(source: Uint32Array, destination: Uint32Array, group: string): BlockRuns {
+export function pairRuns(
+  source: Uint32Array,
+  destination: Uint32Array,
+  limit: number,
+  group: string,
+): BlockRuns {
   const total = source.length;
   if (total < 2) return single(total);
   if (total <= FEW) return fewRuns(source, destination, group);
-  // One entry past the largest id, so that looking at the next id stays in bounds.
-  const largest = largestOf(destination);
-  const marks = marksFor(largest + 1);
+  // The entry of an id is the one behind its number, and one follows the largest: both neighbours are always there.
+  const largest = 2 + (limit <= total * DENSE ? limit - 1 : largestOf(destination));
+  const marks = marksFor(largest);
   if (marks === null) {
     checkDistinct(destination, "destination", group);
     return single(total);
   }
   let marked = 0;
   try {
-    for (; marked < total; marked++) {
-      const id = destination[marked] as number; // in bounds
-      if (marks[id] !== 0) throw duplicates(destination, "destination", group);
-      marks[id] = (source[marked] as number) + 1;
-    }
     let continued = 0;
-    for (let pair = 0; pair < total; pair++)
-      if (marks[(destination[pair] as number) + 1] === (source[pair] as number) + 2) continued++;
-    return continued === 0 ? single(total) : collect(marks, source, destination, total - continued);
+    for (; marked < total; marked++) {
+      const to = destination[marked] as number; // in bounds
+      const from = source[marked] as number; // in bounds
+      if (marks[to + 1] !== 0) throw duplicates(destination, "destination", group);
+      marks[to + 1] = from + 1;
+      // Each meeting is seen once: when the second of the two comes. 0 means an empty entry.
+      if (marks[to + 2] === from + 2) continued++;
+      if (marks[to] === from && from > 0) continued++;
+    }
+    return continued * FEW_CONTINUE < total
+      ? single(total)
+      : collect(marks, source, destination, total - continued);
   } finally {
-    clear(marks, destination, marked, largest);
+    if (marked * DENSE > largest) marks.fill(0, 0, largest + 1);
+    else for (let index = 0; index < marked; index++) marks[(destination[index] as number) + 1] = 0; // in bounds
   }
 }
+
+/** Where less than one pair of so many continues another one, runs are not worth finding. */
+const FEW_CONTINUE = 64;
+
+/** A table with at most so many entries for each id is cleared all at once. */
+const DENSE = 8;
 
 /** Up to here comparing every pair beats a table. */
 const FEW = 8;
@@ -170,7 +187,7 @@ function marksFor(largest: number): Uint32Array | null {
 
 /** Puts zeros back where ids were marked: all at once where they lie dense, else one by one. */
 function clear(marks: Uint32Array, ids: Uint32Array, count: number, largest: number): void {
-  if (count * 8 > largest) marks.fill(0, 0, largest + 1);
+  if (count * DENSE > largest) marks.fill(0, 0, largest + 1);
   else for (let index = 0; index < count; index++) marks[ids[index] as number] = 0; // in bounds
 }
 
@@ -195,10 +212,10 @@ function collect(marks: Uint32Array, source: Uint32Array, destination: Uint32Arr
   for (let pair = 0; pair < source.length; pair++) {
     const from = source[pair] as number; // in bounds
     const to = destination[pair] as number; // in bounds
-    // The entry before holds source id - 1, plus 1: this pair continues it. 0 means an empty entry.
-    if (to > 0 && from > 0 && marks[to - 1] === from) continue;
+    // The entry before holds source id - 1, plus 1: this pair continues it.
+    if (from > 0 && marks[to] === from) continue;
     let count = 1;
-    while (marks[to + count] === from + count + 1) count++;
+    while (marks[to + count + 1] === from + count + 1) count++;
     head[found] = pair;
     length[found] = count;
     uniform = found === 0 || uniform === count ? count : 0;

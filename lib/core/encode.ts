@@ -3,7 +3,7 @@ import { type CopyProgram, MAX_LOOPS } from "./program.ts";
 /** First word of a hop block. */
 export const HOP_MAGIC = 0x4b564650;
 /** Version of the block's layout. */
-export const HOP_VERSION = 1;
+export const HOP_VERSION = 2;
 /** Doubles in the hop header, and in each program header. */
 export const HOP_HEADER_WORDS = 8;
 export const PROGRAM_WORDS = 40;
@@ -12,7 +12,7 @@ export const PROGRAM_WORDS = 40;
  * Writes a hop's programs as the one block of doubles that the native side reads (`cshim/kvf.h`, "copy programs").
  *
  * Arrays that programs share by identity are written once. Small arrays are written element by element, large ones in
- * bulk.
+ * bulk; long lists of block ids stay ids.
  *
  * @param scratch - Memory to write into when the block fits; its content is lost with the next use.
  * @returns The block, exactly as long as its words: a part of `scratch`, or a new array that the caller owns.
@@ -51,7 +51,22 @@ export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Arr
     };
     place(srcBase, 28);
     place(dstBase, 29);
-    if (blocks !== null && arrays === null) {
+    const placeNumbers = (numbers: Uint32Array, index: number): void => {
+      const known = arrays?.get(numbers);
+      block[at + index] = known ?? next;
+      if (placed?.has(numbers) !== true) {
+        writeNumbers(block, known ?? next, numbers, pairs);
+        placed?.add(numbers);
+      }
+      if (known === undefined) next += wordsOf(pairs);
+    };
+    if (blocks !== null && pairs > SMALL) {
+      block[at + 34] = 1;
+      block[at + 35] = blocks.sourceStride;
+      block[at + 36] = blocks.destinationStride;
+      placeNumbers(blocks.source, 30);
+      placeNumbers(blocks.destination, 31);
+    } else if (blocks !== null && arrays === null) {
       block[at + 30] = next;
       block[at + 31] = next + pairs;
       writeScaled(block, next, blocks.source, blocks.sourceStride);
@@ -61,14 +76,7 @@ export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Arr
       place(program.srcOffset, 30);
       place(program.dstOffset, 31);
     }
-    if (run !== null) {
-      const known = arrays?.get(run);
-      block[at + 32] = known ?? next;
-      if (placed?.has(run) !== true) {
-        writeRuns(block, known ?? next, run, pairs);
-        placed?.add(run);
-      }
-    }
+    if (run !== null) placeNumbers(run, 32);
     at += PROGRAM_WORDS;
   }
   return block;
@@ -92,12 +100,15 @@ function layoutWords(
     const { srcBase, dstBase, blocks, run, pairs } = program;
     give(srcBase, srcBase.length);
     give(dstBase, dstBase.length);
-    if (blocks !== null && arrays === null) words += 2 * pairs;
+    if (blocks !== null && pairs > SMALL) {
+      give(blocks.source, wordsOf(pairs));
+      give(blocks.destination, wordsOf(pairs));
+    } else if (blocks !== null && arrays === null) words += 2 * pairs;
     else {
       give(program.srcOffset, pairs);
       give(program.dstOffset, pairs);
     }
-    if (run !== null) give(run, Math.ceil(pairs / 2));
+    if (run !== null) give(run, wordsOf(pairs));
   }
   return words;
 }
@@ -125,7 +136,7 @@ function writeHeader(block: Float64Array, at: number, program: CopyProgram): voi
   for (let word = 34; word < PROGRAM_WORDS; word++) block[at + word] = 0;
 }
 
-/** Up to here a loop beats the call of a bulk copy. */
+/** Up to here a loop beats the call of a bulk copy, and a list of ids of its own. */
 const SMALL = 16;
 
 function write(block: Float64Array, at: number, array: Float64Array): void {
@@ -138,9 +149,13 @@ function writeScaled(block: Float64Array, at: number, ids: Uint32Array, stride: 
   for (let index = 0; index < ids.length; index++) block[at + index] = (ids[index] as number) * stride; // in bounds
 }
 
-/** Runs are 32-bit numbers, two to a word; an odd last word is filled with a zero. */
-function writeRuns(block: Float64Array, at: number, run: Uint32Array, pairs: number): void {
-  const words = Math.ceil(pairs / 2);
-  block[at + words - 1] = 0;
-  new Uint32Array(block.buffer, block.byteOffset + at * 8, pairs).set(run.subarray(0, pairs));
+/** 32-bit numbers stand two to a word; an odd last word is filled with a zero. */
+function writeNumbers(block: Float64Array, at: number, numbers: Uint32Array, pairs: number): void {
+  block[at + wordsOf(pairs) - 1] = 0;
+  const whole = numbers.length === pairs ? numbers : numbers.subarray(0, pairs);
+  new Uint32Array(block.buffer, block.byteOffset + at * 8, pairs).set(whole);
+}
+
+function wordsOf(numbers: number): number {
+  return Math.ceil(numbers / 2);
 }

@@ -37,6 +37,7 @@ export function checkedLists(
     lists.runs[key] ??= pairRuns(
       lists.source[component.sourceGroup] as Uint32Array, // one list for each group
       lists.destination[component.destinationGroup] as Uint32Array,
+      prepared.destinationGroups[component.destinationGroup]?.limit ?? 0,
       component.pair.destination.shape.group,
     );
     distinct.add(component.destinationGroup);

@@ -26,8 +26,11 @@ function decode(block: Float64Array, index: number): object {
   const word = (offset: number): number => block[at + offset] ?? Number.NaN;
   const array = (offset: number, length: number): number[] =>
     Array.from(block.slice(word(offset), word(offset) + length));
-  const runs =
-    word(32) === 0 ? null : [...new Uint32Array(block.buffer, block.byteOffset + word(32) * 8, word(1))];
+  const numbers = (offset: number): number[] => [
+    ...new Uint32Array(block.buffer, block.byteOffset + word(offset) * 8, word(1)),
+  ];
+  const places = (offset: number, stride: number): number[] =>
+    word(34) === 0 ? array(offset, word(1)) : numbers(offset).map((id) => id * word(stride));
   return {
     rowBytes: word(3),
     runStrides: [word(4), word(5)],
@@ -38,11 +41,13 @@ function decode(block: Float64Array, index: number): object {
     destination: [word(26), word(27)],
     srcBase: array(28, word(0)),
     dstBase: array(29, word(0)),
-    srcOffset: array(30, word(1)),
-    dstOffset: array(31, word(1)),
-    runs,
+    srcOffset: places(30, 35),
+    dstOffset: places(31, 36),
+    runs: word(32) === 0 ? null : numbers(32),
     bytes: word(33),
-    rest: Array.from(block.slice(at + 34, at + PROGRAM_WORDS)).every((value) => value === 0),
+    rest: Array.from(block.slice(at + (word(34) === 0 ? 34 : 37), at + PROGRAM_WORDS)).every(
+      (value) => value === 0,
+    ),
   };
 }
 
@@ -139,7 +144,7 @@ test("a hop without programs is a header", () => {
   expect([...encodeHop([])]).toEqual([HOP_MAGIC, HOP_VERSION, 0, 8, 0, 0, 0, 0]);
 });
 
-test("ids times a stride are written as the offsets that they stand for", () => {
+test("a few ids times a stride are written as the offsets that they stand for", () => {
   const [source, destination] = [Uint32Array.of(7, 0, 4_000_000_000), Uint32Array.of(1, 2, 3)];
   const [sourceStride, destinationStride] = [2 ** 20 + 1, 3];
   const apart = program({
@@ -150,4 +155,33 @@ test("ids times a stride are written as the offsets that they stand for", () => 
   expect(encodeHop([asIds])).toEqual(encodeHop([apart]));
   // Programs that share arrays have them written once, whichever form they come in.
   expect(encodeHop([asIds, asIds])).toEqual(encodeHop([apart, apart]));
+});
+
+test.each([17, 18, 1001])("%d ids stay ids, and stand for the same offsets", (count) => {
+  const source = Uint32Array.from({ length: count }, (_, index) => 4_294_967_295 - 7 * index);
+  const destination = Uint32Array.from({ length: count }, (_, index) => (index * 13) % 9_973);
+  const [sourceStride, destinationStride] = [2 ** 20 + 1, 48];
+  const given = program({
+    // Nobody looks at these.
+    srcOffset: new Float64Array(count).fill(Number.NaN),
+    dstOffset: new Float64Array(count).fill(Number.NaN),
+    blocks: { source, destination, sourceStride, destinationStride },
+    pairs: count,
+  });
+  const offsets = {
+    srcOffset: Array.from(source, (id) => id * sourceStride),
+    dstOffset: Array.from(destination, (id) => id * destinationStride),
+    rest: true,
+  };
+  // Memory that was used before holds anything.
+  const block = encodeHop([given], new Float64Array(4_096).fill(Number.NaN));
+  expect(block).toHaveLength(HOP_HEADER_WORDS + PROGRAM_WORDS + 2 + 2 * Math.ceil(count / 2));
+  expect(decode(block, 0)).toMatchObject(offsets);
+  if (count % 2 === 1)
+    expect(new Uint32Array(block.buffer, block.byteOffset + block.length * 8 - 4, 1)[0]).toBe(0);
+  const other = { ...given, blocks: { source, destination, sourceStride: 1, destinationStride } };
+  const shared = encodeHop([given, other]);
+  expect(shared).toHaveLength(HOP_HEADER_WORDS + 2 * PROGRAM_WORDS + 2 + 2 * Math.ceil(count / 2));
+  expect(decode(shared, 0)).toMatchObject(offsets);
+  expect(decode(shared, 1)).toMatchObject({ ...offsets, srcOffset: [...source] });
 });

@@ -37,8 +37,9 @@ const lists = fc
 
 test("runs cover exactly the pairs that were given, and are as long as they can be", () => {
   fc.assert(
-    fc.property(lists, ({ source, destination }) => {
-      const found = pairRuns(source, destination, "default");
+    // With a limit far above the ids their largest one is looked for.
+    fc.property(lists, fc.constantFrom(61, 100_000), ({ source, destination }, limit) => {
+      const found = pairRuns(source, destination, limit, "default");
       const pairs = new Set(Array.from(source, (id, index) => `${id}:${destination[index]}`));
       const covered: string[] = [];
       for (let run = 0; run < found.runs; run++) {
@@ -60,6 +61,23 @@ test("runs cover exactly the pairs that were given, and are as long as they can 
   );
 });
 
+test("long lists in which hardly anything continues are left apart", () => {
+  const spread = (continued: number): Uint32Array =>
+    Uint32Array.from(
+      { length: 640 },
+      (_, index) => 2 * index - (index % 2 === 1 && index < 2 * continued ? 1 : 0),
+    );
+  expect(pairRuns(spread(9), spread(9), 2_000, "default")).toMatchObject({
+    runs: 640,
+    head: null,
+    length: null,
+  });
+  expect(pairRuns(spread(10), spread(10), 2_000, "default").runs).toBe(630);
+  // The table is clean again, whichever way it was cleared.
+  expect(pairRuns(spread(0), spread(0), 100_000, "default").runs).toBe(640);
+  expect(pairRuns(spread(320), spread(320), 1_280, "default").runs).toBe(320);
+});
+
 test("a repeated destination is found wherever it stands", () => {
   fc.assert(
     fc.property(lists, fc.nat(), fc.nat(), ({ source, destination }, from, to) => {
@@ -68,7 +86,7 @@ test("a repeated destination is found wherever it stands", () => {
       const second = to % destination.length;
       fc.pre(first !== second);
       destination[first] = destination[second] ?? 0;
-      expect(() => pairRuns(source, destination, "default")).toThrow(`repeats: ${destination[second]}`);
+      expect(() => pairRuns(source, destination, 61, "default")).toThrow(`repeats: ${destination[second]}`);
     }),
     { numRuns: 500 },
   );

@@ -172,6 +172,18 @@ static void discard(sample *s) {
 
 /* ---- as a hop ------------------------------------------------------------------------------------------------------ */
 
+/* The stride of which a side's offsets are multiples by block ids; 0 where all are 0. */
+static uint64_t id_stride(const sample *s, int side) {
+    uint64_t unit = 0;
+    for (uint32_t p = 0; p < s->pairs; p++)
+        for (uint64_t a = s->offset[side][p]; a != 0;) {
+            uint64_t rest = unit % a;
+            unit = a;
+            a = rest;
+        }
+    return unit;
+}
+
 /* The sides' memory is at `at_side[side]`, of kind `kind[side]` on device `device`. Returns the words. */
 static uint64_t write_hop(const sample *s, const uint64_t at_side[2], const uint32_t kind[2], uint32_t device, double *words) {
     uint64_t at = KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS;
@@ -199,9 +211,21 @@ static uint64_t write_hop(const sample *s, const uint64_t at_side[2], const uint
         program[28 + side] = (double)at;
         for (uint32_t r = 0; r < s->bases; r++) words[at++] = (double)(at_side[side] + s->base[side][r]);
     }
+    /* Every second sample says block ids instead of offsets, where it can. */
+    const uint64_t unit[2] = {id_stride(s, 0), id_stride(s, 1)};
+    const bool ids = (s->row ^ s->pairs) & 1 && unit[0] > 0 && unit[1] > 0;
+    program[34] = ids;
     for (int side = 0; side < 2; side++) {
         program[30 + side] = (double)at;
-        for (uint32_t p = 0; p < s->pairs; p++) words[at++] = (double)s->offset[side][p];
+        program[35 + side] = ids ? (double)unit[side] : 0;
+        if (ids) {
+            for (uint32_t p = 0; p < s->pairs; p++) {
+                const uint32_t id = (uint32_t)(s->offset[side][p] / unit[side]);
+                memcpy((char *)(words + at) + 4 * p, &id, 4);
+            }
+            at += (s->pairs + 1) / 2;
+        } else
+            for (uint32_t p = 0; p < s->pairs; p++) words[at++] = (double)s->offset[side][p];
     }
     if (s->runs) {
         program[32] = (double)at;

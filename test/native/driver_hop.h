@@ -72,6 +72,22 @@ static uint64_t random_strides(uint32_t loops, const double *count, uint64_t row
     return extent;
 }
 
+/* Offsets of a side as block ids times their greatest common divisor, in the place of the offsets. Returns the stride. */
+static double offsets_to_ids(double *offset, uint64_t pairs) {
+    uint64_t unit = 0;
+    for (uint64_t p = 0; p < pairs; p++)
+        for (uint64_t a = (uint64_t)offset[p]; a != 0;) {
+            uint64_t rest = unit % a;
+            unit = a;
+            a = rest;
+        }
+    if (unit == 0) unit = 1;
+    uint32_t ids[8];
+    for (uint64_t p = 0; p < pairs; p++) ids[p] = (uint32_t)((uint64_t)offset[p] / unit);
+    memcpy(offset, ids, pairs * sizeof *ids);
+    return (double)unit;
+}
+
 /* Fills program `index` with random loops over blocks that lie in free room of the destination arena. */
 static void random_program(draft *self, uint32_t index, uint64_t most_row) {
     double *head = self->words + KVF_HOP_HEADER_WORDS + (uint64_t)index * KVF_PROGRAM_WORDS;
@@ -124,6 +140,11 @@ static void random_program(draft *self, uint32_t index, uint64_t most_row) {
     head[31] = (double)(dst_offset - self->words);
     head[32] = runs ? (double)(run_words - self->words) : 0;
     head[33] = (double)(bases * sum * cells * row);
+    if (below(2)) {
+        head[34] = 1;
+        head[35] = offsets_to_ids(src_offset, pairs);
+        head[36] = offsets_to_ids(dst_offset, pairs);
+    }
 }
 
 static void seal_draft(draft *self) {
@@ -134,6 +155,15 @@ static void seal_draft(draft *self) {
     self->words[2] = self->programs;
     self->words[3] = (double)self->used;
     self->words[4] = bytes;
+}
+
+/* Where pair `q` of a side lies: offsets at word 30 and 31, or block ids, whose strides are words 35 and 36. */
+static double pair_offset(const double *words, const double *head, int side, uint64_t q) {
+    const double *list = words + (uint64_t)head[30 + side];
+    if (head[34] == 0) return list[q];
+    uint32_t id;
+    memcpy(&id, (const char *)list + 4 * q, 4);
+    return (double)id * head[35 + side];
 }
 
 /* Told of each row in program order. */
@@ -151,8 +181,8 @@ static void visit_rows(const double *words, row_visitor visit, void *to) {
                 if (head[32] != 0) memcpy(&run, (const char *)(words + (uint64_t)head[32]) + 4 * q, 4);
                 for (uint32_t i = 0; i < run; i++)
                     for (uint64_t cell = 0; cell < cells; cell++) {
-                        double src = words[(uint64_t)head[28] + r] + words[(uint64_t)head[30] + q] + i * head[4];
-                        double dst = words[(uint64_t)head[29] + r] + words[(uint64_t)head[31] + q] + i * head[5];
+                        double src = words[(uint64_t)head[28] + r] + pair_offset(words, head, 0, q) + i * head[4];
+                        double dst = words[(uint64_t)head[29] + r] + pair_offset(words, head, 1, q) + i * head[5];
                         uint64_t rest = cell;
                         for (int k = (int)head[2]; k-- > 0; rest /= (uint64_t)head[6 + k]) {
                             uint64_t index = rest % (uint64_t)head[6 + k];

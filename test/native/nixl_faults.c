@@ -170,7 +170,7 @@ static void case_merging(void) {
     size_t count = 8 + 40 + 8 + 128;
     double *hop = calloc(count, sizeof *hop);
     if (!hop) abort();
-    hop[0] = KVF_HOP_MAGIC, hop[1] = 1, hop[2] = 1, hop[3] = (double)count, hop[4] = (double)AREA;
+    hop[0] = KVF_HOP_MAGIC, hop[1] = KVF_HOP_VERSION, hop[2] = 1, hop[3] = (double)count, hop[4] = (double)AREA;
     double *p = hop + 8;
     p[0] = 4, p[1] = 64, p[3] = row, p[28] = 48, p[29] = 52, p[30] = 56, p[31] = 120, p[33] = (double)AREA;
     for (int i = 0; i < 4; i++) {
