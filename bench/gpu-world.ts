@@ -30,6 +30,16 @@ export interface Row extends RowSpec {
   readonly cublas?: boolean;
 }
 
+/** Where the memory of a side is. */
+type Storage = "pinned" | { readonly device: number };
+
+/** Layers, blocks, and bytes of a chunk. */
+interface Shape {
+  readonly layers: number;
+  readonly blocks: number;
+  readonly chunk: number;
+}
+
 /** Blocks of one layout, and where each of their chunks lies. */
 export interface Side {
   readonly layout: LocalLayout;
@@ -88,42 +98,54 @@ export class World {
     return address;
   }
 
-  /** Layers and outers with memory of their own, unevenly spaced, or whole blocks one after the other. */
-  async side(
+  /** As {@link sideOf}, of this world's transport. */
+  side(
     at: number,
-    storage: "pinned" | { readonly device: number },
-    shape: { readonly layers: number; readonly blocks: number; readonly chunk: number },
+    storage: Storage,
+    shape: Shape,
     contiguous: boolean,
     order?: { readonly order: Order; readonly config: LayoutConfig },
   ): Promise<Side> {
-    const { layers, blocks, chunk } = shape;
-    const config = order?.config ?? {
-      numBlocks: blocks,
-      numLayers: layers,
-      outerDim: 2 as const,
-      pageSize: 1,
-      innerDim: chunk / 2,
-    };
-    const regionBytes = contiguous ? layers * 2 * blocks * chunk : 2 * blocks * chunk;
-    const regions = contiguous
-      ? [{ address: at, size: regionBytes }]
-      : Array.from({ length: layers }, (_, layer) => ({
-          address: at + layer * regionBytes + (8 * layer + ((layer * layer) % 7)) * 256,
-          size: regionBytes,
-        }));
-    const layout = await this.transport.register({
-      config,
-      arrangement: contiguous ? "fully-contiguous" : "layer-separate/block-second",
-      ...(order === undefined ? undefined : { order: order.order }),
-      memory: { kind: "external", storage, regions },
-    });
-    return {
-      layout,
-      chunkAt: contiguous
-        ? (block, layer, outer) => at + ((block * layers + layer) * 2 + outer) * chunk
-        : (block, layer, outer) => (regions[layer]?.address ?? 0) + (outer * blocks + block) * chunk,
-    };
+    return sideOf(this.transport, at, storage, shape, contiguous, order);
   }
+}
+
+/** Layers and outers with memory of their own, unevenly spaced, or whole blocks one after the other. */
+export async function sideOf(
+  transport: Transport,
+  at: number,
+  storage: Storage,
+  shape: Shape,
+  contiguous: boolean,
+  order?: { readonly order: Order; readonly config: LayoutConfig },
+): Promise<Side> {
+  const { layers, blocks, chunk } = shape;
+  const config = order?.config ?? {
+    numBlocks: blocks,
+    numLayers: layers,
+    outerDim: 2 as const,
+    pageSize: 1,
+    innerDim: chunk / 2,
+  };
+  const regionBytes = contiguous ? layers * 2 * blocks * chunk : 2 * blocks * chunk;
+  const regions = contiguous
+    ? [{ address: at, size: regionBytes }]
+    : Array.from({ length: layers }, (_, layer) => ({
+        address: at + layer * regionBytes + (8 * layer + ((layer * layer) % 7)) * 256,
+        size: regionBytes,
+      }));
+  const layout = await transport.register({
+    config,
+    arrangement: contiguous ? "fully-contiguous" : "layer-separate/block-second",
+    ...(order === undefined ? undefined : { order: order.order }),
+    memory: { kind: "external", storage, regions },
+  });
+  return {
+    layout,
+    chunkAt: contiguous
+      ? (block, layer, outer) => at + ((block * layers + layer) * 2 + outer) * chunk
+      : (block, layer, outer) => (regions[layer]?.address ?? 0) + (outer * blocks + block) * chunk,
+  };
 }
 
 /**
@@ -182,7 +204,7 @@ export async function dmaOf(world: World, from: Side, to: Side, bytes: number): 
 }
 
 export function tablesOf(
-  world: World,
+  { anchors }: Pick<World, "anchors">,
   from: Side,
   to: Side,
   ids: Uint32Array,
@@ -200,7 +222,7 @@ export function tablesOf(
         dst[at] = BigInt(to.chunkAt(places[index] ?? 0, layer, outer));
         at += 1;
       }
-  return world.anchors.tables(src, dst);
+  return anchors.tables(src, dst);
 }
 
 /** Moves once and compares some of the blocks. */
