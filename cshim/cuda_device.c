@@ -147,10 +147,11 @@ static int32_t open_locked(int ordinal) {
     kvf_condition_init(&device->watched);
     kvf_condition_init(&device->look);
     for (uint32_t i = 0; i < KVF_FLAGS; i++) device->free_flag[device->free_flags++] = (uint16_t)(KVF_FLAGS - 1 - i);
-    for (int m = 0; m < KVF_METHODS; m++) {
-        device->rate[KVF_TO_DEVICE][m] = device->rate[KVF_TO_HOST][m] = 50;
-        device->rate[KVF_ON_DEVICE][m] = 1000;
-    }
+    for (int m = 0; m < KVF_METHODS; m++)
+        for (int size = 0; size < KVF_SIZES; size++) {
+            device->rate[KVF_TO_DEVICE][m][size] = device->rate[KVF_TO_HOST][m][size] = 50;
+            device->rate[KVF_ON_DEVICE][m][size] = 1000;
+        }
     for (int d = 0; d < KVF_DIRECTIONS; d++) {
         for (int i = 0; i < KVF_LANES; i++) pthread_mutex_init(&device->lane[d][i].lock, NULL);
     }

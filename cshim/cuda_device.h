@@ -28,6 +28,7 @@ typedef enum kvf_direction { KVF_TO_DEVICE, KVF_TO_HOST, KVF_ON_DEVICE, KVF_DIRE
 #define KVF_FLAGS 1024
 #define KVF_FLAG_WORDS 16 /* a cache line each */
 #define KVF_METHODS 8
+#define KVF_SIZES 6 /* below 4 MiB, 16 MiB, 64 MiB, 256 MiB, 1 GiB, and above */
 
 #define KVF_SLABS 4
 #define KVF_BATCH 4096
@@ -120,7 +121,7 @@ typedef struct kvf_cuda_device {
     uint32_t numbers;        /* of the last task that has a flag */
     pthread_cond_t look;
     uint64_t expected[KVF_DIRECTIONS]; /* when what is queued in a direction should be over */
-    double rate[KVF_DIRECTIONS][KVF_METHODS]; /* bytes a nanosecond, as last seen */
+    double rate[KVF_DIRECTIONS][KVF_METHODS][KVF_SIZES]; /* bytes a nanosecond, as last seen of copies of about that size */
     cu_event *spare;         /* events without timing */
     uint32_t spares, spare_room;
     struct kvf_task *running;

@@ -27,6 +27,9 @@
 #define COLLECT_AT 64              /* tasks that ended */
 #define LINGER (100 * MICRO)       /* awake after the last one, so that a chain of small copies wakes nobody */
 
+#define EARLY (250 * MICRO)        /* it begins to look that long before the end, of short copies half their time before */
+#define UNSEEN 3                   /* over before the first look, how long is not known: the next guess is much shorter */
+
 static void learn(const kvf_task *task, uint64_t now);
 
 static void relax(void) {
@@ -35,6 +38,18 @@ static void relax(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* The rate of copies like this one: those of other sizes do not tell how long it takes. */
+static double *rate_of(const kvf_task *task) {
+    uint32_t size = 0;
+    while (size + 1 < KVF_SIZES && task->hop.bytes >> (22 + 2 * size)) size++;
+    return &task->device->rate[task->direction][task->method % KVF_METHODS][size];
+}
+
+static uint64_t early(uint64_t lasts) {
+    const uint64_t most = lasts / 2 < EARLY ? lasts / 2 : EARLY;
+    return most > lasts / 4 ? most : lasts / 4;
 }
 
 bool kvf_task_flag(kvf_task *task) {
@@ -62,13 +77,13 @@ void kvf_task_look(kvf_task *task) {
     pthread_mutex_lock(&device->lock);
     uint64_t *expected = &device->expected[task->direction];
     const bool waits = kvf_task_waits(task); /* such a one says nothing about the link */
-    task->lasts = (uint64_t)((double)task->hop.bytes / device->rate[task->direction][task->method % KVF_METHODS]);
+    task->lasts = (uint64_t)((double)task->hop.bytes / *rate_of(task));
     uint64_t starts = *expected > task->begun && !waits ? *expected : task->begun;
     if (starts > task->begun + FORESIGHT) starts = task->begun + FORESIGHT;
     if (!waits) *expected = starts + task->lasts;
     if (task->lasts > FORESIGHT) task->lasts = FORESIGHT;
     task->expected = starts + task->lasts + 5 * MICRO;
-    task->look_from = waits ? task->begun : task->expected - task->lasts / 4 - 5 * MICRO;
+    task->look_from = waits ? task->begun : task->expected - early(task->lasts) - 5 * MICRO;
     task->look_until = waits ? now + EVENT_LOOKS : task->expected + task->lasts + LATE;
     const uint64_t from = task->look_from;
     pthread_mutex_unlock(&device->lock);
@@ -105,12 +120,12 @@ static void learn(const kvf_task *task, uint64_t now) {
     const kvf_direction way = task->direction;
     if (!task->expected || kvf_task_waits(task) || task->status != KVF_OK) return;
     pthread_mutex_lock(&device->lock);
-    double *rate = &device->rate[way][task->method % KVF_METHODS];
+    double *rate = rate_of(task);
     const bool alone = task->expected <= task->begun + task->lasts + 10 * MICRO; /* nothing was queued before it */
     if (alone && task->hop.bytes >= 1u << 20) {
         const uint64_t lasted = now > task->begun + 20 * MICRO ? now - task->begun - 10 * MICRO : 10 * MICRO;
         double seen = (double)task->hop.bytes / (double)lasted;
-        if (!task->seen && seen < 1.4 * *rate) seen = 1.4 * *rate; /* over before the first look: how much is not known */
+        if (!task->seen && seen < UNSEEN * *rate) seen = UNSEEN * *rate;
         *rate = seen < 0.05 ? 0.05 : (*rate + seen) / 2;
     }
     /* What is queued behind it ends as much earlier or later. */
