@@ -11,6 +11,8 @@ export interface PairSpecs {
   readonly far: readonly LayoutSpec[];
   /** How the far end uses its GPU; left out: it has none. */
   readonly gpu?: "nixl" | "staged";
+  /** The far end's staging memory, where not as much as by default. */
+  readonly staging?: OpenOptions["staging"];
   /** The far end's memory may be one that this machine has not, as well as this end's. */
   readonly farMayLack?: boolean;
 }
@@ -39,7 +41,14 @@ export class BenchPair implements AsyncDisposable {
   }
 
   /** @returns Null where this machine has not the memory that the layouts lie in. */
-  static async open({ options, near, far, gpu, farMayLack = false }: PairSpecs): Promise<BenchPair | null> {
+  static async open({
+    options,
+    near,
+    far,
+    gpu,
+    staging,
+    farMayLack = false,
+  }: PairSpecs): Promise<BenchPair | null> {
     await using opened = new AsyncDisposableStack();
     const transport = opened.use(
       await Transport.open({ workerId: 1n, nixl: {}, neighbours: false, ...options }),
@@ -48,7 +57,13 @@ export class BenchPair implements AsyncDisposable {
     if (layouts === null) return null;
     const peer = opened.use(new BenchPeer());
     const metadata = await peer
-      .call<Uint8Array>({ do: "open", specs: far, alias: [], ...(gpu === undefined ? {} : { gpu }) })
+      .call<Uint8Array>({
+        do: "open",
+        specs: far,
+        alias: [],
+        ...(gpu === undefined ? {} : { gpu }),
+        ...(staging === undefined ? {} : { staging }),
+      })
       .catch((error: unknown) => {
         if (farMayLack) return null;
         throw error;

@@ -1,6 +1,6 @@
 // The far side of a bench over NIXL: a process that registers memory and serves it until its parent lets go.
 import { Transport } from "../index.ts";
-import type { LayoutConfig, LayoutSpec, LocalLayout } from "../index.ts";
+import type { LayoutConfig, LayoutSpec, LocalLayout, OpenOptions } from "../index.ts";
 import { FarProcess, serve } from "./far-process.ts";
 
 /** What a peer is asked. */
@@ -11,6 +11,7 @@ export type PeerCall =
       readonly alias: readonly AliasSpec[];
       /** With the CUDA driver, and GPU memory moved by NIXL or through staging memory; without it where left out. */
       readonly gpu?: "nixl" | "staged";
+      readonly staging?: OpenOptions["staging"];
     }
   | { readonly do: "import"; readonly bytes: Uint8Array }
   | { readonly do: "fill"; readonly layout: string; readonly seed: number }
@@ -68,6 +69,7 @@ function answerCalls(): void {
           workerId: WORKER,
           nixl: {},
           neighbours: false,
+          ...(call.staging === undefined ? {} : { staging: call.staging }),
           ...(call.gpu === undefined ? { cuda: false } : { capabilities: { gpuRdma: call.gpu === "nixl" } }),
         });
         layouts = await registerAll(transport, call.specs, call.alias);

@@ -50,6 +50,14 @@ const CASES: readonly Case[] = [
   ),
 ];
 
+/** On a link as fast as between GPUs a part takes as long as the words about it where it is as large as this. */
+const DEVICE_STAGING = {
+  sendBytes: 64 * 2 ** 20,
+  receiveBytes: 64 * 2 ** 20,
+  deviceBytes: 768 * 2 ** 20,
+  deviceChunkBytes: 56 * 2 ** 20,
+} as const;
+
 const DIRECT = "NIXL, one descriptor a block";
 const SLAB = "gathered and scattered";
 
@@ -100,12 +108,14 @@ export async function measure(parameters: {
   const one = CASES.find(({ name }) => name === parameters.name);
   if (one === undefined) throw new Error(`no row ${parameters.name}`);
   const onGpu = one.memory === "device";
-  const options = onGpu ? ({ capabilities: { gpuRdma: true } } as const) : ({ cuda: false } as const);
+  const options = onGpu
+    ? ({ capabilities: { gpuRdma: true }, staging: DEVICE_STAGING } as const)
+    : ({ cuda: false } as const);
   await using pair = await BenchPair.open({
     options,
     near: [specOf(one, 0)],
     far: [specOf(one, 1)],
-    ...(onGpu ? { gpu: "nixl" } : {}),
+    ...(onGpu ? { gpu: "nixl", staging: DEVICE_STAGING } : {}),
     farMayLack: true,
   });
   if (pair === null) return null;

@@ -46,7 +46,7 @@ export function* stagePieces(
     const bases = part.srcBase.length;
     if (bases * unit <= chunkBytes && bases <= most) {
       // All bases of some pairs: what lies together on the file side stays together.
-      const pairs = Math.min(most, Math.max(1, Math.floor(chunkBytes / (bases * unit))));
+      const pairs = Math.max(1, Math.min(mostListed - bases, Math.floor(chunkBytes / (bases * unit))));
       for (let pair = 0; pair < part.pairs; pair += pairs)
         yield pieceOf(part, unit, 0, bases, pair, Math.min(part.pairs, pair + pairs));
     } else {

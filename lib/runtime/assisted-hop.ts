@@ -23,6 +23,7 @@ export interface AssistedParts {
     program: CopyProgram,
     pageable: boolean,
     done: (outcome: HopOutcome) => void,
+    notification: Uint8Array | null,
   ) => RunningHop;
   readonly waiting: (on: boolean) => void;
   readonly progressed: () => void;
@@ -138,7 +139,8 @@ class AssistedHop implements RunningHop {
       source,
       receive,
       client,
-      (executor, op, program, ended) => start(executor, op, program, source.pageable, ended),
+      (executor, op, program, ended, notification = null) =>
+        start(executor, op, program, source.pageable, ended, notification),
       progressed,
     );
   }

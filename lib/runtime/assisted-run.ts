@@ -13,12 +13,13 @@ export type RunProgram = (
   op: Hop["op"],
   program: CopyProgram,
   done: (outcome: HopOutcome) => void,
+  notification?: Uint8Array | null,
 ) => RunningHop;
 
 /** Requests to the peer that one transfer has under way at most. */
 const MOST_ASKED = 4;
 /** The same between GPUs, where asking takes longer than moving: some wait over there for a chunk. */
-const MOST_ASKED_ON_DEVICE = 8;
+const MOST_ASKED_ON_DEVICE = 32;
 
 /**
  * A hop that the peer has to help with: each part goes through a chunk here and a chunk there.
@@ -90,8 +91,11 @@ export class AssistedRun implements RunningHop {
    */
   async run(trial = false): Promise<HopOutcome> {
     if (trial) await this.#lane(1);
-    const most = this.#onDevice ? MOST_ASKED_ON_DEVICE : MOST_ASKED;
-    const lanes = Math.max(1, Math.min(most, this.#source.count));
+    const { count } = this.#source;
+    const lanes = Math.max(
+      1,
+      this.#onDevice ? Math.min(MOST_ASKED_ON_DEVICE, 2 * count) : Math.min(MOST_ASKED, count),
+    );
     await Promise.all(Array.from({ length: lanes }, () => this.#lane()));
     const ok = this.#error === undefined;
     return {
@@ -240,14 +244,15 @@ export class AssistedRun implements RunningHop {
       // From here on the peer's chunk is touched: no cancelling before this ends.
       this.#requests.set(request, false);
       if (write) this.#touched = true;
-      await this.#step("nixl", write ? "write" : "read", between).catch((error: unknown) => {
+      const notification = write ? request.movedWithData() : null;
+      await this.#step("nixl", write ? "write" : "read", between, notification).catch((error: unknown) => {
         doubtful = this.#inDoubt;
         throw error;
       });
       // Stopped meanwhile: the peer is told so in the end, and does not touch the destination.
-      if (write && this.#error !== undefined) throw this.#error;
+      if (write && notification === null && this.#error !== undefined) throw this.#error;
       this.#placed = true;
-      request.moved();
+      if (notification === null) request.moved();
       if (!write) {
         this.#touched = true;
         await this.#step(near, "copy", scatter);
@@ -299,18 +304,24 @@ export class AssistedRun implements RunningHop {
     return promise;
   }
 
-  #step(executor: ExecutorName, op: Hop["op"], program: CopyProgram): Promise<void> {
+  #step(
+    executor: ExecutorName,
+    op: Hop["op"],
+    program: CopyProgram,
+    notification: Uint8Array | null = null,
+  ): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     if (this.#error !== undefined) return Promise.reject(this.#error);
     // It may end before the call returns.
     const hop: { running?: RunningHop; ended: boolean } = { ended: false };
-    hop.running = this.#runProgram(executor, op, program, (outcome) => {
+    const done = (outcome: HopOutcome): void => {
       hop.ended = true;
       if (hop.running !== undefined) this.#running.delete(hop.running);
       if (outcome.inDoubt) this.#inDoubt = true;
       if (outcome.ok) resolve();
       else reject(outcome.error ?? stopped());
-    });
+    };
+    hop.running = this.#runProgram(executor, op, program, done, notification);
     if (!hop.ended) this.#running.add(hop.running);
     return promise;
   }

@@ -23,7 +23,7 @@ export const CONTROL = {
   askQuiet: 8,
   /** It has: the number of the question. */
   quiet: 9,
-  /** A word of the staging protocol: see staged-protocol.ts. */
+  /** Words of the staging protocol: see staged-protocol.ts. */
   staging: 10,
   /** A word by which both ends of a transfer are compared: see sum-words.ts. */
   sums: 11,
@@ -32,6 +32,8 @@ export const CONTROL = {
    * already: whether more such messages follow, and handles.
    */
   known: 12,
+  /** A word of the staging protocol that left with the data it is about, whenever that was complete. */
+  landed: 13,
 } as const;
 
 /** A control message that was read. */

@@ -43,6 +43,8 @@ export class Messenger {
   /** Told when messages begin to be dropped because nobody reads them, with the sender's agent name. */
   onOverflow: ((from: string) => void) | undefined;
   #overflowing = false;
+  /** Told before a control message leaves that is no word of staging: what was said before goes first. */
+  onOther: ((wireName: string) => void) | undefined;
   /** Told of control messages that were dropped. */
   onDropped: ((wireName: string) => void) | undefined;
 
@@ -84,8 +86,14 @@ export class Messenger {
 
   /** Sends a control message to an agent that NIXL knows. */
   async controlTo(wireName: string, type: number, body: Uint8Array = NO_BYTES): Promise<void> {
+    if (type !== CONTROL.staging) this.onOther?.(wireName);
     const { agent } = this.#session;
     if (agent !== null) await agent.notify(wireName, this.#write(wireName, type, body));
+  }
+
+  /** A control message that leaves with data: whenever that is complete, so that it may come before or after others. */
+  withData(wireName: string, body: Uint8Array): Uint8Array<ArrayBuffer> {
+    return this.#write(wireName, CONTROL.landed, body);
   }
 
   /** Milliseconds since a control message last went to a peer. */
@@ -195,28 +203,28 @@ export class Messenger {
   }
 
   /**
-   * Control messages of a sender are taken in the order in which they were sent. Users' messages may be overtaken: they
-   * leave after the data that they belong to.
+   * Control messages of a sender are taken in the order in which they were sent. Those that leave after the data that they
+   * belong to, as users' messages do, may be overtaken.
    */
   #isNew(from: string, { type, sequence }: ControlMessage): boolean {
     let seen = this.#seen.get(from);
     if (seen === undefined) {
       const oldest = this.#seen.keys().next();
       if (this.#seen.size >= MOST_SENDERS && oldest.done !== true) this.#seen.delete(oldest.value);
-      seen = { last: 0, users: new Set(), usersFrom: 0 };
+      seen = { last: 0, late: new Set(), lateFrom: 0 };
       this.#seen.set(from, seen);
     }
-    if (type !== CONTROL.user) {
+    if (type !== CONTROL.user && type !== CONTROL.landed) {
       if (sequence <= seen.last) return false;
       seen.last = sequence;
       return true;
     }
-    if (sequence <= seen.usersFrom || seen.users.has(sequence)) return false;
-    seen.users.add(sequence);
-    if (seen.users.size > MOST_OVERTAKEN) {
-      const least = Math.min(...seen.users);
-      seen.users.delete(least);
-      seen.usersFrom = least;
+    if (sequence <= seen.lateFrom || seen.late.has(sequence)) return false;
+    seen.late.add(sequence);
+    if (seen.late.size > MOST_OVERTAKEN) {
+      const least = leastOf(seen.late);
+      seen.late.delete(least);
+      seen.lateFrom = least;
     }
     return true;
   }
@@ -258,15 +266,22 @@ export type ControlHandler = (from: string, body: Uint8Array<ArrayBuffer>) => vo
 /** Numbers of a sender's messages that were taken. */
 interface SeenMessages {
   last: number;
-  readonly users: Set<number>;
-  usersFrom: number;
+  /** Of those that leave after data. */
+  readonly late: Set<number>;
+  lateFrom: number;
 }
 
 /** Senders whose numbers are remembered; the longest known go first. */
 const MOST_SENDERS = 65_536;
 
-/** Users' messages of one sender that may be on their way at once without any being taken for a replay. */
+/** Messages after data of one sender that may be on their way at once without any being taken for a replay. */
 const MOST_OVERTAKEN = 1_024;
+
+function leastOf(numbers: Iterable<number>): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (const number of numbers) if (number < least) least = number;
+  return least;
+}
 
 const NO_BYTES: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(0));
 

@@ -253,7 +253,11 @@ class StagedRun implements RunningHop, ChunkWaiter {
   }
 }
 
-/** Starts a hop of one program. */
+/**
+ * Starts a hop of one program.
+ *
+ * @param notification - What NIXL brings the peer after the data.
+ */
 export function startProgram(
   parts: StagedParts,
   name: ExecutorName,
@@ -262,11 +266,12 @@ export function startProgram(
   program: CopyProgram,
   pageable: boolean,
   done: (outcome: HopOutcome) => void,
+  notification: Uint8Array | null = null,
 ): RunningHop {
   const executor = parts.executor(name);
   if (executor === undefined) throw missing(name);
   const hop = plannedHop(name, op, agent, [program], pageable, parts.profile(), parts.environment);
-  return executor.start(hop, { notification: null, watch: false }, done);
+  return executor.start(hop, { notification, watch: false }, done);
 }
 
 function assisted(
@@ -282,8 +287,8 @@ function assisted(
     {
       ...parts,
       client,
-      start: (name, op, program, pageable, ended) =>
-        startProgram(parts, name, op, name === "nixl" ? agent : null, program, pageable, ended),
+      start: (name, op, program, pageable, ended, notification) =>
+        startProgram(parts, name, op, name === "nixl" ? agent : null, program, pageable, ended, notification),
     },
     hop,
     agent,

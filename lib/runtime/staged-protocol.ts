@@ -1,8 +1,11 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import { MAX_LOOPS, type CopyProgram } from "../core/program.ts";
+import { ListReader, roomForList, writeList } from "./number-lists.ts";
 
 /**
- * The words by which two transports move bytes that only one of them can touch, in control messages of type `staging`.
+ * The words by which two transports move bytes that only one of them can touch, several in one control message of type
+ * `staging`. `moved`, and the `ended` of a fetch, leave with NIXL's write where that can carry them: in a message of type
+ * `landed`, which may overtake others and be overtaken.
  *
  *     near                               far
  *     ask { program, bytes }        ->   checks it; takes a chunk of its receive pool; for a read, gathers into it
@@ -68,7 +71,7 @@ export const IN_DOUBT = "IN_DOUBT";
 /** Code of a refused fetch: NIXL over there does not know the near side's chunk. */
 export const NO_WAY = "NO_WAY";
 
-const VERSION = 2;
+const VERSION = 3;
 const OPERATIONS: readonly StagedOperation[] = ["read", "write", "fetch"];
 const KINDS: readonly StagingWord["word"][] = ["ask", "credit", "moved", "ended", "cancel", "refused"];
 const HEAD_BYTES = 8;
@@ -80,8 +83,8 @@ export function canName(device: number): boolean {
   return device < MOST_DEVICES;
 }
 
-/** The most bases and pairs together that fit one message. */
-export const MOST_LISTED = 3_500;
+/** The most bases and pairs together that fit one message, at 8 bytes each: where they lie in a chunk takes few. */
+export const MOST_LISTED = 7_000;
 
 /** The far side's half of a piece, as the message says it. */
 export function stagedProgram(program: CopyProgram, far: "source" | "destination"): StagedProgram {
@@ -107,7 +110,7 @@ export function stagedProgram(program: CopyProgram, far: "source" | "destination
   return { stageBase, farBase, stageOffset, farOffset, count, stageStride, farStride, rowBytes, bytes };
 }
 
-/** Writes a word as the body of a control message. */
+/** Writes a word. */
 export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
   const lists: (readonly number[] | Float64Array)[] = [];
   let text = "";
@@ -117,15 +120,7 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
     const { program } = word;
     text = word.component;
     lists.push(
-      [
-        OPERATIONS.indexOf(word.operation),
-        word.address,
-        program.rowBytes,
-        program.bytes,
-        program.count.length,
-        program.stageBase.length,
-        program.stageOffset.length,
-      ],
+      [OPERATIONS.indexOf(word.operation), word.address, program.rowBytes, program.bytes],
       program.count,
       program.stageStride,
       program.farStride,
@@ -136,9 +131,9 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
     );
   }
   const letters = new TextEncoder().encode(text);
-  const handle = word.word === "ask" ? 16 : 0;
-  const count = lists.reduce((sum, list) => sum + list.length, 0);
-  const bytes = new Uint8Array(new ArrayBuffer(HEAD_BYTES + handle + count * 8 + 4 + letters.byteLength));
+  let room = HEAD_BYTES + 16 + letters.byteLength;
+  for (const list of lists) room += roomForList(list);
+  const bytes = new Uint8Array(new ArrayBuffer(room));
   const view = new DataView(bytes.buffer);
   view.setUint8(0, VERSION);
   view.setUint8(1, KINDS.indexOf(word.word));
@@ -151,54 +146,38 @@ export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
     view.setBigUint64(at + 8, BigInt.asUintN(64, word.layout >> 64n), true);
     at += 16;
   }
-  view.setUint32(at, count, true);
-  at += 4;
-  for (const list of lists) {
-    // Machines that this runs on are little-endian, as the message is: long lists go as they lie.
-    const { buffer, byteOffset, byteLength } = list instanceof Float64Array ? list : Float64Array.from(list);
-    bytes.set(new Uint8Array(buffer, byteOffset, byteLength), at);
-    at += byteLength;
-  }
+  for (const list of lists) at = writeList(view, at, list);
   bytes.set(letters, at);
-  return bytes;
+  return bytes.subarray(0, at + letters.byteLength);
 }
 
 /** Reads a word; null for what is malformed. Numbers are whole and not above 2^53, lists have the lengths they claim. */
 export function readStaging(body: Uint8Array): StagingWord | null {
-  if (body.byteLength < HEAD_BYTES + 4 || body[0] !== VERSION) return null;
+  if (body.byteLength < HEAD_BYTES || body[0] !== VERSION) return null;
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
   const word = KINDS[body[1] ?? 255];
   const id = view.getUint32(4, true);
   if (word === undefined) return null;
   const place = body[2] ?? 0;
   const where = place === 0 ? undefined : { device: place - 1 };
-  let at = HEAD_BYTES;
-  let layout = 0n;
-  if (word === "ask") {
-    if (body.byteLength < at + 20) return null;
-    layout = view.getBigUint64(at, true) | (view.getBigUint64(at + 8, true) << 64n);
-    at += 16;
-  }
-  const count = view.getUint32(at, true);
-  at += 4;
-  if (count > (body.byteLength - at) / 8) return null;
-  const numbers = new Float64Array(count);
-  new Uint8Array(numbers.buffer).set(body.subarray(at, at + count * 8));
-  at += count * 8;
-  for (let index = 0; index < count; index++) if (!Number.isSafeInteger(numbers[index])) return null;
-  const text = new TextDecoder().decode(body.subarray(at));
   if (word === "credit") {
-    const [address] = numbers;
-    return count === 1 && address !== undefined && address > 0 ? { word, id, address, ...where } : null;
+    const reader = new ListReader(view, HEAD_BYTES);
+    const [address, ...more] = reader.next();
+    const whole = reader.ok && more.length === 0 && reader.at === body.byteLength;
+    return whole && address !== undefined && address > 0 ? { word, id, address, ...where } : null;
   }
   if (word === "refused") {
-    const [code = "", ...message] = text.split("\n");
-    return count === 0 ? { word, id, code, message: message.join(" ") } : null;
+    const [code = "", ...message] = new TextDecoder().decode(body.subarray(HEAD_BYTES)).split("\n");
+    return { word, id, code, message: message.join(" ") };
   }
-  if (word !== "ask") return count === 0 ? { word, id } : null;
-  const program = readProgram(numbers);
-  if (program === null) return null;
-  const [which = -1, address = 0] = numbers;
+  if (word !== "ask") return body.byteLength === HEAD_BYTES ? { word, id } : null;
+  if (body.byteLength < HEAD_BYTES + 16) return null;
+  const layout = view.getBigUint64(HEAD_BYTES, true) | (view.getBigUint64(HEAD_BYTES + 8, true) << 64n);
+  const reader = new ListReader(view, HEAD_BYTES + 16);
+  const facts = reader.next();
+  const [which = -1, address = 0, rowBytes = 0, bytes = 0] = facts;
+  const program = readProgram(reader, rowBytes, bytes);
+  if (program === null || facts.length !== FACTS) return null;
   const operation = OPERATIONS[which];
   if (operation === undefined || address < 0 || address > 0 !== (operation === "fetch")) return null;
   return {
@@ -206,32 +185,46 @@ export function readStaging(body: Uint8Array): StagingWord | null {
     id,
     operation,
     layout: layout as LayoutHandle,
-    component: text,
+    component: new TextDecoder().decode(body.subarray(reader.at)),
     program,
     address,
     ...where,
   };
 }
 
-const FACTS = 7;
+const FACTS = 4;
 
-function readProgram(numbers: Float64Array): StagedProgram | null {
-  const [, , rowBytes = 0, bytes = 0, loops = 0, bases = 0, pairs = 0] = numbers;
-  if (loops < 0 || loops > MAX_LOOPS || bases < 1 || pairs < 1 || rowBytes < 1 || bytes < 1) return null;
-  if (numbers.length !== FACTS + 3 * loops + 2 * bases + 2 * pairs) return null;
-  let at = FACTS;
-  const take = (length: number): Float64Array => numbers.slice(at, (at += length));
-  const count = Array.from(take(loops));
-  const stageStride = Array.from(take(loops));
-  const farStride = Array.from(take(loops));
-  const [stageBase, farBase, stageOffset, farOffset] = [take(bases), take(bases), take(pairs), take(pairs)];
+function readProgram(reader: ListReader, rowBytes: number, bytes: number): StagedProgram | null {
+  const [count, stageStride, farStride] = [reader.next(), reader.next(), reader.next()];
+  const [stageBase, farBase, stageOffset, farOffset] = [
+    reader.next(),
+    reader.next(),
+    reader.next(),
+    reader.next(),
+  ];
+  const loops = count.length;
+  if (!reader.ok || loops > MAX_LOOPS || stageStride.length !== loops || farStride.length !== loops)
+    return null;
+  const [bases, pairs] = [stageBase.length, stageOffset.length];
+  if (bases < 1 || pairs < 1 || farBase.length !== bases || farOffset.length !== pairs) return null;
+  if (rowBytes < 1 || bytes < 1) return null;
   let rows = bases * pairs;
   for (const times of count) {
     if (times < 1) return null;
     rows *= times;
   }
   if (rows * rowBytes !== bytes) return null;
-  return { stageBase, farBase, stageOffset, farOffset, count, stageStride, farStride, rowBytes, bytes };
+  return {
+    stageBase,
+    farBase,
+    stageOffset,
+    farOffset,
+    count: Array.from(count),
+    stageStride: Array.from(stageStride),
+    farStride: Array.from(farStride),
+    rowBytes,
+    bytes,
+  };
 }
 
 /** The lowest and the highest start of a row on one side: each term of a start counts by itself. */

@@ -21,6 +21,8 @@ export interface StagingRequest {
   readonly answered: boolean;
   /** The chunk was written, or read. */
   moved(): void;
+  /** The same as a message that NIXL is to bring after what it writes; null where it is to be said. */
+  movedWithData(): Uint8Array | null;
   /** Gives up; only while nothing of this process touches the peer's chunk. */
   cancel(error: KvferryError): void;
 }
@@ -37,6 +39,9 @@ export interface FetchRequest {
 
 /** Sends a word to a peer, by its wire name; throws or rejects when there is no such peer that understands it. */
 export type SendStaging = (agent: string, body: Uint8Array<ArrayBuffer>) => Promise<void>;
+
+/** A word as a message that leaves together with data. */
+export type WithData = (agent: string, word: Uint8Array<ArrayBuffer>) => Uint8Array;
 
 interface Pending {
   readonly agent: string;
@@ -62,9 +67,12 @@ export class StagingClient {
   /** Whether chunks in GPU memory worked with a peer, both here and there; those that were not asked yet are left out. */
   readonly #devices: Map<string, boolean> = new Map();
   #lastId = 0;
+  readonly #withData: WithData | null;
 
-  constructor(send: SendStaging) {
+  /** @param withData - Null where words cannot leave with data. */
+  constructor(send: SendStaging, withData: WithData | null = null) {
     this.#send = send;
+    this.#withData = withData;
   }
 
   /** Requests that have no answer yet. */
@@ -116,6 +124,7 @@ export class StagingClient {
         return pending.answered;
       },
       moved: () => say({ word: "moved", id }),
+      movedWithData: () => this.#withData?.(agent, writeStaging({ word: "moved", id })) ?? null,
       cancel: (error) => {
         // Also to a peer that was lost and came back: it may keep a chunk for this.
         if (pending.closed) return;

@@ -7,7 +7,7 @@ import type { HopOutcome } from "./executor.ts";
 import type { Leases } from "./leases.ts";
 import { checkedAsk, refusal, type StagedOwner } from "./staged-check.ts";
 import { IN_DOUBT, NO_WAY, writeStaging, type StagingWord } from "./staged-protocol.ts";
-import type { SendStaging } from "./staging-client.ts";
+import type { SendStaging, WithData } from "./staging-client.ts";
 import type { Chunk } from "./staging-pool.ts";
 import { StagingRequests, type StagingRequest, type Toucher } from "./staging-requests.ts";
 
@@ -18,9 +18,16 @@ export interface StagingServerParts extends StagedOwner {
   /** Whether words of peers are awaited. */
   readonly waiting: (on: boolean) => void;
   readonly send: SendStaging;
+  /** Null where words cannot leave with data. */
+  readonly withData: WithData | null;
   readonly runProgram: RunProgram;
-  /** Writes to a peer's memory through NIXL. */
-  readonly write: (agent: string, program: CopyProgram, done: (outcome: HopOutcome) => void) => void;
+  /** Writes to a peer's memory through NIXL, which brings it the notification afterwards. */
+  readonly write: (
+    agent: string,
+    program: CopyProgram,
+    notification: Uint8Array | null,
+    done: (outcome: HopOutcome) => void,
+  ) => void;
   /** How long a peer may take between two words. */
   readonly deadlineMillis: number;
 }
@@ -155,9 +162,11 @@ export class StagingServer {
       this.#refuse(request, unwanted());
       return;
     }
+    const ended: StagingWord = { word: "ended", id: request.id };
+    const notification = this.#parts.withData?.(request.agent, writeStaging(ended)) ?? null;
     const done = (outcome: HopOutcome): void => {
       if (outcome.ok) {
-        this.#say(request.agent, { word: "ended", id: request.id });
+        if (notification === null) this.#say(request.agent, ended);
         this.#requests.end(request, null);
         return;
       }
@@ -176,6 +185,7 @@ export class StagingServer {
           stageMemory(request.source.device),
           stageMemory(request.device),
         ),
+        notification,
         done,
       );
     } catch (error) {

@@ -8,7 +8,8 @@ import type { Peer } from "./peer.ts";
 import type { Session } from "./session.ts";
 import { startProgram } from "./staged-executor.ts";
 import { readStaging, writeStaging } from "./staged-protocol.ts";
-import { StagingClient, type SendStaging } from "./staging-client.ts";
+import { StagingClient, type SendStaging, type WithData } from "./staging-client.ts";
+import { alone, StagingOutbox, wordsOf } from "./staging-outbox.ts";
 import { StagingServer } from "./staging-server.ts";
 import type { TransportState } from "./state.ts";
 
@@ -43,19 +44,23 @@ export function openStaging(
       server.lost(peer.wireName);
     });
   };
-  const send: SendStaging = async (wireName, body) => {
+  const outbox = new StagingOutbox((wireName, body) => messenger.controlTo(wireName, CONTROL.staging, body));
+  messenger.onOther = (wireName) => outbox.flush(wireName);
+  const send: SendStaging = async (wireName, word) => {
     const peer = peers.byWireName(wireName);
     if (peer === undefined || !peer.understandsControl) throw unknownPeer(wireName);
     watch(peer);
-    await messenger.control(peer, CONTROL.staging, body);
+    await outbox.say(wireName, word);
   };
   // Who asked can perhaps be answered even if it is not imported here any more.
-  const answer: SendStaging = (wireName, body) => messenger.controlTo(wireName, CONTROL.staging, body);
-  const client = new StagingClient(send);
+  const answer: SendStaging = (wireName, word) => outbox.say(wireName, word);
+  const withData: WithData = (wireName, word) => messenger.withData(wireName, alone(word));
+  const client = new StagingClient(send, withData);
   const server = new StagingServer({
     clock: session.clock,
     leases,
     send: answer,
+    withData,
     waiting: (on) => messenger.wait(on),
     layout: (handle) => getLocal(state.snapshot, handle, "transfer"),
     chunks: (device, peer) => session.staging.receive.source(device, agent, peer),
@@ -63,7 +68,8 @@ export function openStaging(
     deviceChunks: (device, peer, use) =>
       session.staging.devices?.pool(device, use)?.source(null, agent, peer) ?? null,
     runProgram: (name, op, program, done) => startProgram(staged, name, op, null, program, false, done),
-    write: (wireName, program, done) => startProgram(staged, "nixl", "write", wireName, program, false, done),
+    write: (wireName, program, notification, done) =>
+      startProgram(staged, "nixl", "write", wireName, program, false, done, notification),
     keepsSums: (file) => session.sums.has(file),
     deadlineMillis: session.options.deadlineMillis,
   });
@@ -81,8 +87,8 @@ export function openStaging(
     if (peer === undefined) heard.delete(wireName);
     return peer?.understandsControl === true && peer.gathers && heard.has(wireName);
   };
-  messenger.onControl(CONTROL.staging, (from, body) => {
-    const word = readStaging(body);
+  const take = (from: string, bytes: Uint8Array): void => {
+    const word = readStaging(bytes);
     if (word === null) return;
     if (word.word === "credit" || word.word === "ended" || word.word === "refused") {
       client.answer(from, word);
@@ -98,7 +104,12 @@ export function openStaging(
         sides.onUnanswered?.(from),
       );
     }
-  });
+  };
+  const takeAll = (from: string, body: Uint8Array): void => {
+    for (const word of wordsOf(body)) take(from, word);
+  };
+  messenger.onControl(CONTROL.staging, takeAll);
+  messenger.onControl(CONTROL.landed, takeAll);
   const sides: StagingSides = { client, server, onUnanswered: undefined };
   return sides;
 }

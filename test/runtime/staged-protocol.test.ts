@@ -147,6 +147,7 @@ async function world(deadlineMillis = 50) {
   const server = new StagingServer({
     clock: { now: () => 0, after: (_millis, call) => (timers.push(call), () => undefined) },
     leases: new Leases(),
+    withData: null,
     send: async (_agent, body) => {
       const word = readStaging(body);
       if (word !== null) said.push(word);
@@ -160,7 +161,7 @@ async function world(deadlineMillis = 50) {
     sendChunks: () => source,
     deviceChunks: () => null,
     runProgram,
-    write: (agent, program, done) => void writes.push({ agent, program, done }),
+    write: (agent, program, _notification, done) => void writes.push({ agent, program, done }),
     keepsSums: () => false,
     deadlineMillis,
   });
