@@ -31,7 +31,10 @@ export interface Suite {
 }
 
 /** What an installed package can measure; the others are measured against C programs that only a clone can build. */
-const WITHOUT_CLONE: readonly string[] = ["calibrate", "report", "wire"];
+export const WITHOUT_CLONE: readonly string[] = ["calibrate", "report", "wire"];
+
+/** What needs no NIXL: it is not fetched for them, which takes long where there is no network. */
+const WITHOUT_NIXL: readonly string[] = [...WITHOUT_CLONE, "gpu", "host", "plan"];
 
 const HELP = `Usage: bun run bench -- SUITE [options]
 
@@ -78,9 +81,10 @@ async function main(): Promise<number> {
   if (await installPackages(progress)) return await restart();
   await readyShim(progress);
   // Suites that need NIXL say so themselves where there is none.
-  await setupNixl({ progress }).catch((error: unknown) =>
-    progress(error instanceof Error ? error.message : String(error)),
-  );
+  if (!WITHOUT_NIXL.includes(name))
+    await setupNixl({ progress }).catch((error: unknown) =>
+      progress(error instanceof Error ? error.message : String(error)),
+    );
 
   const quick = values["quick"] === true;
   const suite: Suite = await import(`./${name}.ts`);
