@@ -1,12 +1,11 @@
 // The program that ncu watches: moves blocks by the kernels whose goals are missed, twice each, and prints what it moved.
 // A kernel that sleeps for a microsecond goes before each move, so that launches can be told apart by their order.
 //
-//   bun test/gpu/ncu-launches.ts [--only TEXT] [--anchors LIBRARY] [--bytes N]
+//   bun test/gpu/ncu-launches.ts [--only TEXT] [--anchors LIBRARY] [--bytes N] [--devices N]
 import { parseArgs } from "node:util";
 import { openAnchors } from "../../bench/gpu-anchors.ts";
 import { GIB, KIB, MIB, sideOf, tablesOf } from "../../bench/gpu-world.ts";
 import type { Side } from "../../bench/gpu-world.ts";
-import { gpuCount } from "../../bench/machine.ts";
 import { shuffled } from "../../bench/statistics.ts";
 import { Transport, type LayoutConfig, type Order, type TransferRequest } from "../../index.ts";
 import { answer, native } from "../cuda/harness.ts";
@@ -36,6 +35,7 @@ async function main(): Promise<void> {
       only: { type: "string", default: "" },
       anchors: { type: "string", default: "" },
       bytes: { type: "string", default: String(GIB) },
+      devices: { type: "string", default: "1" },
     },
   });
   setTimeout(() => process.exit(3), LIMIT).unref();
@@ -43,7 +43,7 @@ async function main(): Promise<void> {
   const stream = answer((out) => native().kvf_cuda_test_stream(0, out));
   const mark = (): void => void answer(() => native().kvf_cuda_test_sleep(0, stream as never, 1 as never));
   const moves: Move[] = [];
-  const cases = casesOf(transport, Number(values.bytes));
+  const cases = casesOf(transport, Number(values.bytes), Number(values.devices));
   for (const one of cases.filter(({ name }) => name.includes(values.only))) {
     const [from, to] = await one.sides();
     const all = from.layout.config.numBlocks;
@@ -82,7 +82,7 @@ async function main(): Promise<void> {
   process.stdout.write(`\n${JSON.stringify(said)}\n`);
 }
 
-function casesOf(transport: Transport, bytes: number): readonly Case[] {
+function casesOf(transport: Transport, bytes: number, devices: number): readonly Case[] {
   const arenas = new Map<string, Promise<number>>();
   const arena = (kind: "device" | "pinned", number: number, device = 0): Promise<number> => {
     const key = `${kind} ${number} ${device}`;
@@ -155,7 +155,7 @@ function casesOf(transport: Transport, bytes: number): readonly Case[] {
     across("F1.h2d.scattered.16k", true, 16 * KIB, false),
     across("F3.d2h", false, 8 * KIB, true, 8),
     across("F3.h2d", true, 8 * KIB, true, 8),
-    ...(gpuCount() < 2 ? [] : [peer]),
+    ...(devices < 2 ? [] : [peer]),
   ];
 }
 

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync }
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { machineFacts } from "../../bench/machine.ts";
+import { gpuCount, machineFacts } from "../../bench/machine.ts";
 import { buildNative } from "../../bench/native.ts";
 import { table } from "../../lib/cli/output.ts";
 import { readyShim } from "../../lib/cli/shim.ts";
@@ -84,7 +84,18 @@ async function main(): Promise<number> {
   await readyShim(say);
   const anchors = await buildNative("gpu_anchor.c", "library", say).catch(() => "");
   const program = [process.execPath, join(import.meta.dir, "ncu-launches.ts")];
-  const words = [...program, "--only", values.only, "--bytes", values.bytes, "--anchors", anchors];
+  // The watched program starts no others, so it is told how many devices there are.
+  const devices = String(gpuCount());
+  const words = program.concat(
+    "--only",
+    values.only,
+    "--bytes",
+    values.bytes,
+    "--anchors",
+    anchors,
+    "--devices",
+    devices,
+  );
   const known = await knownMetrics(ncu);
   const rows: MoveFigure[] = [];
   const commands: string[] = [];
