@@ -5,9 +5,11 @@
 #define _GNU_SOURCE
 #include "nixl_agent.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "nixl_load.h"
 #include "status.h"
@@ -131,18 +133,45 @@ static void run(kvf_agent *agent, kvf_order *order) {
     kvf_order_free(order);
 }
 
-/* How long to wait before looking for notifications again, after `quiet` nanoseconds without any. */
-static uint64_t look_pause(const kvf_agent *agent, uint64_t quiet) {
-    if (atomic_load_explicit(&agent->eager, memory_order_relaxed)) {
+/* Sleeping and waking takes as long as a message: while they follow each other, an eager agent looks awake, where other
+ * processors are there for those that it would keep waiting. */
+#define AWAKE_QUIET (300 * MICROS)
+#define AWAKE_PAUSE (5 * MICROS)
+#define AWAKE_PROCESSORS 2
+/* Whoever waited a moment ago often has a peer that goes on: it is heard soon for so long. */
+#define LIVELY (1000 * MILLIS)
+
+/* What a control thread knows of when to look for notifications. */
+typedef struct watch {
+    uint64_t active;       /* when the last ones came */
+    uint64_t lively_until;
+    bool eager;
+    bool processors;       /* there are enough to look awake */
+} watch;
+
+/* How long to wait before looking for notifications again. */
+static uint64_t look_pause(const watch *watch, uint64_t now) {
+    uint64_t quiet = now - watch->active;
+    if (watch->eager) {
+        if (watch->processors && quiet < AWAKE_QUIET) return AWAKE_PAUSE;
         return quiet < 2 * MILLIS ? 30 * MICROS : quiet < 20 * MILLIS ? 100 * MICROS : 250 * MICROS;
     }
+    if (now < watch->lively_until) return 100 * MICROS;
     return quiet < 5 * MILLIS ? 250 * MICROS : quiet < 50 * MILLIS ? MILLIS : 4 * MILLIS;
 }
 
-/* Waits for an order until `until`; NULL when there is none. */
-static kvf_order *next_order(kvf_agent *agent, uint64_t until) {
+/* Waits for an order until `until`, awake or asleep; NULL when there is none. */
+static kvf_order *next_order(kvf_agent *agent, uint64_t until, bool awake) {
     pthread_mutex_lock(&agent->mutex);
     while (!agent->first_order && !atomic_load(&agent->closing)) {
+        if (awake) {
+            pthread_mutex_unlock(&agent->mutex);
+            sched_yield();
+            bool over = kvf_now_nanos() >= until;
+            pthread_mutex_lock(&agent->mutex);
+            if (over) break;
+            continue;
+        }
         if (kvf_condition_wait_until(&agent->control_wakes, &agent->mutex, until) != KVF_OK) break;
         /* Woken without an order: the eagerness changed. */
         if (!agent->first_order) break;
@@ -170,11 +199,11 @@ void kvf_agent_refuse_orders(kvf_agent *agent) {
 }
 
 static void control_loop(kvf_agent *agent) {
-    uint64_t active = kvf_now_nanos();
-    uint64_t look = active;
-    bool eager = false;
+    uint64_t look = kvf_now_nanos();
+    watch watch = {.active = look, .processors = sysconf(_SC_NPROCESSORS_ONLN) >= AWAKE_PROCESSORS};
+    uint64_t pause = 0;
     while (!atomic_load(&agent->closing)) {
-        kvf_order *order = next_order(agent, look);
+        kvf_order *order = next_order(agent, look, watch.eager && pause == AWAKE_PAUSE);
         if (atomic_load(&agent->closing)) {
             if (order) {
                 kvf_job_fail(order->ctx, order->slot, KVF_E_CLOSED, 0, "the NIXL agent %s is closing", agent->name);
@@ -185,19 +214,19 @@ static void control_loop(kvf_agent *agent) {
         if (order) run(agent, order);
         uint64_t now = kvf_now_nanos();
         bool wanted = atomic_load_explicit(&agent->eager, memory_order_relaxed);
-        if (wanted && !eager) active = look = now;
-        eager = wanted;
-        if (now < look) {
-            uint64_t sooner = now + look_pause(agent, now - active);
-            if (sooner < look) look = sooner;
-            continue;
+        if (wanted && !watch.eager) watch.active = look = now;
+        if (!wanted && watch.eager) watch.lively_until = now + LIVELY;
+        watch.eager = wanted;
+        if (now >= look) {
+            if (!kvf_inbox_full(&agent->inbox) && kvf_agent_collect(agent)) {
+                watch.active = kvf_now_nanos();
+                kvf_context_notify(agent->ctx);
+            }
+            now = kvf_now_nanos();
+            look = UINT64_MAX;
         }
-        if (!kvf_inbox_full(&agent->inbox) && kvf_agent_collect(agent)) {
-            active = kvf_now_nanos();
-            kvf_context_notify(agent->ctx);
-        }
-        now = kvf_now_nanos();
-        look = now + look_pause(agent, now - active);
+        pause = look_pause(&watch, now);
+        if (now + pause < look) look = now + pause;
     }
 }
 
