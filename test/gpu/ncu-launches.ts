@@ -86,7 +86,8 @@ function casesOf(transport: Transport, bytes: number, devices: number): readonly
   const arenas = new Map<string, Promise<number>>();
   const arena = (kind: "device" | "pinned", number: number, device = 0): Promise<number> => {
     const key = `${kind} ${number} ${device}`;
-    const known = arenas.get(key) ?? makeArena(transport, kind, bytes + 96 * MIB, device);
+    const share = kind === "device" ? bytes : bytes / 4;
+    const known = arenas.get(key) ?? makeArena(transport, kind, share + 96 * MIB, device);
     arenas.set(key, known);
     return known;
   };

@@ -13,6 +13,7 @@ import { table } from "../../lib/cli/output.ts";
 import { readyShim } from "../../lib/cli/shim.ts";
 import { figuresOfMoves, readFigures } from "./ncu-output.ts";
 import type { MoveFigure, Moves } from "./ncu-output.ts";
+import { runFor } from "./ncu-process.ts";
 
 const ROOT = resolve(import.meta.dir, "..", "..");
 const STALLS = [
@@ -126,6 +127,7 @@ async function main(): Promise<number> {
   const name = (machine.gpu[0] ?? "no-gpu").split(",")[0] ?? "";
   const file = `ncu-${name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-")}-${machine.date.slice(0, 10)}.json`;
   const out = values.out ?? join(ROOT, "bench/results", file);
+  if (rows.length === 0 && values.out === undefined) return 1;
   mkdirSync(dirname(out), { recursive: true });
   await Bun.write(
     out,
@@ -155,30 +157,17 @@ async function watched(
   const log = join(folder, "ncu.csv");
   const begun = performance.now();
   try {
-    const child = Bun.spawn([ncu, ...options, "--log-file", log, ...words], {
-      cwd: ROOT,
-      env: { ...process.env, LC_ALL: "C" },
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
-      timeout: Math.round(limit),
-      killSignal: "SIGTERM",
-    });
-    const [said, noise, code] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
+    const { out, noise, code } = await runFor([ncu, ...options, "--log-file", log, ...words], limit, ROOT);
     const text = existsSync(log) ? readFileSync(log, "utf8") : "";
     const seconds = (performance.now() - begun) / 1000;
     const figures = readFigures(text);
-    const line = said.split("\n").find((one) => one.startsWith('{"moves":'));
-    const lines = `${text}\n${said}\n${noise}`.split("\n");
+    const line = out.split("\n").find((one) => one.startsWith('{"moves":'));
+    const lines = `${text}\n${out}\n${noise}`.split("\n");
     const complaints = lines.filter((one) => /^==(?:ERROR|WARNING)==|error:/i.test(one)).slice(0, 12);
     const failed =
       code === 0
         ? null
-        : `ncu ended with ${code}: ${[...complaints, ...noise.split("\n").slice(-5)].join(" | ")}`;
+        : `ncu ${code === null ? "took too long" : `ended with ${code}`}: ${[...complaints, ...noise.split("\n").slice(-5)].join(" | ")}`;
     if (line === undefined)
       return { rows: [], seconds, problem: failed ?? "the program did not say what it moved" };
     const { moves } = JSON.parse(line) as Moves;
@@ -277,13 +266,8 @@ function shown(value: number | null, change: (value: number) => number = (same) 
 async function knownMetrics(ncu: string): Promise<ReadonlySet<string>> {
   const names = new Set<string>();
   for (const collection of [[], ["--query-metrics-collection", "launch"]]) {
-    const child = Bun.spawn([ncu, "--query-metrics", ...collection], {
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "ignore",
-      timeout: 15_000,
-    });
-    for (const line of (await new Response(child.stdout).text()).split("\n")) {
+    const { out } = await runFor([ncu, "--query-metrics", ...collection], 10_000);
+    for (const line of out.split("\n")) {
       const [, name] = /^([a-z0-9]+__\w+)\s/i.exec(line) ?? [];
       if (name !== undefined) names.add(name);
     }
