@@ -135,6 +135,11 @@ KVF_API int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *hop,
  * count x 32 bytes. */
 KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word stride, uint32_t count, uint32_t threads);
 
+/* Looks at `count` pairs of block ids. out[0] = how many of them continue another pair by one on both sides, or -1 where
+ * an id is not below its limit or a destination repeats. `marks` are `entries` zeros, at least destinationLimit + 2, and
+ * are zeros again when the call returns. */
+KVF_API int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t sourceLimit, uint32_t destinationLimit, uint32_t *marks, uint32_t entries, double *out);
+
 #define KVF_FILL_CONSTANT 0u   /* every byte is `seed` */
 #define KVF_FILL_SEQUENTIAL 1u /* byte k of a cell is (block + layer + k) mod 256 */
 #define KVF_FILL_RANDOM 2u     /* a generator seeded by (seed, block, layer, outer), the same on every machine */

@@ -19,6 +19,24 @@ export interface BlockRuns {
 }
 
 /**
+ * Looks at pairs of block ids.
+ *
+ * @returns How many pairs continue another one by one on both sides; undefined where an id is not below its limit, where a
+ *   destination repeats, or where it cannot tell. What is wrong is then found by who asked.
+ */
+export type PairScan = (
+  source: Uint32Array,
+  destination: Uint32Array,
+  sourceLimit: number,
+  destinationLimit: number,
+) => number | undefined;
+
+/** Runs of that many pairs when so many of them continue another one; undefined when they are worth finding. */
+export function runsApart(total: number, continued: number): BlockRuns | undefined {
+  return continued * FEW_CONTINUE < total ? single(total) : undefined;
+}
+
+/**
  * Checks a list of block ids and gives it as unsigned 32-bit numbers.
  *
  * @param limit - Block count of the layout: ids are `0 <= id < limit`.
@@ -154,9 +172,7 @@ export function pairRuns(
       if (marks[to + 2] === from + 2) continued++;
       if (marks[to] === from && from > 0) continued++;
     }
-    return continued * FEW_CONTINUE < total
-      ? single(total)
-      : collect(marks, source, destination, total - continued);
+    return runsApart(total, continued) ?? collect(marks, source, destination, total - continued);
   } finally {
     if (marked * DENSE > largest) marks.fill(0, 0, largest + 1);
     else for (let index = 0; index < marked; index++) marks[(destination[index] as number) + 1] = 0; // in bounds

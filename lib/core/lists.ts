@@ -1,4 +1,4 @@
-import { type BlockRuns, checkDistinct, checkedIds, pairRuns } from "./blocks.ts";
+import { type BlockRuns, checkDistinct, checkedIds, pairRuns, runsApart } from "./blocks.ts";
 import type { ComponentPair } from "./intersect.ts";
 import type { PreparedComponent, PreparedGroup, PreparedPair } from "./prepare.ts";
 import { IDS_IN_DETAILS, refusal } from "./refuse.ts";
@@ -23,6 +23,8 @@ export function checkedLists(
   source: BlockSelection,
   destination: BlockSelection,
 ): Lists {
+  const scanned = scannedLists(prepared, source, destination);
+  if (scanned !== undefined) return scanned;
   const lists: Lists = {
     source: sideLists(source, prepared, "source"),
     destination: sideLists(destination, prepared, "destination"),
@@ -47,6 +49,39 @@ export function checkedLists(
       checkDistinct(ids, "destination", prepared.destinationGroups[index]?.name ?? "");
   });
   return lists;
+}
+
+/** Shorter lists are checked as quickly here. */
+const LONG = 256;
+
+/**
+ * The lists of the common case, looked at by the environment: long ones of whole blocks that pair one to one, in which
+ * hardly anything continues. Undefined for all others, and for lists with which something is wrong.
+ */
+function scannedLists(
+  { environment, sourceGroups, destinationGroups, components, source: from, destination: to }: PreparedPair,
+  source: BlockSelection,
+  destination: BlockSelection,
+): Lists | undefined {
+  const { scan, quarantined } = environment;
+  const [sourceGroup] = sourceGroups;
+  const [destinationGroup] = destinationGroups;
+  if (
+    scan === undefined ||
+    !(source instanceof Uint32Array && destination instanceof Uint32Array) ||
+    source.length < LONG ||
+    source.length !== destination.length ||
+    sourceGroup === undefined ||
+    destinationGroup === undefined ||
+    sourceGroups.length + destinationGroups.length > 2 ||
+    !components.every((component) => component.blocksPair) ||
+    (quarantined?.(from.handle, sourceGroup.name) ?? null) !== null ||
+    (quarantined?.(to.handle, destinationGroup.name) ?? null) !== null
+  )
+    return undefined;
+  const continued = scan(source, destination, sourceGroup.limit, destinationGroup.limit);
+  const runs = continued === undefined ? undefined : runsApart(source.length, continued);
+  return runs === undefined ? undefined : { source: [source], destination: [destination], runs: [runs] };
 }
 
 function sideLists(

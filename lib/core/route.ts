@@ -1,4 +1,5 @@
 import type { LayoutHandle } from "./handle.ts";
+import type { PairScan } from "./blocks.ts";
 import type { ComponentRecord, StorageKind } from "./layout.ts";
 import type { ExecutorName, Hop } from "./plan.ts";
 import { refusal } from "./refuse.ts";
@@ -27,6 +28,8 @@ export interface PlanEnvironment {
   readonly nixlTransport?: (agent: string) => string | undefined;
   /** What is known of the GPU of an ordinal; null when nothing is. */
   readonly gpu?: (device: number) => GpuFacts | null;
+  /** Looks at long lists of block ids faster than this language does; the same is found without it. */
+  readonly scan?: PairScan;
   /** Blocks of a layout's block-id space that nobody may use; null when there are none. */
   readonly quarantined?: (layout: LayoutHandle, group: string) => { has(block: number): boolean } | null;
 }

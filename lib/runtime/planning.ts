@@ -8,6 +8,7 @@ import type { RegistrySnapshot } from "../core/registry.ts";
 import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
 import type { PlanEnvironment } from "../core/route.ts";
+import { pairScan } from "../native/pair-scan.ts";
 import type { Leases } from "./leases.ts";
 import { hasRdma, likelyTransport } from "./nixl-transport.ts";
 import type { Session } from "./session.ts";
@@ -48,6 +49,7 @@ export class Planning {
       nixlTransport: (agent) => this.#transportTo(agent),
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,
+      scan: pairScan(session.context.library),
       gpu: (device) => session.cuda.facts(device),
       quarantined: (layout, group) => (leases.anyQuarantined ? leases.quarantinedSet(layout, group) : null),
     };

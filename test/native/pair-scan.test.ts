@@ -1,0 +1,108 @@
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { Transport } from "../../index.ts";
+import { KvferryError } from "../../lib/core/errors.ts";
+import { pairRuns } from "../../lib/core/blocks.ts";
+import { openLibrary } from "../../lib/native/library.ts";
+import { pairScan } from "../../lib/native/pair-scan.ts";
+
+const scan = pairScan(openLibrary());
+const LIMIT = 90;
+
+/** Lists in which runs are likely, and now and then a repeat or an id past the end. */
+const lists = fc
+  .tuple(
+    fc.shuffledSubarray(Array.from({ length: LIMIT }, (_, id) => id)),
+    fc.array(fc.nat(3), { minLength: LIMIT, maxLength: LIMIT }),
+    fc.option(fc.tuple(fc.nat(LIMIT - 1), fc.nat(LIMIT + 1)), { freq: 3 }),
+  )
+  .map(([ids, shifts, wrong]) => {
+    const destination = Uint32Array.from(ids);
+    const source = Uint32Array.from(ids, (id, index) => Math.max(0, id - (shifts[index] ?? 0)));
+    if (wrong !== null && ids.length > 0) destination[wrong[0] % ids.length] = wrong[1];
+    return { source, destination };
+  });
+
+/** The same by its definition. */
+function defined(
+  source: Uint32Array,
+  destination: Uint32Array,
+  limits: readonly [number, number],
+): number | undefined {
+  const inRange = source.every((id) => id < limits[0]) && destination.every((id) => id < limits[1]);
+  if (!inRange || new Set(destination).size < destination.length) return undefined;
+  const pairs = new Set(Array.from(source, (id, index) => `${id}:${destination[index]}`));
+  return [...source].filter((id, index) => pairs.has(`${id - 1}:${(destination[index] ?? 0) - 1}`)).length;
+}
+
+test("the library finds what is wrong and what continues, whatever it looked at before", () => {
+  let refused = 0;
+  let continuing = 0;
+  fc.assert(
+    fc.property(lists, fc.constantFrom(LIMIT, LIMIT + 2, 60_000), (given, limit) => {
+      const { source, destination } = given;
+      const found = scan(source, destination, LIMIT, limit);
+      expect(found).toBe(defined(source, destination, [LIMIT, limit]));
+      if (found === undefined) refused++;
+      else {
+        const { total, runs } = pairRuns(source, destination, limit, "default");
+        if (source.length <= 64) expect(found).toBe(total - runs);
+        if (found > 0) continuing++;
+      }
+    }),
+    { numRuns: 2_000 },
+  );
+  expect(refused).toBeGreaterThan(100);
+  expect(continuing).toBeGreaterThan(100);
+});
+
+test("the first and the last id of every list count", () => {
+  const ids = Uint32Array.from({ length: 1_000 }, (_, index) => index);
+  expect(scan(ids, ids, 1_000, 1_000)).toBe(999);
+  expect(scan(ids, ids.toReversed(), 1_000, 1_000)).toBe(0);
+  expect(scan(ids, ids, 999, 1_000)).toBeUndefined();
+  expect(scan(ids, ids, 1_000, 999)).toBeUndefined();
+  expect(scan(ids, ids.with(0, 999), 1_000, 1_000)).toBeUndefined();
+  expect(scan(ids, ids, 1_000, 1_000)).toBe(999);
+});
+
+test("a table that would be too large, or is too small, is never written", () => {
+  const ids = Uint32Array.of(1, 2, 3);
+  expect(scan(ids, ids, 2 ** 24 + 1, 10)).toBeUndefined();
+  expect(scan(ids, ids, 10, 2 ** 24)).toBeUndefined();
+  const marks = new Uint32Array(new ArrayBuffer(4 * 11));
+  const out = new Float64Array(new ArrayBuffer(8));
+  expect(openLibrary().kvf_pairs_scan(ids, ids, 3, 10, 10, marks, 11, out)).toBe(-1);
+  expect(marks.every((mark) => mark === 0)).toBe(true);
+});
+
+const layout = { numBlocks: 600, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: 8 } as const;
+
+test("long lists with something wrong are refused by name, and what is right is moved to the byte", async () => {
+  await using transport = await Transport.open({ workerId: 1n, nixl: false, cuda: false });
+  const source = await transport.register({ name: "a", config: layout, memory: { kind: "system" } });
+  const destination = await transport.register({ name: "b", config: layout, memory: { kind: "system" } });
+  await source.fill({ random: 7 });
+  await destination.fill(0);
+  const from = Uint32Array.from({ length: 500 }, (_, index) => (index * 7) % 600);
+  const to = Uint32Array.from({ length: 500 }, (_, index) => (index * 11) % 600);
+  const move = async (sourceBlocks: Uint32Array, destinationBlocks: Uint32Array): Promise<unknown> =>
+    await transport.transfer({ source, destination, sourceBlocks, destinationBlocks }).then(
+      () => null,
+      (error: unknown) => error,
+    );
+  for (const [sources, destinations, code] of [
+    [from.with(499, 600), to, "ERR_KVF_BLOCK_OUT_OF_RANGE"],
+    [from, to.with(0, 600), "ERR_KVF_BLOCK_OUT_OF_RANGE"],
+    [from, to.with(499, to[3] ?? 0), "ERR_KVF_DUPLICATE_BLOCK"],
+    [from.subarray(1), to, "ERR_KVF_LENGTH_MISMATCH"],
+  ] as const) {
+    const error = await move(sources, destinations);
+    expect(error).toBeInstanceOf(KvferryError);
+    expect((error as KvferryError).code).toBe(code);
+  }
+  expect((await destination.read(0)).every((byte) => byte === 0)).toBe(true);
+  expect(await move(from, to)).toBeNull();
+  for (let index = 0; index < 500; index += 1)
+    expect(await destination.read(to[index] ?? 0)).toEqual(await source.read(from[index] ?? 0));
+});
