@@ -29,6 +29,8 @@ export interface Move {
   readonly chunk: number;
   readonly chunks: number;
   readonly scattered: boolean;
+  /** Transfers of all that which are under way at once, the limit's as well; default 1. */
+  readonly deep?: number;
 }
 
 /** Samples of one move, beside the same copy inside this process and beside NIXL. */
@@ -54,12 +56,10 @@ export async function moves(move: Move, samples: number, slow: boolean): Promise
   if (move.there === "pinned") await pinned(here, own, pool);
   const ours = requestOf(move, own, pool, lists);
   await verify(far, here, own, ours, move);
-  const limit: TransferRequest = gpu
-    ? { ...requestOf({ ...move, scattered: false }, own, double, inOrder(move)), method: "cuda/dma" }
-    : requestOf(move, own, double, lists);
+  const limit = gpu ? await oneDma(here, move) : requestOf(move, own, double, lists);
   const contenders: Record<string, Contender> = {
-    ours: () => rateOf(here, ours, bytes),
-    limit: () => rateOf(here, limit, bytes),
+    ours: () => rateOf(here, ours, bytes, move.deep),
+    limit: () => rateOf(here, limit, bytes, move.deep),
   };
   // JavaScript's engine compiles what runs often: what is measured in microseconds is measured after that.
   const taken = await alternate(contenders, samples, gpu ? WARM_ROUNDS : 5);
@@ -102,6 +102,14 @@ async function overNixl(
   return rates.slice(1);
 }
 
+/** One DMA of as many bytes, of one block: nothing is planned for each chunk. */
+async function oneDma(here: Transport, move: Move): Promise<TransferRequest> {
+  const whole = { ...move, chunk: move.chunk * move.chunks, chunks: 1, scattered: false };
+  const own = await here.register(specOf("whole", whole, move.here, 0));
+  const other = await here.register(specOf("whole-double", whole, move.there, move.device));
+  return { ...requestOf(whole, own, other, inOrder(whole)), method: "cuda/dma" };
+}
+
 /** Waits until the neighbour's pool is pinned here as well, which happens in the background. */
 async function pinned(here: Transport, own: LocalLayout, pool: RemoteLayout): Promise<void> {
   const [sourceBlocks, destinationBlocks] = [[0], [0]];
@@ -119,11 +127,18 @@ async function pinned(here: Transport, own: LocalLayout, pool: RemoteLayout): Pr
   }
 }
 
-/** GB/s of one transfer. */
-export async function rateOf(here: Transport, request: TransferRequest, bytes: number): Promise<number> {
+/** GB/s of one transfer, or of some that are under way at once. */
+export async function rateOf(
+  here: Transport,
+  request: TransferRequest,
+  bytes: number,
+  deep = 1,
+): Promise<number> {
+  const asked = { ...request, deadlineMs: 120_000 };
   const begun = Bun.nanoseconds();
-  await here.transfer({ ...request, deadlineMs: 120_000 });
-  return bytes / (Bun.nanoseconds() - begun);
+  if (deep === 1) await here.transfer(asked);
+  else await Promise.all(Array.from({ length: deep }, () => here.transfer(asked)));
+  return (deep * bytes) / (Bun.nanoseconds() - begun);
 }
 
 /** Block ids of both sides. */

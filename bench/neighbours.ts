@@ -27,7 +27,10 @@ interface Row extends RowSpec {
 
 const SIZES: Readonly<Record<string, number>> = { "4k": 4 * KIB, "16k": 16 * KIB, "64k": 64 * KIB };
 
-const ROWS: readonly Row[] = [
+/** Transfers that are under way at once where a row is measured again like that. */
+const DEEP = 4;
+
+const SINGLE: readonly Row[] = [
   {
     id: "F18.notify",
     unit: "us",
@@ -66,6 +69,23 @@ const ROWS: readonly Row[] = [
     poolRow(`F15.${direction}.16k`, direction, 16 * KIB, CHUNKS, true, direction === "out" ? 0.94 : 0.91),
   ]),
 ];
+
+const ROWS: readonly Row[] = SINGLE.flatMap((row) => [row, ...deepRow(row)]);
+
+/** The same with some transfers under way at once: one is planned while another one's bytes move. */
+function deepRow(row: Row): Row[] {
+  const { move } = row;
+  if (row.gpus === 0 || move === undefined || move.chunk !== 16 * KIB) return [];
+  const { goal: _goal, ...rest } = row;
+  return [
+    {
+      ...rest,
+      id: `${row.id}.x${DEEP}`,
+      note: `the same work ${DEEP} times at once; limit: as many DMAs at once`,
+      move: { ...move, deep: DEEP },
+    },
+  ];
+}
 
 /** Measures what this machine can; says what it cannot. */
 export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
