@@ -19,6 +19,8 @@ const IN_FLIGHT = 3;
 const BYTES = 128 * MIB;
 const CHUNK = 16 * KIB;
 const LAYERS = 40;
+/** Ends of transfers that a line is laid through. */
+const LINE = 12;
 /** Milliseconds that transfers run before anything counts, and that their rate alone is taken over. */
 const RUN_UP = 20;
 const ALONE = 150;
@@ -181,15 +183,19 @@ function start(
   };
 }
 
-/** GB/s by the line that fits the ends between two moments best: where the first and the last end fall matters little. */
+/**
+ * GB/s by the line that fits the ends between two moments best: where the first and the last end fall matters little.
+ * Few ends, which may come in threes, make no line: they are counted.
+ */
 function rateOf(ends: readonly number[], from: number, until: number): number {
+  const moved = Math.floor(BYTES / (2 * LAYERS * CHUNK)) * 2 * LAYERS * CHUNK;
   const inside = ends.filter((at) => at >= from && at <= until);
+  if (inside.length < LINE) return (inside.length * moved) / (until - from);
   const middle = inside.reduce((sum, at) => sum + at, 0) / inside.length;
   let [above, below] = [0, 0];
   for (const [count, at] of inside.entries()) {
     above += (at - middle) * (count - (inside.length - 1) / 2);
     below += (at - middle) ** 2;
   }
-  const moved = Math.floor(BYTES / (2 * LAYERS * CHUNK)) * 2 * LAYERS * CHUNK;
   return (above / below) * moved;
 }
