@@ -238,7 +238,8 @@ static void open_item(kvf_task *task, uint64_t index) {
     (void)index;
     open_job *job = (open_job *)task;
     kvf_file *file = job->file;
-    int32_t status = job->flags & KVF_FILE_TEMPORARY ? open_nameless(file, job->bytes) : open_named(file, job->flags, job->bytes);
+    const bool nameless = (job->flags & (KVF_FILE_TEMPORARY | KVF_FILE_CREATE)) == KVF_FILE_TEMPORARY;
+    int32_t status = nameless ? open_nameless(file, job->bytes) : open_named(file, job->flags, job->bytes);
     if (status == KVF_OK) {
         const bool may_be_direct = look_at_system(file);
         if (may_be_direct && !(job->flags & KVF_FILE_BUFFERED)) open_direct(file);
@@ -369,6 +370,7 @@ int32_t kvf_file_facts(uint32_t number, double *out) {
     out[2] = file->memory_alignment;
     out[3] = file->offset_alignment;
     out[4] = file->ring;
+    out[5] = file->descriptor;
     pthread_mutex_unlock(&file->lock);
     kvf_file_release(file);
     return KVF_OK;

@@ -369,7 +369,7 @@ KVF_API int32_t kvf_neighbour_inspect(int32_t descriptor, double *out);
  */
 
 #define KVF_FILE_CREATE 1u    /* make it, or take over an empty one */
-#define KVF_FILE_TEMPORARY 2u /* `path` is a directory: a file in it that has no name */
+#define KVF_FILE_TEMPORARY 2u /* `path` is a directory: a file in it that has no name; with CREATE: a file that will lose its name */
 #define KVF_FILE_REPLACE 4u   /* with CREATE: content that is there is given up */
 #define KVF_FILE_BUFFERED 8u  /* never past the page cache */
 #define KVF_FILE_THREADS 16u  /* threads also where io_uring is allowed */
@@ -380,7 +380,7 @@ KVF_API int32_t kvf_file_open_job(kvf_word context, uint32_t slot, const char *p
 /* Closes it once its lane has ended; value = threads that hang and were left behind with it. */
 KVF_API int32_t kvf_file_close_job(kvf_word context, uint32_t slot, uint32_t file);
 /* out[0] = bytes, out[1] = 1 when requests can go past the page cache, out[2] and out[3] = alignment of addresses and of
- * offsets that this needs, out[4] = 1 when an io_uring serves it (known after its first copy). */
+ * offsets that this needs, out[4] = 1 when an io_uring serves it (known after its first copy), out[5] = its descriptor. */
 KVF_API int32_t kvf_file_facts(uint32_t file, double *out);
 /* Copies a hop whose programs have a file on one side and host memory on the other. */
 KVF_API int32_t kvf_file_copy_job(kvf_word context, uint32_t slot, const double *hop, kvf_word words);

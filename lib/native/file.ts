@@ -6,8 +6,11 @@ import { KVF_FILE_CREATE, KVF_FILE_REPLACE, KVF_FILE_TEMPORARY, KVF_OK } from ".
 export interface FileOpening {
   /** The file, or for a temporary one the directory that it is made in. */
   readonly path: string;
-  /** `create` makes it or takes over an empty one, `replace` gives up what is in it, `existing` keeps that. */
-  readonly mode: "create" | "replace" | "existing" | "temporary";
+  /**
+   * `create` makes it or takes over an empty one, `replace` gives up what is in it, `existing` keeps that; `unnamed` makes
+   * a file whose name the caller takes away.
+   */
+  readonly mode: "create" | "replace" | "existing" | "temporary" | "unnamed";
   readonly bytes: number;
   /** Further `KVF_FILE_*` flags. */
   readonly flags?: number;
@@ -24,6 +27,8 @@ export interface FileFacts {
   readonly offsetAlignment: number;
   /** Whether an io_uring serves it; known after its first copy. */
   readonly ring: boolean;
+  /** The library's own descriptor. */
+  readonly descriptor: number;
 }
 
 /** An open file of the native library. Owned by whoever opened it until `close`. */
@@ -40,6 +45,7 @@ const MODES: Readonly<Record<FileOpening["mode"], number>> = {
   replace: KVF_FILE_CREATE | KVF_FILE_REPLACE,
   existing: 0,
   temporary: KVF_FILE_TEMPORARY,
+  unnamed: KVF_FILE_CREATE | KVF_FILE_TEMPORARY,
 };
 
 /**
@@ -74,6 +80,7 @@ export async function openNativeFile(context: NativeContext, opening: FileOpenin
         memoryAlignment: out[2] ?? 0,
         offsetAlignment: out[3] ?? 0,
         ring: out[4] === 1,
+        descriptor: out[5] ?? -1,
       };
     },
     async close() {

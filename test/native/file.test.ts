@@ -15,6 +15,7 @@ const DRIVERS = {
     "cancelled copies",
     "closing while jobs run",
     "refusals",
+    "files that lose their name",
   ],
   "the file lanes go on after every short, interrupted and busy answer, and name the file that refuses": [
     "file_faults.c",

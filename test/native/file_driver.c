@@ -45,7 +45,7 @@ static void random_copies(uint32_t flags, uint64_t cell, uint32_t depth) {
             CHECK(memcmp(there + in_file[k] * cell, memory + in_memory[k] * cell, cell) == 0);
     }
     CHECK(memcmp(back, memory, bytes) == 0);
-    double facts[5];
+    double facts[6];
     CHECK(kvf_file_facts(file, facts) == KVF_OK && facts[0] == (double)whole);
     if (flags & KVF_FILE_THREADS) CHECK(facts[4] == 0);
     if (flags & KVF_FILE_BUFFERED) CHECK(facts[1] == 0);
@@ -100,9 +100,34 @@ static void closing(uint32_t flags) {
         CHECK(kvf_file_copy_job(self.context, job, words, (kvf_word)words[3]) == KVF_OK);
     }
     CHECK(close_client(&self, 20000) == 0);
-    double facts[5];
+    double facts[6];
     CHECK(kvf_file_facts(file, facts) == KVF_E_INVALID);
     free(memory);
+}
+
+/* A file that has a name until the caller takes it away is moved to and from ever after; one that keeps its name is not. */
+static void unnamed(void) {
+    client self = open_client(64);
+    char path[512];
+    snprintf(path, sizeof path, "%s/unnamed.bin", folder);
+    static uint8_t memory[8192];
+    static double words[WORDS];
+    uint32_t none = 0;
+    for (uint32_t keeps = 0; keeps < 2; keeps++) {
+        uint32_t file = open_file(&self, path, KVF_FILE_CREATE | (keeps ? 0 : KVF_FILE_TEMPORARY), sizeof memory, 4);
+        double facts[6];
+        CHECK(kvf_file_facts(file, facts) == KVF_OK);
+        char link[64], there[512] = "";
+        snprintf(link, sizeof link, "/proc/self/fd/%d", (int)facts[5]);
+        CHECK(readlink(link, there, sizeof there - 1) > 0 && strcmp(there, path) == 0);
+        CHECK(unlink(path) == 0);
+        memset(memory, 5, sizeof memory);
+        make_hop(words, true, file, memory, 4096, &none, &none, 1);
+        int32_t began = kvf_file_copy_job(self.context, 0, words, (kvf_word)words[3]);
+        CHECK(began == KVF_OK && await(&self).status == (keeps ? KVF_E_IO : KVF_OK));
+        close_file(&self, file);
+    }
+    CHECK(close_client(&self, 1000) == 0);
 }
 
 static void refusals(void) {
@@ -161,5 +186,7 @@ int main(int argc, char **argv) {
     puts("held closing while jobs run");
     refusals();
     puts("held refusals");
+    unnamed();
+    puts("held files that lose their name");
     return 0;
 }
