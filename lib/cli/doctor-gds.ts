@@ -5,16 +5,14 @@ import { findNixl, nixlPlugins } from "../native/find-nixl.ts";
 import { moduleCommand } from "./checkout.ts";
 import { check } from "./doctor-checks.ts";
 import type { DoctorCheck } from "./doctor-checks.ts";
+import { GDS_BACKENDS } from "../runtime/gds-trial.ts";
 import { probeLibrary } from "./machine-facts.ts";
 
 /** A plugin that does not end within this time is reported as one that hangs, milliseconds. */
 const TRIAL_MILLISECONDS = 30_000;
 
-/** NIXL's plugins for GPUDirect Storage; the one that NVIDIA recommends first. */
-const BACKENDS = ["GDS_MT", "GDS"] as const;
-
 const COST =
-  "Nothing yet: files and GPU memory meet in host memory on every machine, and this trial only says whether NIXL could move between them here.";
+  "With `capabilities: { gds: true }` files and GPU memory still meet in host memory; without it they do so on every machine.";
 
 /** What the trial's process says. */
 interface Trial {
@@ -34,7 +32,7 @@ export async function gdsCheck(library: string | undefined, canTry: boolean): Pr
   if (location === null || !canTry)
     return say(false, "not tried, for NIXL cannot be used", "Mend what is missing above first");
   const there = nixlPlugins(location.library);
-  const backends = BACKENDS.filter((name) => there.includes(name));
+  const backends = GDS_BACKENDS.filter((name) => there.includes(name));
   if (backends.length === 0)
     return say(
       false,

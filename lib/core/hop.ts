@@ -6,6 +6,7 @@ import {
   placeSegments,
   unmergedDescriptors,
 } from "./compile.ts";
+import { gdsMisfit } from "./gds.ts";
 import { gpuWork } from "./gpu-work.ts";
 import { type Lists, runsKey } from "./lists.ts";
 import { betweenDevices, chooseMethod, readsInSoftware, slabMicros } from "./method.ts";
@@ -108,6 +109,7 @@ export function buildHop(
     sourceKind: programs[0]?.srcMemory.kind ?? 0,
     destinationKind: programs[0]?.dstMemory.kind ?? 0,
     ...(route.executor === "cuda" ? { gpu: gpuWork(programs, pageable(prepared, members)) } : undefined),
+    ...(route.gds === undefined ? undefined : { gds: { problem: route.gds.problem ?? gdsMisfit(programs) } }),
   } as const;
   const slab = slabOf(route, work, prepared);
   if (slab?.taken === true) {
@@ -129,9 +131,10 @@ export function buildHop(
     };
   }
   const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
+  const byGds = choice.method.startsWith("gds/");
   return {
-    executor: route.executor,
-    op: route.op,
+    executor: byGds ? "gds" : route.executor,
+    op: byGds ? (work.destinationKind === 2 ? "write" : "read") : route.op,
     agent: route.agent,
     programs,
     ...(route.assisted ? { components: names } : undefined),

@@ -1,4 +1,5 @@
 import { cudaOptions } from "./cuda-method.ts";
+import { gdsOption } from "./gds.ts";
 import type { ExecutorName, MethodCandidate } from "./plan.ts";
 import { type MachineProfile, type NixlTransportProfile, rateAt } from "./profile.ts";
 import { refusal } from "./refuse.ts";
@@ -97,6 +98,7 @@ const OPTIONS: Readonly<
   cuda: cudaOptions,
   file: fileOptions,
   staged: stagedOptions,
+  gds: (work, profile) => [gdsOption(work, { problem: null }, profile)],
 };
 
 function hostOptions(work: Work, profile: MachineProfile, environment: PlanEnvironment): readonly Option[] {
@@ -246,6 +248,8 @@ function fileOptions(work: Work, profile: MachineProfile): readonly Option[] {
   ];
 }
 
+const THROUGH_HOST = "Through host memory the bytes are moved twice.";
+
 function stagedOptions(work: Work, profile: MachineProfile): readonly Option[] {
   const slower = Math.min(profile.file.readGigabytesPerSecond, profile.file.writeGigabytesPerSecond);
   return [
@@ -254,8 +258,12 @@ function stagedOptions(work: Work, profile: MachineProfile): readonly Option[] {
       micros: profile.file.latencyMicros * 2 + work.bytes / (slower * 1000),
       width: 1,
       inline: false,
-      taken: "Two hops through a bounce pool are the only way.",
-      passed: "Another method was forced.",
+      taken:
+        work.gds === undefined
+          ? "Two hops through a bounce pool are the only way."
+          : "Two hops through a bounce pool are the only way, or the faster one.",
+      passed: work.gds === undefined ? "Another method was forced." : THROUGH_HOST,
     },
+    ...(work.gds === undefined ? [] : [gdsOption(work, work.gds, profile)]),
   ];
 }

@@ -2,11 +2,11 @@ import type { LayoutHandle } from "./handle.ts";
 import type { CopyProgram } from "./program.ts";
 
 /** Who runs a hop. */
-export type ExecutorName = "host" | "cuda" | "nixl" | "file" | "staged";
+export type ExecutorName = "host" | "cuda" | "nixl" | "file" | "staged" | "gds";
 
 /** One way to run a hop's programs, with what the cost model thinks of it. */
 export interface MethodCandidate {
-  /** e.g. `host/plain`, `host/nontemporal`, `nixl/write`, `cuda/zero-copy`. */
+  /** e.g. `host/plain`, `host/nontemporal`, `nixl/write`, `cuda/kernel`, `gds/read`. */
   readonly method: string;
   /** Predicted duration in microseconds; Infinity when it cannot run. */
   readonly micros: number;
@@ -17,7 +17,7 @@ export interface MethodCandidate {
 /** A hop: a list of copy programs run by one native call. */
 export interface Hop {
   readonly executor: ExecutorName;
-  /** `copy` here; `write` to or `read` from a peer. */
+  /** `copy` here; `write` to or `read` from a peer, or a file by GPUDirect Storage. */
   readonly op: "copy" | "write" | "read";
   /** Wire name of the peer's NIXL agent for `nixl` hops. */
   readonly agent: string | null;

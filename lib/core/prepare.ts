@@ -274,7 +274,8 @@ function routesOf(
         other.op === route.op &&
         other.agent === route.agent &&
         other.assisted === route.assisted &&
-        other.device === route.device,
+        other.device === route.device &&
+        other.gds?.problem === route.gds?.problem,
     );
     if (known >= 0) {
       members[known]?.push(index);

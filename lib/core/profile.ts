@@ -124,6 +124,11 @@ export interface FileProfile {
   readonly requestMicros: number;
   readonly readGigabytesPerSecond: number;
   readonly writeGigabytesPerSecond: number;
+  /** The same of GPUDirect Storage, where that was asked for and proven; its requests overlap. */
+  readonly gdsLatencyMicros: number;
+  readonly gdsRequestMicros: number;
+  readonly gdsReadGigabytesPerSecond: number;
+  readonly gdsWriteGigabytesPerSecond: number;
 }
 
 function scaled(points: readonly RatePoint[], by: number): readonly RatePoint[] {
@@ -299,7 +304,18 @@ export const defaultProfile: MachineProfile = Object.freeze({
     defaultTransport: "cma",
   },
   cuda: hopperCuda,
-  file: { latencyMicros: 100, requestMicros: 5, readGigabytesPerSecond: 2, writeGigabytesPerSecond: 2 },
+  file: {
+    latencyMicros: 100,
+    requestMicros: 5,
+    readGigabytesPerSecond: 2,
+    writeGigabytesPerSecond: 2,
+    // Not measured: the same drives, and requests that cost as much as 16 KiB take on them, below which other programs
+    // leave GPUDirect Storage alone.
+    gdsLatencyMicros: 100,
+    gdsRequestMicros: 8,
+    gdsReadGigabytesPerSecond: 2,
+    gdsWriteGigabytesPerSecond: 2,
+  },
 });
 
 /**

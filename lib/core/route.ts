@@ -1,3 +1,4 @@
+import { type GdsWay, gdsWay } from "./gds.ts";
 import type { LayoutHandle } from "./handle.ts";
 import type { PairScan } from "./blocks.ts";
 import type { ComponentRecord, StorageKind } from "./layout.ts";
@@ -14,8 +15,11 @@ export interface PlanEnvironment {
   >;
   /** Whether NIXL may move GPU memory to and from peers. */
   readonly gpuRdma?: boolean;
-  /** Whether GPUDirect Storage was asked for. */
-  readonly gds?: boolean;
+  /**
+   * Why GPUDirect Storage cannot move bytes between GPU memory and a file, as a sentence; null when it can. Left out where
+   * nobody asked for it.
+   */
+  readonly gds?: (memory: ComponentRecord, file: ComponentRecord) => string | null;
   /** Whether the peer of that wire name helps with staged transfers: a kvferry transport that knows this one. */
   readonly assists?: (agent: string) => boolean;
   /** Whether staging memory on GPUs may serve between this process and the peer of that wire name. */
@@ -86,6 +90,8 @@ export interface Route {
   readonly assisted: boolean;
   /** CUDA ordinal of the device that runs it; null for other executors. */
   readonly device: number | null;
+  /** How GPUDirect Storage stands to it; only between GPU memory and a file. */
+  readonly gds?: GdsWay;
   readonly reason: string;
   readonly passedOver: readonly { readonly route: string; readonly reason: string }[];
 }
@@ -215,7 +221,7 @@ export const ROUTES: readonly RouteRule[] = [
     destination: { storage: ANY, reach: "file" },
     executor: "staged",
     op: "copy",
-    reason: "GPU memory goes to a file in two hops through a bounce pool.",
+    reason: "GPU memory goes to a file in two hops through a bounce pool, or in one by GPUDirect Storage.",
   },
   {
     source: { storage: ANY, reach: "file" },
@@ -229,7 +235,7 @@ export const ROUTES: readonly RouteRule[] = [
     destination: { storage: DEVICE, reach: "here" },
     executor: "staged",
     op: "copy",
-    reason: "A file goes to GPU memory in two hops through a bounce pool.",
+    reason: "A file goes to GPU memory in two hops through a bounce pool, or in one by GPUDirect Storage.",
   },
 ];
 
@@ -264,6 +270,8 @@ export function findRoute(
   const remote = isRemote(from) ? from : isRemote(to) ? to : null;
   if (rule.executor === "staged" && remote !== null && !environment.executors.includes("nixl"))
     throw missingExecutor(key, "nixl", rule.reason, environment, unmapped);
+  const gds =
+    rule.executor === "staged" && rule.op === "copy" ? gdsWay(source, destination, environment) : undefined;
   return {
     key,
     executor: rule.executor,
@@ -274,6 +282,7 @@ export function findRoute(
       remote !== null &&
       (remote.reach === "staged" || remote.storage === "device"),
     device: rule.executor === "cuda" ? runningDevice(source, destination) : null,
+    ...(gds === undefined ? undefined : { gds }),
     reason: rule.reason,
     passedOver: passedOver(from, to, rule, environment),
   };
@@ -335,22 +344,12 @@ function passedOver(
         reason: unmappedReason(from, to) ?? "The peer's memory has no addresses in this process.",
       },
     ];
-  if (isGpuAndFile(from, to)) return [{ route: "gds", reason: environment.gds === true ? GDS_WANTED : GDS }];
   if (environment.prefer === "nixl" && !isRemote(from) && !isRemote(to))
     return [
       { route: "nixl", reason: "Both sides have addresses in this process: NIXL would only add a detour." },
     ];
   return [];
 }
-
-function isGpuAndFile(from: Place, to: Place): boolean {
-  const gpu = (place: Place): boolean => place.storage === "device" && place.reach === "here";
-  return (gpu(from) && to.reach === "file") || (from.reach === "file" && gpu(to));
-}
-
-const GDS = "kvferry has no method for GPUDirect Storage: the bytes go through host memory.";
-const GDS_WANTED =
-  "`capabilities: { gds: true }` asks for GPUDirect Storage, for which kvferry has no method: the bytes go through host memory.";
 
 function inBrackets(words: string | undefined): string {
   return words === undefined ? "" : ` (${words})`;
@@ -383,6 +382,7 @@ const REMEDIES: Readonly<Record<ExecutorName, string>> = {
   nixl: "Run `kvferry setup` to install NIXL, or name its library by KVFERRY_NIXL_LIBRARY.",
   cuda: "Run on a machine with an NVIDIA driver, or keep both sides in system memory.",
   file: "Keep both sides in memory: this process cannot move bytes to and from files.",
+  gds: "Leave the method out: files and GPU memory also meet in host memory.",
   staged: "Go through a layout in host memory with two transfers: this process has no bounce pool.",
 };
 

@@ -1,3 +1,4 @@
+import type { GdsWay } from "./gds.ts";
 import type { GpuWork } from "./gpu-work.ts";
 import type { ExecutorName, Hop } from "./plan.ts";
 import type { ProgramMemory } from "./program.ts";
@@ -16,6 +17,8 @@ export interface Work {
   readonly destinationKind: ProgramMemory["kind"];
   /** More about a hop that a GPU runs. */
   readonly gpu?: GpuWork;
+  /** How GPUDirect Storage stands to it; only between GPU memory and a file. */
+  readonly gds?: GdsWay;
 }
 
 /** One way to run a hop. */

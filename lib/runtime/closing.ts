@@ -1,4 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
+import type { TransferPlan } from "../core/plan.ts";
 import type { Arrivals } from "./arrivals.ts";
 import { within } from "./deadlines.ts";
 import type { Fences } from "./fences.ts";
@@ -79,13 +80,12 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   messenger.close();
   // An agent that is gone touches nothing: what only waited for that proof is free.
   let stuck = 0;
-  if (session.agent !== null) {
-    const left = await within(clock, NATIVE_MILLIS, session.agent.close());
-    stuck = left ?? 1;
-    if (stuck === 0) {
-      engine.proveQuiet(() => true, "agent-closed");
+  for (const agent of [session.agent, session.gds])
+    if (agent !== null) stuck += (await within(clock, NATIVE_MILLIS, agent.close())) ?? 1;
+  if (stuck === 0) {
+    engine.proveQuiet(({ plan }) => session.agent !== null || usesGds(plan), "agent-closed");
+    if (session.agent !== null)
       arrivals.proveQuiet(({ wireName }) => fences.endsWithAgent(wireName), "agent-closed");
-    }
   }
   const inDoubt = engine.doubtfulCount;
   const layouts = await registrar.releaseAll();
@@ -109,4 +109,8 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   session.neighbours?.close();
   stuck += session.context.close(NATIVE_MILLIS);
   return { layouts, stuck, inDoubt, ...(stagingBytes > 0 ? { stagingBytes } : undefined) };
+}
+
+function usesGds({ legs }: TransferPlan): boolean {
+  return legs.some(({ hops }) => hops.some(({ executor }) => executor === "gds"));
 }

@@ -22,6 +22,9 @@ export interface TransportDump {
     readonly devices: readonly string[];
   } | null;
   readonly cudaProblem: string | null;
+  /** NIXL's plugin for GPUDirect Storage, where it was asked for and proven, and why it is not used. */
+  readonly gds: string | null;
+  readonly gdsProblem: string | null;
   readonly secretConfigured: boolean;
   readonly jobsRunning: number;
   /** Chunks of staging memory that are lent now, and those that are only kept because a peer may still touch them. */
@@ -69,6 +72,8 @@ export function dumpTransport(
     nixlProblem: session.noNixl?.message ?? null,
     cuda: session.cuda.driver === null ? null : cudaFacts(session.cuda.driver, session.cuda),
     cudaProblem: session.cuda.problem?.message ?? null,
+    gds: session.gds?.backend ?? null,
+    gdsProblem: session.gds?.problem ?? null,
     secretConfigured: session.options.secrets.length > 0,
     jobsRunning: session.context.running,
     staging: {

@@ -84,8 +84,8 @@ export class Engine {
    * It is proven that nothing of this process touches the blocks of doubtful transfers any more: all native work has
    * ended.
    */
-  proveQuiet(match: (agent: string | null) => boolean, proof: SettledTransfer["proof"]): void {
-    for (const run of this.#doubtful) if (match(run.task.agent)) run.proven(proof);
+  proveQuiet(match: (task: Task) => boolean, proof: SettledTransfer["proof"]): void {
+    for (const run of this.#doubtful) if (match(run.task)) run.proven(proof);
   }
 
   /** A peer's process has ended: doubtful transfers with it are proven once their own native work has ended too. */

@@ -1,6 +1,6 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { openFile } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import { checkedSum } from "../core/integers.ts";
@@ -9,6 +9,7 @@ import type { NativeContext } from "../native/context.ts";
 import { openNativeFile, type FileOpening, type OpenedFile } from "../native/file.ts";
 import { BlockSums } from "./block-sums.ts";
 import { demandSame, readHeader, writeHeader } from "./file-header.ts";
+import type { Gds } from "./gds.ts";
 import type { ComponentMemory, MemoryProvider } from "./layout-memory.ts";
 
 /** Regions begin at multiples of this, which every device's blocks divide. */
@@ -27,19 +28,21 @@ const DEPTH = 32;
  *   without a name; default the system's directory for temporary files.
  * @param sums - Gets the hashes of the blocks of files that keep them, by file number.
  * @param names - Gets the paths of open files, by file number, for errors.
+ * @param gds - Is told of every file; null where nobody asked for it.
  */
 export function fileMemory(
   context: NativeContext,
   environment: Readonly<Record<string, string | undefined>>,
   sums: Map<number, BlockSums>,
   names: Map<number, string>,
+  gds: Gds | null,
 ): MemoryProvider {
   return async ({ shape, memory, regionBytes }, _provided, layout) => {
     if (memory.kind !== "disk") throw notDisk(shape);
     const { offsets, bytes } = placeRegions(shape, regionBytes);
-    const file =
+    const { file, letGo } =
       memory.path === undefined
-        ? await openTemporary(context, environment, memory.open, bytes)
+        ? await openTemporary(context, environment, memory.open, bytes, gds)
         : await openNamed(
             context,
             resolve(memory.path),
@@ -47,8 +50,11 @@ export function fileMemory(
             shape,
             layout.fingerprint,
             bytes,
+            gds,
           );
     const closeFile = async (): Promise<void> => {
+      // Nothing knows a file that is closed: another one may get its descriptor.
+      await letGo();
       names.delete(file.number);
       await file.close();
     };
@@ -107,12 +113,19 @@ function componentOf(
   };
 }
 
+/** An open file, and how those are made to forget it that were told of it. */
+interface TakenFile {
+  readonly file: OpenedFile;
+  readonly letGo: () => Promise<void>;
+}
+
 async function openTemporary(
   context: NativeContext,
   environment: Readonly<Record<string, string | undefined>>,
   open: "create" | "existing" | undefined,
   bytes: number,
-): Promise<OpenedFile> {
+  gds: Gds | null,
+): Promise<TakenFile> {
   if (open === "existing") {
     throw new KvferryError(
       "INVALID_CONFIG",
@@ -124,10 +137,25 @@ async function openTemporary(
   }
   const folder = temporaryFolder(environment);
   await makeFolder(folder);
-  return openNativeFile(context, { path: folder, mode: "temporary", bytes, depth: DEPTH });
+  if (gds === null || gds.problem !== null)
+    return {
+      file: await openNativeFile(context, { path: folder, mode: "temporary", bytes, depth: DEPTH }),
+      letGo: NOTHING,
+    };
+  // GPUDirect Storage looks at a file's name when it is told of it.
+  const path = join(folder, `kvferry-disk-cache-${process.pid}-${crypto.randomUUID()}`);
+  const file = await openNativeFile(context, { path, mode: "unnamed", bytes, depth: DEPTH });
+  try {
+    return { file, letGo: await gds.takeFile(file, null) };
+  } finally {
+    await unlink(path);
+  }
 }
 
-function temporaryFolder(environment: Readonly<Record<string, string | undefined>>): string {
+const NOTHING = async (): Promise<void> => undefined;
+
+/** The directory of files without a name. */
+export function temporaryFolder(environment: Readonly<Record<string, string | undefined>>): string {
   return resolve(environment["KVFERRY_DISK_CACHE_DIR"] || environment["DYN_KVBM_DISK_CACHE_DIR"] || tmpdir());
 }
 
@@ -138,7 +166,8 @@ async function openNamed(
   shape: ComponentShape,
   fingerprint: string | null,
   bytes: number,
-): Promise<OpenedFile> {
+  gds: Gds | null,
+): Promise<TakenFile> {
   const header = await readHeader(path).catch((error: unknown) => {
     // What is made anew needs no old header, readable or not: the file itself decides whether it may be replaced.
     if (open === "create") return null;
@@ -155,7 +184,7 @@ async function openNamed(
     await file.close();
     throw error;
   }
-  return file;
+  return { file, letGo: gds === null ? NOTHING : await gds.takeFile(file, path) };
 }
 
 async function makeFolder(folder: string): Promise<void> {

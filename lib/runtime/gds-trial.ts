@@ -1,13 +1,11 @@
-import { constants } from "node:fs";
-import { open, unlink, type FileHandle } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { open, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeHop } from "../core/encode.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
-import { NixlAgent } from "../native/agent.ts";
-import { cString, NativeContext } from "../native/context.ts";
-import { CudaDriver } from "../native/cuda.ts";
-import type { NixlLocation } from "../native/find-nixl.ts";
-import { openLibrary } from "../native/library.ts";
+import type { NixlAgent } from "../native/agent.ts";
+import { cString, type NativeContext } from "../native/context.ts";
+import type { CudaDriver } from "../native/cuda.ts";
 import { mapMemory, unmapMemory, ViewSet } from "../native/memory.ts";
 import {
   KVF_CUDA_METHOD_DMA,
@@ -17,13 +15,17 @@ import {
   KVF_NIXL_WRITE,
 } from "../native/symbols.ts";
 
+/** NIXL's plugins for GPUDirect Storage; the one that NVIDIA recommends first. */
+export const GDS_BACKENDS: readonly string[] = ["GDS_MT", "GDS"];
+
 /** What a trial needs. */
-export interface GdsTrialOptions {
-  readonly nixl: NixlLocation;
-  /** NIXL's plugin: `GDS` or `GDS_MT`. */
-  readonly backend: string;
-  /** The CUDA driver's library; null for the system's. */
-  readonly cuda: string | null;
+export interface GdsTrialParts {
+  readonly context: NativeContext;
+  readonly driver: CudaDriver;
+  /** CUDA ordinal of a device that is open. */
+  readonly device: number;
+  /** Has the plugin as its one backend. */
+  readonly agent: NixlAgent;
   /** The directory that the temporary file is made in. */
   readonly folder: string;
 }
@@ -32,106 +34,111 @@ export interface GdsTrialOptions {
 export interface GdsTrial {
   /** Every byte was where it belongs, both ways. */
   readonly proven: boolean;
-  /** Where it ended: no CUDA device, no backend, no file or memory, bytes written to the file, bytes read from it. */
-  readonly stage: "device" | "backend" | "memory" | "write" | "read";
+  /** Where it ended: no file or memory, bytes written to the file, bytes read from it. */
+  readonly stage: "memory" | "write" | "read";
   /** What was found, in words. */
   readonly found: string;
+  /** Device number of the directory's file system; -1 where it was not reached. */
+  readonly fileSystem: number;
+  /** The plugin has ended all that it was asked to do. */
+  readonly quiet: boolean;
 }
 
 const ROWS = 16;
 const ROW_BYTES = 65_536;
 const BYTES: number = ROWS * ROW_BYTES;
-const AGENT = "gds-trial";
-/** The first device: whether the plugin works is no question of which. */
-const DEVICE = 0;
 
 /**
  * Writes device memory to a temporary file and reads the file into device memory through NIXL's plugin for GPUDirect
- * Storage, and compares every byte with what plain reads and copies say. For a process of its own: plugins that lack
- * something have been seen to hang and to crash.
+ * Storage, and compares every byte with what plain reads and copies say. Never fails.
+ *
+ * @param held - Gets what the trial holds. To be disposed of at once when the plugin is quiet, else when its agent is
+ *   gone: until then it may touch the memory.
  */
-export async function tryGds(options: GdsTrialOptions): Promise<GdsTrial> {
-  const context = NativeContext.open(openLibrary(), 64);
-  let stage: GdsTrial["stage"] = "device";
-  const reach = (next: GdsTrial["stage"]): void => {
-    stage = next;
-  };
+export async function tryGds(parts: GdsTrialParts, held: AsyncDisposableStack): Promise<GdsTrial> {
+  const at: Reached = { stage: "memory", fileSystem: -1, quiet: true };
   try {
-    return await trial(context, options, reach);
+    const problem = await trial(parts, held, at);
+    return { ...at, proven: problem === null, found: problem ?? nameOf(parts) };
   } catch (error) {
-    return { proven: false, stage, found: error instanceof Error ? error.message : String(error) };
-  } finally {
-    context.close(1_000);
+    return { ...at, proven: false, found: error instanceof Error ? error.message : String(error) };
   }
 }
 
-async function trial(
-  context: NativeContext,
-  options: GdsTrialOptions,
-  reach: (stage: GdsTrial["stage"]) => void,
-): Promise<GdsTrial> {
-  const driver = await CudaDriver.load(context, options.cuda);
-  await using undo = new AsyncDisposableStack();
-  await driver.openDevice(DEVICE);
-  undo.defer(() => driver.closeDevice(DEVICE));
-  reach("backend");
-  const agent = await NixlAgent.create(context, options.nixl, AGENT, 1);
-  undo.defer(async () => void (await agent.close()));
-  await agent.addBackend(options.backend, {});
+/** How far it came. */
+interface Reached {
+  stage: GdsTrial["stage"];
+  fileSystem: number;
+  quiet: boolean;
+}
 
-  reach("memory");
-  const device = await driver.allocate(DEVICE, BYTES);
-  undo.defer(() => driver.free(DEVICE, device));
+/** @returns What is wrong, or null. */
+async function trial(
+  { context, driver, device, agent, folder }: GdsTrialParts,
+  held: AsyncDisposableStack,
+  at: Reached,
+): Promise<string | null> {
+  const memory = await driver.allocate(device, BYTES);
+  held.defer(() => driver.free(device, memory));
   const host = mapMemory(context, BYTES, false);
   const views = new ViewSet();
-  undo.defer(() => {
+  held.defer(() => {
     views.detach();
     unmapMemory(context, host);
   });
   const bytes = views.view(host.address, BYTES);
-  const file = await temporaryFile(options.folder);
-  undo.defer(async () => {
-    await file.handle.close();
-    await unlink(file.path);
-  });
-  await writeAll(file.handle, new Uint8Array(BYTES));
-  for (const [memory, region] of [
-    [KVF_MEM_VRAM, { address: device, bytes: BYTES, device: DEVICE }],
-    [KVF_MEM_FILE, { address: 0, bytes: BYTES, device: file.handle.fd }],
-  ] as const) {
-    await agent.register(memory, [region]);
-    undo.defer(() => agent.deregister(memory, [region]));
+  const path = join(folder, `kvferry-gds-trial-${process.pid}-${crypto.randomUUID()}`);
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_DIRECT;
+  // No handle of Node's: a trial that hangs keeps the file, and what is forgotten with a handle is closed behind its back.
+  const file = openSync(path, flags, 0o600);
+  held.defer(() => closeSync(file));
+  try {
+    at.fileSystem = fstatSync(file).dev;
+    await writeAll(file, new Uint8Array(BYTES));
+    for (const [kind, region] of [
+      [KVF_MEM_VRAM, { address: memory, bytes: BYTES, device }],
+      [KVF_MEM_FILE, { address: 0, bytes: BYTES, device: file }],
+    ] as const) {
+      await agent.register(kind, [region]);
+      // An agent that was destroyed has let its registrations go by itself.
+      held.defer(async () => void (agent.isOpen && (await agent.deregister(kind, [region]))));
+    }
+  } finally {
+    // The plugin's library looks at a file's name when it is told of it; as with layouts, it has none after that.
+    await unlink(path);
   }
-  const place = { file: { kind: 2, device: file.handle.fd }, gpu: { kind: 1, device: DEVICE } } as const;
-  const copy = (out: boolean): Promise<void> =>
-    copyRows(
-      context,
-      out
-        ? rows(host.address, { kind: 0, device: 0 }, device, place.gpu, false)
-        : rows(device, place.gpu, host.address, { kind: 0, device: 0 }, false),
-    );
+  const onFile: ProgramMemory = { kind: 2, device: file };
+  const onDevice: ProgramMemory = { kind: 1, device };
+  const onHost: ProgramMemory = { kind: 0, device: 0 };
+  const move = async (operation: number, hop: Float64Array): Promise<void> => {
+    at.quiet = false;
+    await transferRows(context, agent, operation, hop);
+    at.quiet = true;
+  };
 
-  reach("write");
+  at.stage = "write";
   const written = crypto.getRandomValues(new Uint8Array(new ArrayBuffer(ROW_BYTES)));
   for (let row = 0; row < ROWS; row++) bytes.set(turned(written, row), row * ROW_BYTES);
-  await copy(true);
-  await transferRows(context, agent, KVF_NIXL_WRITE, rows(device, place.gpu, 0, place.file, true));
-  const there = await readAll(file.handle);
+  await copyRows(context, device, rows(host.address, onHost, memory, onDevice, false));
+  await move(KVF_NIXL_WRITE, rows(memory, onDevice, 0, onFile, true));
+  const there = await readAll(file);
   const lost = differing(there, (row) => turned(written, ROWS - 1 - row));
-  if (lost > 0)
-    return { proven: false, stage: "write", found: `${lost} of ${BYTES} bytes of the file differ` };
+  if (lost > 0) return `${lost} of ${BYTES} bytes of the file differ`;
 
-  reach("read");
-  const again = there.map((byte) => byte ^ 0xff);
-  await writeAll(file.handle, again);
-  await transferRows(context, agent, KVF_NIXL_READ, rows(0, place.file, device, place.gpu, true));
+  at.stage = "read";
+  await writeAll(
+    file,
+    there.map((byte) => byte ^ 0xff),
+  );
+  await move(KVF_NIXL_READ, rows(0, onFile, memory, onDevice, true));
   bytes.fill(0);
-  await copy(false);
+  await copyRows(context, device, rows(memory, onDevice, host.address, onHost, false));
   const wrong = differing(bytes, (row) => turned(written, row).map((byte) => byte ^ 0xff));
-  if (wrong > 0)
-    return { proven: false, stage: "read", found: `${wrong} of ${BYTES} bytes of device memory differ` };
-  const name = driver.info.devices.find(({ ordinal }) => ordinal === DEVICE)?.name ?? `device ${DEVICE}`;
-  return { proven: true, stage: "read", found: name };
+  return wrong > 0 ? `${wrong} of ${BYTES} bytes of device memory differ` : null;
+}
+
+function nameOf({ driver, device }: GdsTrialParts): string {
+  return driver.info.devices.find(({ ordinal }) => ordinal === device)?.name ?? `device ${device}`;
 }
 
 /** The random row, different for each row. */
@@ -180,14 +187,14 @@ function rows(
   return encodeHop([program]);
 }
 
-function copyRows(context: NativeContext, hop: Float64Array): Promise<void> {
+function copyRows(context: NativeContext, device: number, hop: Float64Array): Promise<void> {
   return context.job(
     "transfer",
     (slot) =>
       context.library.kvf_cuda_copy_job(
         context.address,
         slot,
-        DEVICE,
+        device,
         hop,
         hop.length,
         KVF_CUDA_METHOD_DMA,
@@ -216,7 +223,7 @@ function transferRows(
         context.address,
         slot,
         agent.address,
-        cString(AGENT),
+        cString(agent.name),
         operation,
         hop,
         hop.length,
@@ -230,22 +237,9 @@ function transferRows(
   );
 }
 
-interface TemporaryFile {
-  readonly path: string;
-  readonly handle: FileHandle;
-}
-
-/** It keeps its name while it is used: the plugin's libraries look at it. */
-async function temporaryFile(folder: string): Promise<TemporaryFile> {
-  const path = join(folder, `kvferry-gds-trial-${process.pid}`);
-  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
-  const handle = await open(path, flags | constants.O_DIRECT, 0o600).catch(() => open(path, flags, 0o600));
-  return { path, handle };
-}
-
 /** Plain reads and writes, by a descriptor of their own: what another program would see. */
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  const plain = await open(`/proc/self/fd/${file.fd}`, "r+");
+async function writeAll(file: number, bytes: Uint8Array): Promise<void> {
+  const plain = await open(`/proc/self/fd/${file}`, "r+");
   try {
     await plain.write(bytes, 0, bytes.byteLength, 0);
     await plain.sync();
@@ -254,8 +248,8 @@ async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-async function readAll(file: FileHandle): Promise<Uint8Array<ArrayBuffer>> {
-  const plain = await open(`/proc/self/fd/${file.fd}`, "r");
+async function readAll(file: number): Promise<Uint8Array<ArrayBuffer>> {
+  const plain = await open(`/proc/self/fd/${file}`, "r");
   try {
     const bytes = new Uint8Array(new ArrayBuffer(BYTES));
     const { bytesRead } = await plain.read(bytes, 0, BYTES, 0);

@@ -51,6 +51,13 @@ export class NixlExtents {
     }
   }
 
+  /** Whether a region lies in one registration. */
+  covers(memory: number, region: NixlRegion): boolean {
+    const space = this.#space(memory, region.device);
+    const before = space[firstAfter(space, region.address) - 1];
+    return before !== undefined && endOf(before.region) >= endOf(region);
+  }
+
   /** Gives a hold back: what nobody else uses is deregistered. */
   async release(hold: NixlHold): Promise<void> {
     const idle = hold.filter((extent) => --extent.users === 0);

@@ -27,6 +27,11 @@ export interface OpenOptions {
    * is first asked for.
    */
   readonly cuda?: false | { readonly device?: number; readonly busy?: boolean; readonly library?: string };
+  /**
+   * `gds`: tries GPUDirect Storage at `open`, by GPU memory that goes through a temporary file and back, and takes it
+   * between GPU memory and files where every byte was right and it is predicted to be faster; `explain` says why not.
+   * `gpuRdma`: NIXL may move GPU memory to and from peers. Both false by default.
+   */
   readonly capabilities?: { readonly gds?: boolean; readonly gpuRdma?: boolean };
   readonly prefer?: "automatic" | "native" | "nixl";
   /**

@@ -42,7 +42,7 @@ export class Planning {
       executors: [...session.executors.keys()],
       missing: missingExecutors(session),
       gpuRdma: session.options.capabilities.gpuRdma,
-      gds: session.options.capabilities.gds,
+      ...(session.gds === null ? undefined : { gds: session.gds.between.bind(session.gds) }),
       assists: (agent) => session.staged?.assists(agent) ?? false,
       deviceSlabs: (agent) =>
         session.staging.devices !== null && session.staged?.client?.lendsDevices(agent) !== false,

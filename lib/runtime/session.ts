@@ -13,6 +13,7 @@ import type { HostIdentity } from "../core/package.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
 import { fileExecutor } from "./file-executor.ts";
+import type { Gds } from "./gds.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import { hostPlace, type HostPlace } from "./neighbour-host.ts";
@@ -56,6 +57,8 @@ export interface Session {
   };
   /** What two-hop routes use; null where there are none. */
   readonly staged: StagedParts | null;
+  /** GPUDirect Storage through NIXL; null where nobody asked for it. */
+  readonly gds: Gds | null;
   /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
   /** Processes of this host whose memory is mapped; null when the transport was opened without. */
@@ -77,6 +80,7 @@ export interface Session {
  */
 export async function openSession(options: ResolvedOptions): Promise<Session> {
   const context = NativeContext.open(openLibrary(), options.slots);
+  let gds: Gds | null = null;
   try {
     const incarnation = nextIncarnation(Date.now());
     const wire = wireName(options.agentName, incarnation);
@@ -86,6 +90,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       // What is named must be there; what is not is loaded when a layout first asks for it.
       options.cuda?.demanded === true ? cuda.demand() : null,
     ]);
+    if (options.capabilities.gds) gds = await openGds(context, cuda, options, wire);
     const executors = new Map<ExecutorName, Executor>([
       ["host", hostExecutor(context)],
       ["file", fileExecutor(context)],
@@ -96,6 +101,8 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
         "cuda",
         cudaExecutor(context, () => cuda.defaultDevice),
       );
+    const byGds = gds?.executor() ?? null;
+    if (byGds !== null) executors.set("gds", byGds);
     const { sendBytes, receiveBytes, chunkBytes, deviceBytes, deviceChunkBytes } = options.staging;
     const gpus = options.cuda === null ? null : cuda;
     const staging = {
@@ -131,12 +138,12 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       "external-fd": loadedOnDemand(async () =>
         (await import("./neighbour-file.ts")).externalFileMemory(context),
       ),
-      external: externalMemory(cuda),
+      external: externalMemory(cuda, gds),
       shared: sharedMemory,
       disk: loadedOnDemand(async () =>
-        (await import("./file-memory.ts")).fileMemory(context, process.env, sums, files),
+        (await import("./file-memory.ts")).fileMemory(context, process.env, sums, files, gds),
       ),
-      ...(options.cuda === null ? undefined : gpuMemory(context, cuda, options.neighbours)),
+      ...(options.cuda === null ? undefined : gpuMemory(context, cuda, options.neighbours, gds)),
     };
     let place: HostIdentity | null | undefined;
     return {
@@ -159,6 +166,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       processes: linuxProcesses(),
       staging,
       staged,
+      gds,
       sums,
       files,
       neighbours: options.neighbours ? await openNeighbours(context, options, wire, incarnation, cuda) : null,
@@ -168,9 +176,21 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       executors,
     };
   } catch (error) {
+    await gds?.close();
     context.close(1000);
     throw error;
   }
+}
+
+/** GPUDirect Storage, tried; loaded only by who asks for it. */
+async function openGds(
+  context: NativeContext,
+  cuda: CudaSession,
+  options: ResolvedOptions,
+  wire: string,
+): Promise<Gds> {
+  const { Gds } = await import("./gds.ts");
+  return await Gds.open(context, cuda, options, wire);
 }
 
 /** A NIXL agent and what works with it, where one is wanted; loaded only then. */
@@ -210,22 +230,33 @@ function gpuMemory(
   context: NativeContext,
   cuda: CudaSession,
   shareable: boolean,
+  gds: Gds | null,
 ): Pick<MemoryProviders, "pinned" | "device" | "external-ipc"> {
   return {
     pinned: loadedOnDemand(async () => (await import("./cuda-memory.ts")).pinnedMemory(context, cuda)),
-    device: loadedOnDemand(async () => (await import("./cuda-memory.ts")).deviceMemory(cuda, shareable)),
+    device: knownToGds(
+      gds,
+      loadedOnDemand(async () => (await import("./cuda-memory.ts")).deviceMemory(cuda, shareable)),
+    ),
     "external-ipc": loadedOnDemand(async () => (await import("./cuda-memory.ts")).externalIpcMemory(cuda)),
   };
 }
 
 /** Memory that the caller owns: what lies on a GPU, or is pinned for one, is checked with the driver. */
-function externalMemory(cuda: CudaSession): MemoryProvider {
-  const onGpu = loadedOnDemand(async () => (await import("./cuda-memory.ts")).externalCudaMemory(cuda));
+function externalMemory(cuda: CudaSession, gds: Gds | null): MemoryProvider {
+  const onGpu = knownToGds(
+    gds,
+    loadedOnDemand(async () => (await import("./cuda-memory.ts")).externalCudaMemory(cuda)),
+  );
   return (request, provided, layout) => {
     const { memory } = request;
     const plain = memory.kind !== "external" || memory.storage === "system";
     return plain ? externalHostMemory(request, provided, layout) : onGpu(request, provided, layout);
   };
+}
+
+function knownToGds(gds: Gds | null, provider: MemoryProvider): MemoryProvider {
+  return gds === null ? provider : gds.knowing(provider);
 }
 
 /** Where a process is that nobody can meet there. */

@@ -2,6 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { chooseMethod, hostCopyMicros } from "../../lib/core/method.ts";
 import type { Work } from "../../lib/core/work.ts";
 import { explainPlan, formatExplanation } from "../../lib/core/explain.ts";
+import type { LayoutRecord } from "../../lib/core/layout.ts";
+import type { Hop, MethodCandidate } from "../../lib/core/plan.ts";
 import { defaultProfile, rateAt } from "../../lib/core/profile.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
 import { findRoute, type PlanEnvironment } from "../../lib/core/route.ts";
@@ -374,32 +376,107 @@ describe("the route table names the way or what is missing", () => {
     },
   );
 
-  test.each([[true], [false]])(
-    "GPU memory and files: GPUDirect Storage is passed over by name (asked for: %p)",
-    (gds) => {
+  describe("GPU memory and files: GPUDirect Storage", () => {
+    const config = {
+      numBlocks: 8,
+      numLayers: 2,
+      outerDim: 2,
+      pageSize: 16,
+      numHeads: 8,
+      headDim: 128,
+    } as const;
+    /** The candidates of both directions by method. */
+    const ways = (
+      memory: TestLayout,
+      gds: PlanEnvironment["gds"],
+      method?: string,
+      blocks: readonly number[] = [1, 2],
+    ): { readonly hop: Hop | undefined; readonly tried: Map<string, MethodCandidate> }[] => {
       const world = new World();
-      const gpu = world.add(device);
-      const file = world.add({ ...device, storage: { kind: "disk" }, reach: "file" });
-      for (const [source, destination] of [
+      const gpu = world.add({ ...device, ...memory });
+      const file = world.add({ ...memory, storage: { kind: "disk" }, reach: "file", at: [0] });
+      return [
         [gpu, file],
         [file, gpu],
-      ] as const) {
+      ].map(([source, destination]) => {
         const plan = world.plan(
           {
-            source: source.handle,
-            destination: destination.handle,
-            sourceBlocks: [1],
-            destinationBlocks: [2],
+            source: (source as LayoutRecord).handle,
+            destination: (destination as LayoutRecord).handle,
+            sourceBlocks: blocks,
+            destinationBlocks: blocks,
+            ...(method === undefined ? undefined : { method }),
           },
-          { ...everything, gds },
+          { ...everything, ...(gds === undefined ? undefined : { gds }) },
         );
-        expect(plan.legs[0]?.hops[0]?.method).toBe("staged/pipeline");
-        expect(plan.passedOver).toEqual([
-          { route: "gds", reason: expect.stringContaining(gds ? "asks for GPUDirect Storage" : "no method") },
-        ]);
+        const hop = plan.legs[0]?.hops[0];
+        return {
+          hop,
+          tried: new Map(hop?.candidates.map((candidate) => [candidate.method, candidate])),
+        };
+      });
+    };
+    const aligned: TestLayout = { config, at: [1 << 20] };
+
+    test("that nobody asked for, or that cannot serve these layouts, is a candidate that says so", () => {
+      for (const [gds, reason] of [
+        [undefined, "`capabilities: { gds: true }`"],
+        [(): string => "The plugin is out of order.", "The plugin is out of order."],
+      ] as const)
+        for (const [index, { hop, tried }] of ways(aligned, gds).entries()) {
+          expect(hop).toMatchObject({ method: "staged/pipeline", executor: "staged", op: "copy" });
+          const candidate = tried.get(index === 0 ? "gds/write" : "gds/read");
+          expect(candidate?.micros).toBe(Number.POSITIVE_INFINITY);
+          expect(candidate?.reason).toContain(reason);
+        }
+    });
+
+    test("that is proven is asked for these two layouts, and moves blocks in one hop", () => {
+      const asked: unknown[] = [];
+      const found = ways(aligned, (memory, file) => {
+        asked.push([memory.storage.kind, file.storage.kind]);
+        return null;
+      });
+      expect(asked).toEqual([
+        ["device", "disk"],
+        ["device", "disk"],
+      ]);
+      expect(found.map(({ hop }) => [hop?.method, hop?.executor, hop?.op, hop?.agent])).toEqual([
+        ["gds/write", "gds", "write", null],
+        ["gds/read", "gds", "read", null],
+      ]);
+      for (const { hop, tried } of found) {
+        expect(hop?.programs[0]?.srcMemory.kind).toBe(hop?.op === "write" ? 1 : 2);
+        expect(tried.get("staged/pipeline")?.reason).toMatch(/\.$/);
+        expect(hop?.predictedMicros).toBeLessThan(tried.get("staged/pipeline")?.micros ?? 0);
       }
-    },
-  );
+    });
+
+    test.each([
+      ["GPU memory", { config, at: [(1 << 20) + 512] }],
+      ["rows", { config: { ...config, pageSize: 1, numHeads: 1, headDim: 1 }, at: [1 << 20] }],
+      ["blocks", { config: { ...config, outerDim: 1, numLayers: 1, pageSize: 3 }, at: [1 << 20] }],
+    ] as const)("takes no %s that are not whole pages", (_what, memory) => {
+      for (const [index, { hop, tried }] of ways(memory, () => null).entries()) {
+        expect(hop?.method).toBe("staged/pipeline");
+        expect(tried.get(index === 0 ? "gds/write" : "gds/read")?.reason).toContain("4096");
+      }
+      expect(() => ways(memory, () => null, "gds/write")).toThrow(/gds\/write.*4096/);
+    });
+
+    test("is passed over for many small pieces, and taken all the same where a request forces it", () => {
+      const small: TestLayout = {
+        config: { ...config, numBlocks: 4096, numLayers: 1, outerDim: 1, pageSize: 2 },
+        at: [1 << 20],
+      };
+      const blocks = Array.from({ length: 1024 }, (_unused, index) => index * 3);
+      const [written] = ways(small, () => null, undefined, blocks);
+      expect(written?.hop?.method).toBe("staged/pipeline");
+      expect(written?.tried.get("gds/write")?.micros).toBeLessThan(Number.POSITIVE_INFINITY);
+      const [forced] = ways({ ...small }, () => null, "staged/pipeline", blocks);
+      expect(forced?.hop?.method).toBe("staged/pipeline");
+    });
+  });
 
   test("programs carry the kind and number of each side's memory", () => {
     const world = new World();

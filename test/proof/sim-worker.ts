@@ -100,6 +100,7 @@ export function startWorker(
     stages: { close: async () => undefined } as unknown as CudaStages, // likewise
     staging,
     staged,
+    gds: null,
     sums: new Map(),
     files: new Map(),
     neighbours: null,

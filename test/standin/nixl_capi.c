@@ -3,7 +3,8 @@
  *
  * Several agents of one process find each other by name; metadata name an agent and its regions; a transfer is a copy.
  * It exists to make things fail on demand and to run under sanitizers. It is not NIXL, and nothing that it does is a
- * result about NIXL. Backends of the names GDS and GDS_MT take files too, by plain reads and writes. It keeps NIXL's rules where breaking them would be fatal or wrong: calls that NIXL runs under its
+ * result about NIXL. Backends of the names GDS and GDS_MT take files too, by plain reads and writes, and only descriptors
+ * that go past the page cache, which stay open until they are deregistered. It keeps NIXL's rules where breaking them would be fatal or wrong: calls that NIXL runs under its
  * exclusive lock exclude transfers here too, and asking for the status of a released request ends the process.
  *
  * standin_control(command) answers a number (negative: not understood). NIXL_STANDIN holds commands separated by ';' that
@@ -24,6 +25,8 @@
  *                           of NIXL received them
  *   flip N OFFSET           the N-th copy from now on changes the byte at OFFSET of all that it moves; shorter ones do
  *                           not count
+ *   short N BYTES CODE      the N-th copy from now on moves no more than so many bytes, and answers CODE (0: as if it were
+ *                           complete)
  *   live                    requests, lists, maps, agents and other objects that were not destroyed
  *   reset                   as when it was loaded (objects stay)
  */
@@ -163,6 +166,9 @@ static uint32_t turns;
 static long live;
 static uint64_t flip_in; /* copies until the one that is changed; 0 for none */
 static uint64_t flip_offset;
+static uint64_t short_in; /* copies until the one that is cut short; 0 for none */
+static uint64_t short_bytes;
+static nixl_status short_code;
 
 static void count_live(long change) {
     pthread_mutex_lock(&table_mutex);
@@ -260,7 +266,7 @@ static long control_locked(const char *command) {
         memset(lost, 0, sizeof lost);
         mode = INLINE;
         disorder = false;
-        flip_in = 0;
+        flip_in = short_in = 0;
         pthread_cond_broadcast(&unblocked);
         return 0;
     }
@@ -284,6 +290,12 @@ static long control_locked(const char *command) {
         flip_in = strtoull(name, NULL, 10);
         flip_offset = a;
         return given >= 3 ? 0 : -1;
+    }
+    if (strcmp(verb, "short") == 0) {
+        short_in = strtoull(name, NULL, 10);
+        short_bytes = a;
+        short_code = (nixl_status)b;
+        return given == 4 ? 0 : -1;
     }
     if (strcmp(verb, "mode") == 0) {
         pending_polls = given >= 3 ? (uint32_t)a : 1;
@@ -542,6 +554,10 @@ FUNCTION(destroy_reg_dlist, nixl_reg_dlist list) {
 FUNCTION(register_mem, nixl_agent agent, nixl_reg_dlist list, nixl_opt_args args) {
     ENTER(register_mem);
     (void)args;
+    for (size_t i = 0; i < list->list.count && list->memory == MEMORY_FILE; i++) {
+        int flags = fcntl((int)list->list.items[i].device, F_GETFL);
+        if (flags < 0 || !(flags & O_DIRECT)) return NIXL_BACKEND_ERROR;
+    }
     pthread_rwlock_wrlock(&agent->lock);
     nixl_status status = agent->has_backend ? NIXL_SUCCESS : NIXL_BACKEND_ERROR;
     for (size_t i = 0; i < list->list.count && status == NIXL_SUCCESS; i++) status = add_region(&agent->own, list->list.items[i]);
@@ -555,6 +571,10 @@ FUNCTION(deregister_mem, nixl_agent agent, nixl_reg_dlist list, nixl_opt_args ar
     pthread_rwlock_wrlock(&agent->lock);
     nixl_status status = NIXL_SUCCESS;
     for (size_t i = 0; i < list->list.count; i++) {
+        if (list->memory == MEMORY_FILE && fcntl((int)list->list.items[i].device, F_GETFD) < 0) {
+            fprintf(stderr, "stand-in: a file was closed before it was deregistered\n");
+            abort();
+        }
         if (!remove_region(&agent->own, &list->list.items[i])) status = NIXL_NOT_FOUND;
     }
     pthread_rwlock_unlock(&agent->lock);
@@ -765,22 +785,40 @@ static void copy_file(const region *memory, const region *file, bool writing, ui
     free(bytes);
 }
 
-static void copy_all(const struct nixl_xfer_req_s *request) {
+/* How much of the next copy is moved; `code` gets what it answers. */
+static uint64_t moved_bytes(nixl_status *code) {
+    pthread_mutex_lock(&table_mutex);
+    bool cut = short_in > 0 && --short_in == 0;
+    uint64_t bytes = cut ? short_bytes : UINT64_MAX;
+    *code = cut ? short_code : NIXL_SUCCESS;
+    pthread_mutex_unlock(&table_mutex);
+    return bytes;
+}
+
+static nixl_status copy_all(const struct nixl_xfer_req_s *request) {
     uint64_t flip = flipped_offset(request);
-    for (size_t i = 0; i < request->local.count; i++) {
+    nixl_status code;
+    uint64_t left = moved_bytes(&code);
+    for (size_t i = 0; i < request->local.count && left > 0; i++) {
         if (request->remote.items[i].memory == MEMORY_FILE) {
-            copy_file(&request->local.items[i], &request->remote.items[i], request->operation == 1, flip);
+            region part = request->local.items[i];
+            if (part.bytes > left) part.bytes = left;
+            left -= part.bytes;
+            copy_file(&part, &request->remote.items[i], request->operation == 1, flip);
             flip = flip >= request->local.items[i].bytes && flip != UINT64_MAX ? flip - request->local.items[i].bytes : UINT64_MAX;
             continue;
         }
         uint8_t *local = (uint8_t *)(uintptr_t)request->local.items[i].address;
         uint8_t *remote = (uint8_t *)(uintptr_t)request->remote.items[i].address;
         uint64_t bytes = request->local.items[i].bytes;
+        if (bytes > left) bytes = left;
+        left -= bytes;
         uint8_t *target = request->operation == 1 ? remote : local;
         memcpy(target, request->operation == 1 ? local : remote, bytes);
         if (flip < bytes) target[flip] ^= 1;
         flip = flip >= bytes && flip != UINT64_MAX ? flip - bytes : UINT64_MAX;
     }
+    return code;
 }
 
 static void must_live(const struct nixl_xfer_req_s *request, const char *what) {
@@ -803,9 +841,8 @@ FUNCTION(post_xfer_req, nixl_agent agent, nixl_xfer_req request, nixl_opt_args a
         bool now = mode == INLINE;
         request->polls = mode == PENDING ? pending_polls : UINT32_MAX;
         pthread_mutex_unlock(&table_mutex);
-        if (now) copy_all(request);
-        request->state = now ? COMPLETE : POSTED;
-        status = now ? NIXL_SUCCESS : NIXL_IN_PROGRESS;
+        status = now ? copy_all(request) : NIXL_IN_PROGRESS;
+        request->state = now && status == NIXL_SUCCESS ? COMPLETE : POSTED;
     }
     pthread_rwlock_unlock(&agent->lock);
     return status;
@@ -824,9 +861,8 @@ FUNCTION(get_xfer_status, nixl_agent agent, nixl_xfer_req request) {
     if (mode == INLINE) request->polls = 1;
     pthread_mutex_unlock(&table_mutex);
     if (status == NIXL_IN_PROGRESS && request->polls != UINT32_MAX && --request->polls == 0) {
-        copy_all(request);
-        request->state = COMPLETE;
-        status = NIXL_SUCCESS;
+        status = copy_all(request);
+        request->state = status == NIXL_SUCCESS ? COMPLETE : POSTED;
     }
     pthread_rwlock_unlock(&agent->lock);
     return status;
