@@ -2,6 +2,7 @@
 // process of its own.
 import { existsSync } from "node:fs";
 import { describe, test } from "bun:test";
+import { gdsCheck } from "../../lib/cli/doctor-gds.ts";
 import { findNixl } from "../../lib/native/find-nixl.ts";
 import { expectCases } from "../cuda/run-cases.ts";
 
@@ -13,7 +14,7 @@ if (gpus === 0) {
   test.skip("NOT RUN: there is no GPU on this machine, so nothing here is shown to work on one", () =>
     undefined);
 } else {
-  describe("on a GPU", () => {
+  describe("on a GPU", async () => {
     test(
       "every pair of memory kinds, arrangement, order and method",
       () => expectCases("test/cuda/matrix.cases.ts", 75, environment),
@@ -46,6 +47,16 @@ if (gpus === 0) {
         "two processes over NIXL, GPU memory on both sides",
         () => expectCases("test/gpu/nixl.cases.ts", 31, environment),
         400_000,
+      );
+    // Plugins that lack something may crash: the doctor tries them in a process of its own first.
+    const gds = await gdsCheck(undefined, findNixl() !== null);
+    if (!gds.ok)
+      test.skip(`NOT RUN: GPUDirect Storage is not proven on this machine: ${gds.found}`, () => undefined);
+    else
+      test(
+        "GPU memory and files by GPUDirect Storage",
+        () => expectCases("test/gpu/gds.cases.ts", 5, environment),
+        120_000,
       );
     if (gpus < 2) test.skip("NOT RUN: two devices: this machine has one GPU", () => undefined);
     else {
