@@ -61,15 +61,14 @@ export function planPrepared(
   return finishPlan(prepared, destinationBlocks, lists, hops);
 }
 
-/** Whether a request says nothing but layouts and blocks. */
+/** Whether a request says nothing but layouts, blocks and a method. */
 function isPlain(request: PlanRequest): boolean {
   return (
     request.tokens === undefined &&
     request.components === undefined &&
     request.layers === undefined &&
     request.partial === undefined &&
-    request.layerwise === undefined &&
-    request.method === undefined
+    request.layerwise === undefined
   );
 }
 
@@ -86,7 +85,12 @@ function preparedBefore(
   const source = getLayout(snapshot, request.source, PLAN_OPERATION);
   const destination = getLayout(snapshot, request.destination, PLAN_OPERATION);
   const known = before.get(destination);
-  if (known?.source === source && known.profile === profile && known.environment === environment)
+  if (
+    known?.source === source &&
+    known.profile === profile &&
+    known.environment === environment &&
+    known.method === request.method
+  )
     return known;
   const prepared = preparePair(snapshot, request, profile, environment);
   before.set(destination, prepared);
