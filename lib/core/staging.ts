@@ -3,13 +3,15 @@ import { gpuWork } from "./gpu-work.ts";
 import { chooseMethod } from "./method.ts";
 import type { Hop } from "./plan.ts";
 import type { MachineProfile } from "./profile.ts";
-import type { CopyProgram, ProgramMemory } from "./program.ts";
+import type { BlockOffsets, CopyProgram, ProgramMemory } from "./program.ts";
 import type { PlanEnvironment } from "./route.ts";
 
 /** A part of a program that fits one chunk of staging memory. */
 export interface StagePiece {
   /** Bytes that it moves, and takes of the chunk. */
   readonly bytes: number;
+  /** Bytes from one pair of it to the next one in the chunk. */
+  readonly pairBytes: number;
   /**
    * The two hops for a chunk at that address: into it and out of it.
    *
@@ -250,59 +252,101 @@ function pieceOf(
   const lead =
     program.dstMemory.kind === 2 || program.srcMemory.kind !== 2 ? program.dstStride : program.srcStride;
   const strides = packedStrides(program.count, lead, program.rowBytes);
-  const offsets = new Float64Array(pairs);
-  for (let pair = 0; pair < pairs; pair++) offsets[pair] = pair * bases * unit;
-  const outer = {
-    blocks: null,
-    run: null,
-    pairs,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    bytes,
-    layers: null,
-  };
+  const step = bases * unit;
+  const stagePairs: Side = { ids: null, stride: step, offsets: () => evenly(pairs, step) };
+  const sourcePairs = pairsOf(program, "source", firstPair, endPair);
+  const destinationPairs = pairsOf(program, "destination", firstPair, endPair);
+  const into = fused(program.count, program.srcStride, strides, program.rowBytes, rows, strides);
+  const out = fused(program.count, strides, program.dstStride, program.rowBytes, rows, strides);
+  const outer = { run: null, pairs, srcRunStride: 0, dstRunStride: 0, bytes, layers: null };
   return {
     bytes,
+    pairBytes: step,
     hops(address, memory = HOST) {
       const stage = new Float64Array(bases);
       for (let base = 0; base < bases; base++) stage[base] = address + base * unit;
-      const inward = fused(
-        {
-          ...outer,
-          srcBase: program.srcBase.subarray(firstBase, endBase),
-          srcOffset: program.srcOffset.subarray(firstPair, endPair),
-          srcMemory: program.srcMemory,
-          dstBase: stage,
-          dstOffset: offsets,
-          dstMemory: memory,
+      const inward: CopyProgram = {
+        ...outer,
+        ...into,
+        srcBase: program.srcBase.subarray(firstBase, endBase),
+        srcMemory: program.srcMemory,
+        dstBase: stage,
+        dstMemory: memory,
+        blocks: blocksOf(sourcePairs, stagePairs, pairs),
+        get srcOffset() {
+          return sourcePairs.offsets();
         },
-        program.count,
-        program.srcStride,
-        strides,
-        program.rowBytes,
-        rows,
-        strides,
-      );
-      const outward = fused(
-        {
-          ...outer,
-          srcBase: stage,
-          srcOffset: offsets,
-          srcMemory: memory,
-          dstBase: program.dstBase.subarray(firstBase, endBase),
-          dstOffset: program.dstOffset.subarray(firstPair, endPair),
-          dstMemory: program.dstMemory,
+        get dstOffset() {
+          return stagePairs.offsets();
         },
-        program.count,
-        strides,
-        program.dstStride,
-        program.rowBytes,
-        rows,
-        strides,
-      );
+      };
+      const outward: CopyProgram = {
+        ...outer,
+        ...out,
+        srcBase: stage,
+        srcMemory: memory,
+        dstBase: program.dstBase.subarray(firstBase, endBase),
+        dstMemory: program.dstMemory,
+        blocks: blocksOf(stagePairs, destinationPairs, pairs),
+        get srcOffset() {
+          return stagePairs.offsets();
+        },
+        get dstOffset() {
+          return destinationPairs.offsets();
+        },
+      };
       return [inward, outward];
     },
   };
+}
+
+/** Where the pairs of a piece lie on one side: as ids of blocks where the program has those, and as offsets for who asks. */
+interface Side {
+  readonly ids: Uint32Array | null;
+  readonly stride: number;
+  readonly offsets: () => Float64Array;
+}
+
+function pairsOf(
+  program: CopyProgram,
+  end: "source" | "destination",
+  firstPair: number,
+  endPair: number,
+): Side {
+  const { blocks } = program;
+  if (blocks === null) {
+    const offsets = (end === "source" ? program.srcOffset : program.dstOffset).subarray(firstPair, endPair);
+    return { ids: null, stride: 0, offsets: () => offsets };
+  }
+  const ids = blocks[end].subarray(firstPair, endPair);
+  const stride = end === "source" ? blocks.sourceStride : blocks.destinationStride;
+  let made: Float64Array | undefined;
+  return { ids, stride, offsets: () => (made ??= Float64Array.from(ids, (id) => id * stride)) };
+}
+
+/** Pairs one after the other in a chunk, and blocks by their ids on the other side; null where there are no ids. */
+function blocksOf(source: Side, destination: Side, pairs: number): BlockOffsets | null {
+  if (source.ids === null && destination.ids === null) return null;
+  return {
+    source: source.ids ?? counted(pairs),
+    destination: destination.ids ?? counted(pairs),
+    sourceStride: source.stride,
+    destinationStride: destination.stride,
+  };
+}
+
+function evenly(count: number, step: number): Float64Array {
+  const offsets = new Float64Array(count);
+  for (let index = 0; index < count; index++) offsets[index] = index * step;
+  return offsets;
+}
+
+let numbers: Uint32Array = new Uint32Array(0);
+
+/** 0, 1, 2 and so on, the same memory every time. */
+export function counted(count: number): Uint32Array {
+  if (numbers.length < count) numbers = Uint32Array.from({ length: 2 * count }, (_unused, index) => index);
+  return numbers.subarray(0, count);
 }
 
 /** Strides of loops packed without gaps, the loop with the largest stride of the leading side outermost. */
@@ -323,18 +367,15 @@ function packedStrides(
   return strides;
 }
 
-type Outer = Omit<CopyProgram, "count" | "srcStride" | "dstStride" | "rowBytes" | "rows">;
-
 /** Sorts loops by their stride in the stage and joins the innermost ones that continue the row on both sides. */
 function fused(
-  outer: Outer,
   count: readonly number[],
   source: readonly number[],
   destination: readonly number[],
   rowBytes: number,
   rows: number,
   stage: readonly number[],
-): CopyProgram {
+): Pick<CopyProgram, "count" | "srcStride" | "dstStride" | "rowBytes" | "rows"> {
   const loops = count
     .map((times, index) => ({
       times,
@@ -353,7 +394,6 @@ function fused(
     loops.pop();
   }
   return {
-    ...outer,
     count: loops.map((loop) => loop.times),
     srcStride: loops.map((loop) => loop.source),
     dstStride: loops.map((loop) => loop.destination),

@@ -20,6 +20,8 @@ export type RunProgram = (
 const MOST_ASKED = 4;
 /** The same between GPUs, where asking takes longer than moving: some wait over there for a chunk. */
 const MOST_ASKED_ON_DEVICE = 32;
+/** With so many it begins: each answer lets one more begin, for what is asked later is not to hold up what was answered. */
+const FIRST_ASKED = 6;
 
 /**
  * A hop that the peer has to help with: each part goes through a chunk here and a chunk there.
@@ -49,6 +51,10 @@ export class AssistedRun implements RunningHop {
   readonly #chunks: Map<Chunk, ChunkSource> = new Map();
   /** Chunks that something may still touch. */
   readonly #doubtful: Map<Chunk, ChunkSource> = new Map();
+  /** Lanes that may still be opened, and those that are open. */
+  #toOpen = 0;
+  #lanes = 0;
+  readonly #allEnded: PromiseWithResolvers<void> = Promise.withResolvers<void>();
   #complete = 0;
   #bytes = 0;
   #touched = false;
@@ -96,7 +102,9 @@ export class AssistedRun implements RunningHop {
       1,
       this.#onDevice ? Math.min(MOST_ASKED_ON_DEVICE, 2 * count) : Math.min(MOST_ASKED, count),
     );
-    await Promise.all(Array.from({ length: lanes }, () => this.#lane()));
+    this.#toOpen = lanes;
+    for (let lane = 0; lane < FIRST_ASKED; lane++) this.#openLane();
+    await this.#allEnded.promise;
     const ok = this.#error === undefined;
     return {
       ok,
@@ -131,6 +139,16 @@ export class AssistedRun implements RunningHop {
   quiet(): void {
     for (const [chunk, source] of this.#doubtful) source.release(chunk);
     this.#doubtful.clear();
+  }
+
+  #openLane(): void {
+    if (this.#toOpen === 0) return;
+    this.#toOpen--;
+    this.#lanes++;
+    const ended = (): void => {
+      if (--this.#lanes === 0) this.#allEnded.resolve();
+    };
+    this.#lane().then(ended, ended);
   }
 
   async #lane(parts: number = Number.POSITIVE_INFINITY): Promise<void> {
@@ -170,10 +188,9 @@ export class AssistedRun implements RunningHop {
       this.#return(source, chunk, false);
       throw this.#error;
     }
-    const [inward] = piece.hops(0);
     const [, scatter] = piece.hops(chunk.address, stageMemory(source.device));
     const component = this.#hop.components?.[index] ?? "";
-    const told = stagedProgram(inward, "source");
+    const told = stagedProgram(piece, "source");
     const request = this.#client.fetch(this.#agent, layout, component, told, chunk.address, source.device);
     this.#fetches.add(request);
     try {
@@ -195,6 +212,7 @@ export class AssistedRun implements RunningHop {
       throw error;
     }
     this.#fetches.delete(request);
+    this.#openLane();
     let doubtful = false;
     try {
       if (this.#error !== undefined) throw this.#error;
@@ -216,14 +234,12 @@ export class AssistedRun implements RunningHop {
     const layout = write ? this.#context.destination : this.#context.source;
     if (layout === undefined) throw stopped();
     const theirs = write ? program.dstMemory : program.srcMemory;
-    // Addresses in the peer's chunk count from 0 in what it is told.
-    const [inward, outward] = piece.hops(0);
     const request = this.#client.ask(
       this.#agent,
       write ? "write" : "read",
       layout,
       this.#hop.components?.[index] ?? "",
-      stagedProgram(write ? outward : inward, write ? "destination" : "source"),
+      stagedProgram(piece, write ? "destination" : "source"),
       this.#onDevice ? theirs.device : null,
     );
     this.#requests.set(request, true);
@@ -232,6 +248,7 @@ export class AssistedRun implements RunningHop {
     let scattering = false;
     try {
       const far = await request.credit;
+      this.#openLane();
       chunk = await this.#chunk(this.#source);
       const here = stageMemory(this.#source.device);
       const there = stageMemory(this.#onDevice ? theirs.device : null);

@@ -1,9 +1,14 @@
 /**
- * Lists of whole numbers in as few bytes as they need: as they are (8 bytes each), as a first one and a step where they are
- * evenly spaced, or as multiples of one unit (4 bytes each).
- *
- *     form (u8), count (u32), then  0: f64 each  |  1: first f64, step f64  |  2: unit f64, u32 each
+ * Whole numbers as they are, evenly spaced from a first one on, or as multiples of one unit: what block ids times a stride
+ * are, and where pieces lie in a chunk. The latter two are kept so, for they are short and many.
  */
+export type NumberList =
+  | Float64Array
+  | readonly number[]
+  | { readonly first: number; readonly step: number; readonly count: number }
+  | { readonly unit: number; readonly times: Uint32Array };
+
+// On the wire: form (u8), count (u32), then  0: f64 each  |  1: first f64, step f64  |  2: unit f64, u32 each
 const PLAIN = 0;
 const STEPS = 1;
 const UNITS = 2;
@@ -12,35 +17,72 @@ const HEAD_BYTES = 5;
 /** Evenly spaced ones are few bytes however many they are: more than this are not read. */
 const MOST_NUMBERS = 8_192;
 
-/** The most bytes that a list takes. */
-export function roomForList(list: ArrayLike<number>): number {
-  return HEAD_BYTES + 8 + 8 * Math.max(1, list.length);
+/** Every 32-bit multiple of a unit up to this is a safe integer. */
+export const MOST_UNIT: number = 2 ** 21;
+
+/** How many there are. */
+export function countOf(list: NumberList): number {
+  return "count" in list ? list.count : "times" in list ? list.times.length : list.length;
 }
 
-/** Writes a list. @returns Where it ends. */
-export function writeList(view: DataView, start: number, list: ArrayLike<number>): number {
-  const count = list.length;
-  view.setUint32(start + 1, count, true);
-  let at = start + HEAD_BYTES;
-  const step = stepOf(list);
-  if (step !== null) {
+/** All of them. */
+export function valuesOf(list: NumberList): Float64Array {
+  if ("count" in list) {
+    const { first, step, count } = list;
+    const values = new Float64Array(count);
+    for (let index = 0; index < count; index++) values[index] = first + index * step;
+    return values;
+  }
+  if ("times" in list) {
+    const { unit, times } = list;
+    const values = new Float64Array(times.length);
+    for (let index = 0; index < values.length; index++) values[index] = (times[index] as number) * unit; // in bounds
+    return values;
+  }
+  return list instanceof Float64Array ? list : Float64Array.from(list);
+}
+
+/** The lowest and the highest of a list that is not empty. */
+export function boundsOf(list: NumberList): { readonly lowest: number; readonly highest: number } {
+  if ("count" in list) {
+    const last = list.first + (list.count - 1) * list.step;
+    return { lowest: Math.min(list.first, last), highest: Math.max(list.first, last) };
+  }
+  const numbers = "times" in list ? list.times : list;
+  let lowest = Number.POSITIVE_INFINITY;
+  let highest = Number.NEGATIVE_INFINITY;
+  for (let index = 0; index < numbers.length; index++) {
+    const number = numbers[index] as number; // in bounds
+    if (number < lowest) lowest = number;
+    if (number > highest) highest = number;
+  }
+  return "times" in list ? { lowest: lowest * list.unit, highest: highest * list.unit } : { lowest, highest };
+}
+
+/** The most bytes that a list takes. */
+export function roomForList(list: NumberList): number {
+  return HEAD_BYTES + 8 + 8 * Math.max(1, "count" in list ? 1 : countOf(list));
+}
+
+/** Writes a list into memory of its own that begins at 0. @returns Where it ends. */
+export function writeList(view: DataView<ArrayBuffer>, start: number, list: NumberList): number {
+  const at = start + HEAD_BYTES;
+  view.setUint32(start + 1, countOf(list), true);
+  if ("count" in list) {
     view.setUint8(start, STEPS);
-    view.setFloat64(at, list[0] ?? 0, true);
-    view.setFloat64(at + 8, step, true);
+    view.setFloat64(at, list.first, true);
+    view.setFloat64(at + 8, list.step, true);
     return at + 16;
   }
-  const unit = unitOf(list);
-  if (unit > 0) {
-    view.setUint8(start, UNITS);
-    view.setFloat64(at, unit, true);
-    at += 8;
-    for (let index = 0; index < count; index++, at += 4)
-      view.setUint32(at, (list[index] as number) / unit, true); // in bounds, and whole
-    return at;
-  }
-  view.setUint8(start, PLAIN);
-  for (let index = 0; index < count; index++, at += 8) view.setFloat64(at, list[index] as number, true); // in bounds
-  return at;
+  if ("times" in list) view.setFloat64(at, list.unit, true);
+  view.setUint8(start, "times" in list ? UNITS : PLAIN);
+  // Machines that this runs on are little-endian, as messages are: long lists go as they lie.
+  const numbers =
+    "times" in list ? list.times : list instanceof Float64Array ? list : Float64Array.from(list);
+  const { buffer, byteOffset, byteLength } = numbers;
+  const from = "times" in list ? at + 8 : at;
+  new Uint8Array(view.buffer, from).set(new Uint8Array(buffer, byteOffset, byteLength));
+  return from + byteLength;
 }
 
 /** Reads lists one after the other; once something is malformed all are empty and `ok` is false. */
@@ -55,73 +97,38 @@ export class ListReader {
   }
 
   /** Numbers are whole and not above 2^53. */
-  next(): Float64Array {
-    const list = this.#read();
+  next(): NumberList {
+    const list = this.ok ? this.#read() : null;
     if (list !== null) return list;
     this.ok = false;
-    return new Float64Array(0);
+    return [];
   }
 
-  #read(): Float64Array | null {
+  #read(): NumberList | null {
     const view = this.#view;
-    let at = this.at + HEAD_BYTES;
-    if (!this.ok || at > view.byteLength) return null;
+    const at = this.at + HEAD_BYTES;
+    if (at > view.byteLength) return null;
     const form = view.getUint8(this.at);
     const count = view.getUint32(this.at + 1, true);
     const bytes = form === PLAIN ? 8 * count : form === STEPS ? 16 : form === UNITS ? 8 + 4 * count : -1;
     if (bytes < 0 || count > MOST_NUMBERS || bytes > view.byteLength - at) return null;
     this.at = at + bytes;
-    const list = new Float64Array(count);
     if (form === PLAIN) {
-      for (let index = 0; index < count; index++, at += 8) {
-        const number = view.getFloat64(at, true);
-        if (!Number.isSafeInteger(number)) return null;
-        list[index] = number;
-      }
+      const list = new Float64Array(count);
+      new Uint8Array(list.buffer).set(new Uint8Array(view.buffer, view.byteOffset + at, 8 * count));
+      for (let index = 0; index < count; index++) if (!Number.isSafeInteger(list[index])) return null;
       return list;
     }
     const first = view.getFloat64(at, true);
-    at += 8;
     if (!Number.isSafeInteger(first)) return null;
-    if (form === UNITS) {
-      if (first < 1) return null;
-      let most = 0;
-      for (let index = 0; index < count; index++, at += 4) {
-        const times = view.getUint32(at, true);
-        if (times > most) most = times;
-        list[index] = times * first;
-      }
-      return Number.isSafeInteger(most * first) ? list : null;
+    if (form === STEPS) {
+      const step = view.getFloat64(at + 8, true);
+      return Number.isSafeInteger(step) && Number.isSafeInteger(first + step * count)
+        ? { first, step, count }
+        : null;
     }
-    const step = view.getFloat64(at, true);
-    if (!Number.isSafeInteger(step) || !Number.isSafeInteger(first + step * count)) return null;
-    for (let index = 0; index < count; index++) list[index] = first + index * step;
-    return list;
+    const times = new Uint32Array(count);
+    new Uint8Array(times.buffer).set(new Uint8Array(view.buffer, view.byteOffset + at + 8, 4 * count));
+    return first >= 1 && first <= MOST_UNIT ? { unit: first, times } : null;
   }
-}
-
-/** The step of evenly spaced numbers, or null; what is the same in plain is left plain. */
-function stepOf(list: ArrayLike<number>): number | null {
-  if (list.length < 3) return null;
-  const first = list[0] as number; // in bounds, as below
-  const step = (list[1] as number) - first;
-  for (let index = 2; index < list.length; index++)
-    if ((list[index] as number) - (list[index - 1] as number) !== step) return null;
-  return Number.isSafeInteger(first + step * list.length) ? step : null;
-}
-
-/** The largest power of two of which all are multiples by a number of 32 bits; 0 for none. */
-function unitOf(list: ArrayLike<number>): number {
-  if (list.length < 3) return 0;
-  let bits = 0;
-  let most = 0;
-  for (let index = 0; index < list.length; index++) {
-    const number = list[index] as number; // in bounds
-    if (number < 0) return 0;
-    if (number > most) most = number;
-    bits |= number;
-  }
-  // Of the low 32 bits, which is what matters: a unit is not larger than 2^31.
-  const unit = bits === 0 ? 2 ** 31 : (bits & -bits) >>> 0;
-  return most / unit < 2 ** 32 ? unit : 0;
 }

@@ -3,8 +3,9 @@ import { KvferryError } from "../core/errors.ts";
 import { stagedOffset } from "../core/intersect.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
-import { stageMemory } from "../core/staging.ts";
-import type { CopyProgram, ProgramMemory } from "../core/program.ts";
+import { counted, stageMemory } from "../core/staging.ts";
+import type { BlockOffsets, CopyProgram, ProgramMemory } from "../core/program.ts";
+import { countOf, type NumberList, valuesOf } from "./number-lists.ts";
 import {
   everyRow,
   startsOfRows,
@@ -31,7 +32,11 @@ export interface StagedOwner {
 /** What a peer asked for, checked. */
 export interface StagedWork {
   readonly record: LayoutRecord;
-  readonly program: CopyProgram;
+  readonly bytes: number;
+  /** Where its own bytes are. */
+  readonly memory: ProgramMemory;
+  /** What moves them to or from a chunk at that address. */
+  readonly programAt: (address: number) => CopyProgram;
   /** Where its chunk comes from. */
   readonly source: ChunkSource;
 }
@@ -59,8 +64,11 @@ export function checkedAsk(
       `layout ${record.name} keeps checksums, which only its own transfers keep right`,
     );
   const source = chunksFor(owner, agent, component, word);
-  const program = checkedProgram(component, word.program, operation, source, namedByOffset(record));
-  return { record, program, source };
+  return {
+    record,
+    source,
+    ...checkedProgram(component, word.program, operation, source, namedByOffset(record)),
+  };
 }
 
 /** The chunks that a peer wants. Those in GPU memory are of the GPU that holds the bytes. */
@@ -91,7 +99,7 @@ function checkedProgram(
   operation: StagedOperation,
   { chunkBytes, device }: ChunkSource,
   byOffset: boolean,
-): CopyProgram {
+): Pick<StagedWork, "bytes" | "memory" | "programAt"> {
   const { shape, attachment, storage } = component;
   if (attachment.kind !== "addresses" && attachment.kind !== "file")
     throw refusal("NO_ROUTE", `component ${shape.name} cannot be touched here`);
@@ -114,12 +122,12 @@ function checkedProgram(
     return start >= base && end + given.rowBytes <= base + view.regionBytes;
   };
   // Rows between two that one region holds lie in it too; only those that several regions hold are looked at one by one.
-  const far = startsOfRows(given.farBase, given.farOffset, given.count, given.farStride);
-  const stage = startsOfRows(given.stageBase, given.stageOffset, given.count, given.stageStride);
+  const there = startsOfRows(given.farBase, given.farOffset, given.count, given.farStride);
+  const inChunk = startsOfRows(given.stageBase, given.stageOffset, given.count, given.stageStride);
   const inside =
-    inRegion(far.lowest, far.highest) ||
+    inRegion(there.lowest, there.highest) ||
     everyRow(given.farBase, given.farOffset, given.count, given.farStride, (start) => inRegion(start));
-  if (!inside || stage.lowest < 0 || stage.highest + given.rowBytes > given.bytes)
+  if (!inside || inChunk.lowest < 0 || inChunk.highest + given.rowBytes > given.bytes)
     throw refusal("INVALID_CONFIG", `the program leaves component ${shape.name} or the chunk`);
   const own: ProgramMemory =
     attachment.kind === "file"
@@ -127,42 +135,50 @@ function checkedProgram(
       : { kind: storage.kind === "device" ? 1 : 0, device: storage.kind === "device" ? storage.device : 0 };
   const chunk = stageMemory(device);
   const program = placed(given, starts, attachment.bases);
-  const shared = {
-    blocks: null,
-    run: null,
-    pairs: program.stageOffset.length,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: program.count,
-    rowBytes: program.rowBytes,
-    bytes: program.bytes,
-    rows: program.bytes / program.rowBytes,
-    layers: null,
+  const { stageOffset, farOffset, bytes, rowBytes, count, stageStride, farStride } = program;
+  const pairs = countOf(stageOffset);
+  const stage = { strides: stageStride, memory: chunk, offsets: () => valuesOf(stageOffset) };
+  const far = { strides: farStride, memory: own, offsets: () => valuesOf(farOffset) };
+  const blocks = blocksOf(stageOffset, farOffset, pairs, operation === "write");
+  const [source, destination] = operation === "write" ? [stage, far] : [far, stage];
+  const inStage = valuesOf(program.stageBase);
+  const programAt = (address: number): CopyProgram => {
+    const stageBase = inStage.map((base) => base + address);
+    return {
+      srcBase: operation === "write" ? stageBase : program.farBase,
+      dstBase: operation === "write" ? program.farBase : stageBase,
+      get srcOffset() {
+        return source.offsets();
+      },
+      get dstOffset() {
+        return destination.offsets();
+      },
+      blocks,
+      run: null,
+      pairs,
+      srcRunStride: 0,
+      dstRunStride: 0,
+      count,
+      srcStride: source.strides,
+      dstStride: destination.strides,
+      rowBytes,
+      bytes,
+      rows: bytes / rowBytes,
+      srcMemory: source.memory,
+      dstMemory: destination.memory,
+      layers: null,
+    };
   };
-  const { stageBase, farBase, stageOffset, farOffset, stageStride, farStride } = program;
-  return operation === "write"
-    ? {
-        ...shared,
-        srcBase: stageBase,
-        srcOffset: stageOffset,
-        srcStride: stageStride,
-        srcMemory: chunk,
-        dstBase: farBase,
-        dstOffset: farOffset,
-        dstStride: farStride,
-        dstMemory: own,
-      }
-    : {
-        ...shared,
-        srcBase: farBase,
-        srcOffset: farOffset,
-        srcStride: farStride,
-        srcMemory: own,
-        dstBase: stageBase,
-        dstOffset: stageOffset,
-        dstStride: stageStride,
-        dstMemory: chunk,
-      };
+  return { bytes, memory: own, programAt };
+}
+
+/** Pairs one after the other in a chunk, and blocks by their ids: as ids, which are fewer bytes than offsets. Else null. */
+function blocksOf(stage: NumberList, far: NumberList, pairs: number, scatters: boolean): BlockOffsets | null {
+  if (!("step" in stage) || stage.first !== 0 || !("times" in far)) return null;
+  const [inChunk, ids] = [counted(pairs), far.times];
+  return scatters
+    ? { source: inChunk, destination: ids, sourceStride: stage.step, destinationStride: far.unit }
+    : { source: ids, destination: inChunk, sourceStride: far.unit, destinationStride: stage.step };
 }
 
 /** Whether peers name a layout's bytes by offsets: it was exported as one that only its owner can touch. */

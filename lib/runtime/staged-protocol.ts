@@ -1,6 +1,16 @@
 import type { LayoutHandle } from "../core/handle.ts";
-import { MAX_LOOPS, type CopyProgram } from "../core/program.ts";
-import { ListReader, roomForList, writeList } from "./number-lists.ts";
+import { MAX_LOOPS } from "../core/program.ts";
+import type { StagePiece } from "../core/staging.ts";
+import {
+  boundsOf,
+  countOf,
+  ListReader,
+  MOST_UNIT,
+  type NumberList,
+  roomForList,
+  valuesOf,
+  writeList,
+} from "./number-lists.ts";
 
 /**
  * The words by which two transports move bytes that only one of them can touch, several in one control message of type
@@ -54,10 +64,10 @@ export type StagedOperation = "read" | "write" | "fetch";
 
 /** A copy program between a chunk, in which addresses count from 0, and the far side's own bytes. */
 export interface StagedProgram {
-  readonly stageBase: Float64Array;
+  readonly stageBase: NumberList;
   readonly farBase: Float64Array;
-  readonly stageOffset: Float64Array;
-  readonly farOffset: Float64Array;
+  readonly stageOffset: NumberList;
+  readonly farOffset: NumberList;
   readonly count: readonly number[];
   readonly stageStride: readonly number[];
   readonly farStride: readonly number[];
@@ -87,32 +97,43 @@ export function canName(device: number): boolean {
 export const MOST_LISTED = 7_000;
 
 /** The far side's half of a piece, as the message says it. */
-export function stagedProgram(program: CopyProgram, far: "source" | "destination"): StagedProgram {
-  const [stageBase, farBase, stageOffset, farOffset, stageStride, farStride] =
-    far === "source"
-      ? [
-          program.dstBase,
-          program.srcBase,
-          program.dstOffset,
-          program.srcOffset,
-          program.dstStride,
-          program.srcStride,
-        ]
-      : [
-          program.srcBase,
-          program.dstBase,
-          program.srcOffset,
-          program.dstOffset,
-          program.srcStride,
-          program.dstStride,
-        ];
-  const { count, rowBytes, bytes } = program;
-  return { stageBase, farBase, stageOffset, farOffset, count, stageStride, farStride, rowBytes, bytes };
+export function stagedProgram(piece: StagePiece, far: "source" | "destination"): StagedProgram {
+  const [inward, outward] = piece.hops(0);
+  const program = far === "source" ? inward : outward;
+  const { count, rowBytes, bytes, pairs, blocks } = program;
+  const ids = blocks?.[far];
+  const unit = (far === "source" ? blocks?.sourceStride : blocks?.destinationStride) ?? 0;
+  const bases = program.srcBase.length;
+  const stageBase = { first: 0, step: piece.pairBytes / bases, count: bases };
+  const stageOffset = { first: 0, step: piece.pairBytes, count: pairs };
+  if (far === "source")
+    return {
+      stageBase,
+      farBase: program.srcBase,
+      stageOffset,
+      farOffset: ids !== undefined && unit <= MOST_UNIT ? { unit, times: ids } : program.srcOffset,
+      count,
+      stageStride: program.dstStride,
+      farStride: program.srcStride,
+      rowBytes,
+      bytes,
+    };
+  return {
+    stageBase,
+    farBase: program.dstBase,
+    stageOffset,
+    farOffset: ids !== undefined && unit <= MOST_UNIT ? { unit, times: ids } : program.dstOffset,
+    count,
+    stageStride: program.srcStride,
+    farStride: program.dstStride,
+    rowBytes,
+    bytes,
+  };
 }
 
 /** Writes a word. */
 export function writeStaging(word: StagingWord): Uint8Array<ArrayBuffer> {
-  const lists: (readonly number[] | Float64Array)[] = [];
+  const lists: NumberList[] = [];
   let text = "";
   if (word.word === "credit") lists.push([word.address]);
   if (word.word === "refused") text = `${word.code}\n${word.message.slice(0, 1_000)}`;
@@ -162,7 +183,7 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   const where = place === 0 ? undefined : { device: place - 1 };
   if (word === "credit") {
     const reader = new ListReader(view, HEAD_BYTES);
-    const [address, ...more] = reader.next();
+    const [address, ...more] = valuesOf(reader.next());
     const whole = reader.ok && more.length === 0 && reader.at === body.byteLength;
     return whole && address !== undefined && address > 0 ? { word, id, address, ...where } : null;
   }
@@ -174,7 +195,7 @@ export function readStaging(body: Uint8Array): StagingWord | null {
   if (body.byteLength < HEAD_BYTES + 16) return null;
   const layout = view.getBigUint64(HEAD_BYTES, true) | (view.getBigUint64(HEAD_BYTES + 8, true) << 64n);
   const reader = new ListReader(view, HEAD_BYTES + 16);
-  const facts = reader.next();
+  const facts = valuesOf(reader.next());
   const [which = -1, address = 0, rowBytes = 0, bytes = 0] = facts;
   const program = readProgram(reader, rowBytes, bytes);
   if (program === null || facts.length !== FACTS) return null;
@@ -195,18 +216,15 @@ export function readStaging(body: Uint8Array): StagingWord | null {
 const FACTS = 4;
 
 function readProgram(reader: ListReader, rowBytes: number, bytes: number): StagedProgram | null {
-  const [count, stageStride, farStride] = [reader.next(), reader.next(), reader.next()];
-  const [stageBase, farBase, stageOffset, farOffset] = [
-    reader.next(),
-    reader.next(),
-    reader.next(),
-    reader.next(),
-  ];
+  const plain = (): Float64Array => valuesOf(reader.next());
+  const [count, stageStride, farStride] = [plain(), plain(), plain()];
+  const [stageBase, farBase] = [reader.next(), plain()];
+  const [stageOffset, farOffset] = [reader.next(), reader.next()];
   const loops = count.length;
   if (!reader.ok || loops > MAX_LOOPS || stageStride.length !== loops || farStride.length !== loops)
     return null;
-  const [bases, pairs] = [stageBase.length, stageOffset.length];
-  if (bases < 1 || pairs < 1 || farBase.length !== bases || farOffset.length !== pairs) return null;
+  const [bases, pairs] = [countOf(stageBase), countOf(stageOffset)];
+  if (bases < 1 || pairs < 1 || farBase.length !== bases || countOf(farOffset) !== pairs) return null;
   if (rowBytes < 1 || bytes < 1) return null;
   let rows = bases * pairs;
   for (const times of count) {
@@ -229,13 +247,14 @@ function readProgram(reader: ListReader, rowBytes: number, bytes: number): Stage
 
 /** The lowest and the highest start of a row on one side: each term of a start counts by itself. */
 export function startsOfRows(
-  bases: Float64Array,
-  offsets: Float64Array,
+  bases: NumberList,
+  offsets: NumberList,
   count: readonly number[],
   strides: readonly number[],
 ): { readonly lowest: number; readonly highest: number } {
-  let lowest = leastOf(bases) + leastOf(offsets);
-  let highest = -leastOf(bases, -1) - leastOf(offsets, -1);
+  const [base, offset] = [boundsOf(bases), boundsOf(offsets)];
+  let lowest = base.lowest + offset.lowest;
+  let highest = base.highest + offset.highest;
   count.forEach((times, loop) => {
     const furthest = (times - 1) * (strides[loop] ?? 0);
     if (furthest < 0) lowest += furthest;
@@ -244,19 +263,10 @@ export function startsOfRows(
   return { lowest, highest };
 }
 
-function leastOf(numbers: Float64Array, sign = 1): number {
-  let least = Number.POSITIVE_INFINITY;
-  for (let index = 0; index < numbers.length; index++) {
-    const number = sign * (numbers[index] ?? 0);
-    if (number < least) least = number;
-  }
-  return least;
-}
-
 /** Calls for the start of each row on one side; stops and answers false when the call does. */
 export function everyRow(
-  bases: Float64Array,
-  offsets: Float64Array,
+  bases: NumberList,
+  offsets: NumberList,
   count: readonly number[],
   strides: readonly number[],
   row: (start: number) => boolean,
@@ -268,6 +278,7 @@ export function everyRow(
       if (!walk(loop + 1, at + index * (strides[loop] ?? 0))) return false;
     return true;
   };
-  for (const base of bases) for (const offset of offsets) if (!walk(0, base + offset)) return false;
+  const pairs = valuesOf(offsets);
+  for (const base of valuesOf(bases)) for (const offset of pairs) if (!walk(0, base + offset)) return false;
   return true;
 }

@@ -1,6 +1,4 @@
-import type { LayoutRecord } from "../core/layout.ts";
-import type { CopyProgram } from "../core/program.ts";
-import { refusal } from "./staged-check.ts";
+import { refusal, type StagedWork } from "./staged-check.ts";
 import type { StagedOperation } from "./staged-protocol.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
 
@@ -16,9 +14,7 @@ export interface StagingRequest {
   readonly address: number;
   /** Device of the peer's chunk; null for host memory. */
   readonly device: number | null;
-  readonly record: LayoutRecord;
-  readonly program: CopyProgram;
-  readonly source: ChunkSource;
+  readonly work: StagedWork;
   chunk: Chunk | undefined;
   /** The peer wants it no more, or is gone. */
   cancelled: boolean;
@@ -88,7 +84,8 @@ export class StagingRequests {
 
   /** Ends a request, once. @param toucher - Who may still touch its chunk. */
   end(request: StagingRequest, toucher: Toucher): void {
-    const { agent, chunk, source } = request;
+    const { agent, chunk } = request;
+    const { source } = request.work;
     const key = keyOf(agent, request.id);
     if (!this.#requests.delete(key)) return;
     request.stopTimer?.();

@@ -111,16 +111,15 @@ export class StagingServer {
   #ask(agent: string, word: Extract<StagingWord, { word: "ask" }>): void {
     try {
       this.#requests.demandRoom(agent, word.id);
-      const { record, program, source } = checkedAsk(this.#parts, agent, word);
+      const work = checkedAsk(this.#parts, agent, word);
+      const { source } = work;
       const request: StagingRequest = {
         agent,
         id: word.id,
         operation: word.operation,
         address: word.address,
         device: word.device ?? null,
-        record,
-        program,
-        source,
+        work,
         chunk: undefined,
         cancelled: false,
         state: "waiting",
@@ -181,8 +180,8 @@ export class StagingServer {
         betweenChunks(
           chunk.address,
           request.address,
-          request.program.bytes,
-          stageMemory(request.source.device),
+          request.work.bytes,
+          stageMemory(request.work.source.device),
           stageMemory(request.device),
         ),
         notification,
@@ -201,10 +200,10 @@ export class StagingServer {
     request.state = "lent";
     request.stopTimer = this.#parts.clock.after(this.#parts.deadlineMillis, () => {
       // The peer may still touch it: another chunk takes its place, and it comes back if the peer is heard of.
-      request.source.giveUp(chunk);
+      request.work.source.giveUp(chunk);
       this.onOverdue?.(request.agent);
     });
-    const { device } = request.source;
+    const { device } = request.work.source;
     this.#say(request.agent, {
       word: "credit",
       id: request.id,
@@ -238,14 +237,8 @@ export class StagingServer {
   }
 
   #run(request: StagingRequest, chunk: Chunk, then: () => void): void {
-    const { program, operation } = request;
-    const at = (bases: Float64Array): Float64Array => bases.map((base) => base + chunk.address);
-    const placed: CopyProgram =
-      operation === "write"
-        ? { ...program, srcBase: at(program.srcBase) }
-        : { ...program, dstBase: at(program.dstBase) };
-    const executor = executorBeside(operation === "write" ? program.dstMemory : program.srcMemory);
-    const { handle } = request.record;
+    const { record, memory, programAt } = request.work;
+    const { handle } = record;
     const done = (outcome: HopOutcome): void => {
       this.#parts.leases.release(handle);
       if (outcome.ok) then();
@@ -265,7 +258,7 @@ export class StagingServer {
     }
     this.#parts.leases.acquire(handle);
     try {
-      this.#parts.runProgram(executor, "copy", placed, done);
+      this.#parts.runProgram(executorBeside(memory), "copy", programAt(chunk.address), done);
     } catch (error) {
       this.#parts.leases.release(handle);
       this.#refuse(request, error);

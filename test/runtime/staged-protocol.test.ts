@@ -15,6 +15,7 @@ import {
   writeStaging,
   type StagingWord,
 } from "../../lib/runtime/staged-protocol.ts";
+import { countOf } from "../../lib/runtime/number-lists.ts";
 import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingServer } from "../../lib/runtime/staging-server.ts";
 import type { HopOutcome } from "../../lib/runtime/executor.ts";
@@ -35,8 +36,9 @@ const asks: fc.Arbitrary<StagingWord> = fc
     count: fc.array(fc.integer({ min: 1, max: 9 }), { maxLength: 6 }),
     rowBytes: fc.integer({ min: 1, max: 4096 }),
     device: fc.option(fc.integer({ min: 0, max: 254 })),
+    ids: fc.boolean(),
   })
-  .map(({ id, operation, address, layout, component, bases, pairs, count, rowBytes, device }) => ({
+  .map(({ id, operation, address, layout, component, bases, pairs, count, rowBytes, device, ids }) => ({
     word: "ask",
     id,
     operation,
@@ -47,8 +49,10 @@ const asks: fc.Arbitrary<StagingWord> = fc
     program: {
       stageBase: Float64Array.from(bases),
       farBase: Float64Array.from(bases.toReversed()),
-      stageOffset: Float64Array.from(pairs),
-      farOffset: Float64Array.from(pairs.toReversed()),
+      stageOffset: ids ? { first: 0, step: rowBytes, count: pairs.length } : Float64Array.from(pairs),
+      farOffset: ids
+        ? { unit: rowBytes, times: Uint32Array.from(pairs, (pair) => pair % 2 ** 32) }
+        : Float64Array.from(pairs.toReversed()),
       count,
       stageStride: count.map((times) => times * 3),
       farStride: count.map((times) => -times),
@@ -101,7 +105,7 @@ test("damaged and cut words are read as nothing or as a whole word, never with a
         const { program } = read;
         const rows = program.count.reduce(
           (product, times) => product * times,
-          program.stageBase.length * program.stageOffset.length,
+          countOf(program.stageBase) * countOf(program.stageOffset),
         );
         expect(rows * program.rowBytes).toBe(program.bytes);
       },
@@ -233,6 +237,52 @@ test("a write is scattered when the peer says that it arrived, and its chunk ser
   expect(ran[0]).toMatchObject({ srcBase: Float64Array.of(4096), dstBase: Float64Array.of(base) });
   server.take("peer", { word: "cancel", id: 2 });
   expect([ran.length, free.length, server.pending]).toEqual([1, 1, 0]);
+});
+
+test("blocks by their ids are moved as their offsets are, and ids outside the layout are refused", async () => {
+  const { transport, server, said, ran, free, ask, base } = await world();
+  await using _closing = transport;
+  const byIds = (...ids: number[]) => ({
+    stageOffset: { first: 0, step: 512, count: 2 },
+    farOffset: { unit: 512, times: Uint32Array.from(ids) },
+  });
+  [byIds(1, 4), byIds(4, 1), byIds(0, 2 ** 32 - 1)].forEach((change, id) =>
+    server.take("peer", ask(id, change)),
+  );
+  // A chunk holds what the message says, wherever its pairs begin.
+  server.take("peer", ask(3, { ...byIds(1, 0), stageOffset: { first: 1, step: 512, count: 2 } }));
+  server.take("peer", ask(4, { ...byIds(1, 0), stageOffset: { first: 512, step: -1024, count: 2 } }));
+  expect(said.map(({ word, id }) => [word, id])).toEqual([0, 1, 2, 3, 4].map((id) => ["refused", id]));
+  const offsets = Float64Array.of(1536, 0);
+  server.take("peer", ask(5, byIds(3, 0)));
+  server.take("peer", { word: "moved", id: 5 });
+  server.take("peer", ask(6, { farOffset: offsets }));
+  server.take("peer", { word: "moved", id: 6 });
+  server.take("peer", ask(7, { ...byIds(3, 0), stageOffset: { first: 512, step: -512, count: 2 } }));
+  server.take("peer", { word: "moved", id: 7 });
+  const sides = ran.map((program) => [
+    program.srcBase,
+    program.srcOffset,
+    program.dstBase,
+    program.dstOffset,
+  ]);
+  const plain = [Float64Array.of(4096), Float64Array.of(0, 512), Float64Array.of(base), offsets];
+  expect(sides).toEqual([
+    plain,
+    plain,
+    [plain[0], Float64Array.of(512, 0), plain[2], offsets],
+  ] as typeof sides);
+  expect(ran.map(({ blocks }) => blocks)).toEqual([
+    {
+      source: Uint32Array.of(0, 1),
+      destination: Uint32Array.of(3, 0),
+      sourceStride: 512,
+      destinationStride: 512,
+    },
+    null,
+    null,
+  ]);
+  expect([free.length, server.pending]).toEqual([1, 0]);
 });
 
 /** A program of one word. */

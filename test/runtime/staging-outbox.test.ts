@@ -5,53 +5,59 @@ import fc from "fast-check";
 import { makeHandle } from "../../lib/core/handle.ts";
 import { stagePieces } from "../../lib/core/staging.ts";
 import { MAX_CONTROL_BODY } from "../../lib/runtime/control-message.ts";
-import { ListReader, roomForList, writeList } from "../../lib/runtime/number-lists.ts";
+import {
+  boundsOf,
+  countOf,
+  ListReader,
+  MOST_UNIT,
+  type NumberList,
+  roomForList,
+  valuesOf,
+  writeList,
+} from "../../lib/runtime/number-lists.ts";
 import { MOST_LISTED, readStaging, stagedProgram, writeStaging } from "../../lib/runtime/staged-protocol.ts";
 import { alone, StagingOutbox, wordsOf } from "../../lib/runtime/staging-outbox.ts";
 import { copyProgram } from "../copy-program.ts";
 
-function written(list: ArrayLike<number>): Uint8Array<ArrayBuffer> {
+function written(list: NumberList): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(new ArrayBuffer(roomForList(list)));
-  return bytes.subarray(0, writeList(new DataView(bytes.buffer), 0, list)) as Uint8Array<ArrayBuffer>;
+  return bytes.subarray(0, writeList(new DataView(bytes.buffer), 0, list));
 }
 
 function read(bytes: Uint8Array): number[] | null {
   const reader = new ListReader(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0);
   const list = reader.next();
-  return reader.ok && reader.at === bytes.byteLength ? Array.from(list) : null;
+  return reader.ok && reader.at === bytes.byteLength ? Array.from(valuesOf(list)) : null;
 }
 
 const whole = fc.integer({ min: -Number.MAX_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER });
-const lists = fc.oneof(
+const lists: fc.Arbitrary<NumberList> = fc.oneof(
   fc.array(whole, { maxLength: 12 }),
-  fc
-    .tuple(
-      fc.integer({ min: -(2 ** 45), max: 2 ** 45 }),
-      fc.integer({ min: -(2 ** 40), max: 2 ** 40 }),
-      fc.nat({ max: 40 }),
-    )
-    .map(([first, step, count]) => Array.from({ length: count }, (_unused, index) => first + index * step)),
-  fc
-    .tuple(fc.nat({ max: 20 }), fc.array(fc.integer({ min: 0, max: 2 ** 32 - 1 }), { maxLength: 40 }))
-    .map(([shift, ids]) => ids.map((id) => id * 2 ** shift)),
+  fc.array(whole, { maxLength: 12 }).map((list) => Float64Array.from(list)),
+  fc.record({
+    first: fc.integer({ min: -(2 ** 45), max: 2 ** 45 }),
+    step: fc.integer({ min: -(2 ** 40), max: 2 ** 40 }),
+    count: fc.nat({ max: 40 }),
+  }),
+  fc.record({
+    unit: fc.integer({ min: 1, max: MOST_UNIT }),
+    times: fc.array(fc.nat({ max: 2 ** 32 - 1 }), { maxLength: 40 }).map((ids) => Uint32Array.from(ids)),
+  }),
 );
 
-test("a list of whole numbers is read as it was written, and takes no more room than was said", () => {
+test("a list of whole numbers is read as it was written, with its count and its bounds, in the room that was said", () => {
   fc.assert(
     fc.property(lists, (list) => {
       const bytes = written(list);
-      expect(read(bytes)).toEqual(list);
+      const values = Array.from(valuesOf(list));
+      expect(read(bytes)).toEqual(values);
       expect(read(bytes.subarray(0, bytes.length - 1))).toBeNull();
+      expect(countOf(list)).toBe(values.length);
+      if (values.length > 0)
+        expect(boundsOf(list)).toEqual({ lowest: Math.min(...values), highest: Math.max(...values) });
     }),
     { numRuns: 500 },
   );
-});
-
-test("block offsets take 4 bytes each, and evenly spaced ones none", () => {
-  const scattered = Array.from({ length: 1000 }, (_unused, index) => ((index * 7919) % 100_003) * 16_384);
-  expect(written(scattered).length).toBe(5 + 8 + 4000);
-  const even = Array.from({ length: 1000 }, (_unused, index) => 2 ** 40 + index * 16_384);
-  expect(written(even).length).toBe(5 + 16);
 });
 
 test("a list that claims more than there is, or numbers beyond 2^53, is none: nothing is made for it", () => {
@@ -78,8 +84,7 @@ test("a list that claims more than there is, or numbers beyond 2^53, is none: no
     [1, 5, 1, Number.POSITIVE_INFINITY],
     [2, 2, 0, 1],
     [2, 2, -8, 1],
-    // The second half of 1 as a 64-bit number is 2^29 and more.
-    [2, 2, 2 ** 40, 1],
+    [2, 2, MOST_UNIT + 1, 1],
   ] as const)
     expect([form, count, first, second, read(claim(form, count, first, second))]).toEqual([
       form,
@@ -116,7 +121,7 @@ test("a part of as many pairs or bases as may be listed fits one message, wherev
       operation: "write",
       layout: makeHandle(2n, 0),
       component: "c".repeat(1_000),
-      program: stagedProgram(outward, "destination"),
+      program: stagedProgram(piece, "destination"),
       address: 0,
     } as const;
     const body = alone(writeStaging(word));
@@ -134,6 +139,32 @@ function outboxOf(send: () => Promise<void> = () => Promise.resolve()) {
   });
   return { outbox, left };
 }
+
+test("a part of blocks is told by 4 bytes a block", () => {
+  const ids = Uint32Array.from({ length: 6_999 }, (_unused, index) => (index * 7919) % 100_003);
+  const program = {
+    ...copyProgram({
+      rowBytes: 16_384,
+      srcOffset: new Float64Array(6_999),
+      dstOffset: new Float64Array(6_999),
+    }),
+    blocks: { source: ids, destination: ids.toReversed(), sourceStride: 16_384, destinationStride: 32_768 },
+  };
+  const [piece, ...more] = stagePieces(program, 2 ** 30, MOST_LISTED);
+  if (piece === undefined) throw new Error("there is a piece");
+  const far = stagedProgram(piece, "destination");
+  expect([more.length, piece.bytes]).toEqual([0, 6_999 * 16_384]);
+  expect(Array.from(valuesOf(far.farOffset))).toEqual(Array.from(ids.toReversed(), (id) => id * 32_768));
+  expect(Array.from(valuesOf(stagedProgram(piece, "source").farOffset))).toEqual(
+    Array.from(ids, (id) => id * 16_384),
+  );
+  const ask = { word: "ask", id: 1, operation: "write", layout: makeHandle(2n, 0), component: "kv" } as const;
+  const body = writeStaging({ ...ask, program: far, address: 0 });
+  expect(body.length).toBeLessThan(6_999 * 4 + 250);
+  expect(readStaging(body)).toMatchObject({
+    program: { farOffset: { unit: 32_768, times: ids.toReversed() } },
+  });
+});
 
 const word = (number: number, bytes = 12): Uint8Array => new Uint8Array(bytes).fill(number);
 
