@@ -160,6 +160,7 @@ function formatBytes(bytes: number): string {
 }
 
 function formatMicros(micros: number): string {
+  if (micros === Number.POSITIVE_INFINITY) return "cannot run";
   if (micros < 1000) return `${micros.toFixed(1)} us`;
   if (micros < 1_000_000) return `${(micros / 1000).toFixed(2)} ms`;
   return `${(micros / 1_000_000).toFixed(2)} s`;

@@ -431,6 +431,37 @@ describe("the route table names the way or what is missing", () => {
         }
     });
 
+    test("that cannot run is no time in the words of explain", () => {
+      const world = new World();
+      const gpu = world.add({ ...device, ...aligned });
+      const file = world.add({ ...aligned, storage: { kind: "disk" }, reach: "file", at: [0] });
+      const blocks = { sourceBlocks: [1], destinationBlocks: [2] };
+      const plan = world.plan({ source: gpu.handle, destination: file.handle, ...blocks }, everything);
+      expect(formatExplanation(explainPlan(plan))).toContain(
+        "- gds/write: cannot run. GPUDirect Storage is off",
+      );
+    });
+
+    test("that can serve one component of two takes that one, and the other goes its own way", () => {
+      const world = new World();
+      const component = { config, storage: { kind: "device", device: 1 } } as const;
+      const stored = { config, storage: { kind: "disk" }, reach: "file" } as const;
+      const gpu = world.add({
+        components: { kv: { ...component, at: [1 << 20] }, other: { ...component, at: [1 << 21] } },
+      });
+      const file = world.add({
+        components: { kv: { ...stored, at: [0] }, other: { ...stored, at: [1 << 20] } },
+      });
+      const { legs } = world.plan(
+        { source: gpu.handle, destination: file.handle, sourceBlocks: [1, 2], destinationBlocks: [2, 1] },
+        { ...everything, gds: ({ shape }) => (shape.name === "kv" ? null : "Not this one.") },
+      );
+      expect(legs[0]?.hops.map((hop) => [hop.method, hop.programs[0]?.srcBase[0]])).toEqual([
+        ["gds/write", 1 << 20],
+        ["staged/pipeline", 1 << 21],
+      ]);
+    });
+
     test("that is proven is asked for these two layouts, and moves blocks in one hop", () => {
       const asked: unknown[] = [];
       const found = ways(aligned, (memory, file) => {
