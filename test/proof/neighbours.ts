@@ -159,30 +159,37 @@ interface Footprint {
   readonly threads: number;
   /** Shared memory that is resident in this process. */
   readonly sharedKilobytes: number;
-  /** Memory in use on all GPUs, as nvidia-smi says. */
+  /** Memory in use on the GPUs that this process sees, as nvidia-smi says. */
   readonly gpuMebibytes: number;
 }
 
 /** What of this process could leak, once everything that ends has ended. */
 async function footprint(): Promise<Footprint> {
-  let last: Footprint = { mappings: 0, descriptors: 0, threads: 0, sharedKilobytes: 0, gpuMebibytes: 0 };
-  for (let same = 0, tries = 0; same < 20 && tries < 1_000; tries++) {
-    const now = {
-      mappings: readFileSync("/proc/self/maps", "utf8").split("/memfd:").length,
-      descriptors: openDescriptors("self"),
-      threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
-      sharedKilobytes: Number(/^RssShmem:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]),
-      gpuMebibytes: gpuMebibytes(),
-    };
+  const own = await settled(20, 5, () => ({
+    mappings: readFileSync("/proc/self/maps", "utf8").split("/memfd:").length,
+    descriptors: openDescriptors("self"),
+    threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
+    sharedKilobytes: Number(/^RssShmem:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]),
+  }));
+  return { ...own, gpuMebibytes: await settled(3, 20, gpuMebibytes) };
+}
+
+/** What a look finds once it has found the same so many times. */
+async function settled<Found>(times: number, pauseMillis: number, look: () => Found): Promise<Found> {
+  let last = look();
+  for (let same = 0, tries = 0; same < times && tries < 1_000; tries++) {
+    await Bun.sleep(pauseMillis);
+    const now = look();
     same = Bun.deepEquals(now, last) ? same + 1 : 0;
     last = now;
-    await Bun.sleep(5);
   }
   return last;
 }
 
 function gpuMebibytes(): number {
-  const query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"];
+  const { CUDA_VISIBLE_DEVICES: visible } = process.env;
+  const which = visible === undefined ? [] : [`--id=${visible}`];
+  const query = ["nvidia-smi", ...which, "--query-gpu=memory.used", "--format=csv,noheader,nounits"];
   if (!existsSync("/dev/nvidiactl") || Bun.which("nvidia-smi") === null) return 0;
   const { stdout } = Bun.spawnSync(query, { stdin: "ignore", stdout: "pipe", stderr: "ignore" });
   return stdout
