@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import type { TransferPlan } from "../core/plan.ts";
+import type { Hop } from "../core/plan.ts";
 import type { Arrivals } from "./arrivals.ts";
 import { within } from "./deadlines.ts";
 import type { Fences } from "./fences.ts";
@@ -83,7 +83,7 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   for (const agent of [session.agent, session.gds])
     if (agent !== null) stuck += (await within(clock, NATIVE_MILLIS, agent.close())) ?? 1;
   if (stuck === 0) {
-    engine.proveQuiet(({ plan }) => session.agent !== null || usesGds(plan), "agent-closed");
+    engine.proveQuiet((hop) => hop === undefined || endsWithAgent(hop), "agent-closed");
     if (session.agent !== null)
       arrivals.proveQuiet(({ wireName }) => fences.endsWithAgent(wireName), "agent-closed");
   }
@@ -111,6 +111,7 @@ export async function closeTransport(parts: Closable): Promise<CloseReport> {
   return { layouts, stuck, inDoubt, ...(stagingBytes > 0 ? { stagingBytes } : undefined) };
 }
 
-function usesGds({ legs }: TransferPlan): boolean {
-  return legs.some(({ hops }) => hops.some(({ executor }) => executor === "gds"));
+/** Whether an agent that is gone has let go of what a hop may touch: a device or a file that hangs knows no agent. */
+function endsWithAgent({ agent, executor }: Hop): boolean {
+  return agent !== null || executor === "gds";
 }

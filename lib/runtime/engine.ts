@@ -1,4 +1,5 @@
 import { KvferryError, type ErrorWord } from "../core/errors.ts";
+import type { Hop } from "../core/plan.ts";
 import { Deadlines } from "./deadlines.ts";
 import type { Leases } from "./leases.ts";
 import { Run, type RunHost } from "./run.ts";
@@ -84,8 +85,8 @@ export class Engine {
    * It is proven that nothing of this process touches the blocks of doubtful transfers any more: all native work has
    * ended.
    */
-  proveQuiet(match: (task: Task) => boolean, proof: SettledTransfer["proof"]): void {
-    for (const run of this.#doubtful) if (match(run.task)) run.proven(proof);
+  proveQuiet(match: (hop: Hop | undefined) => boolean, proof: SettledTransfer["proof"]): void {
+    for (const run of this.#doubtful) if (match(run.hop)) run.proven(proof);
   }
 
   /** A peer's process has ended: doubtful transfers with it are proven once their own native work has ended too. */

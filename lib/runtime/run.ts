@@ -72,6 +72,11 @@ export class Run implements TransferControl, Expiring {
     this.#layerNeeds = task.plan.layers === null ? [] : layerNeeds(task.plan.layers, this.#hops);
   }
 
+  /** The hop that runs, or that ended the run; undefined when all of them were done. */
+  get hop(): Hop | undefined {
+    return this.#hops[this.#hopIndex];
+  }
+
   begin(): void {
     if (this.task.plan.layers !== null) this.#host.watch(this);
     this.#next();

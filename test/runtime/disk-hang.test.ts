@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
 import { buildHangingFiles } from "../standin/build.ts";
 import { refused } from "./helpers/refusal.ts";
-import { openLocal, systemSpec } from "./helpers/transports.ts";
+import { NIXL, openLocal, openRemote, systemSpec } from "./helpers/transports.ts";
 
 const CONFIG: LayoutConfig = { numBlocks: 8, numLayers: 2, outerDim: 2, pageSize: 16, innerDim: 128 };
 const FOLDER = mkdtempSync(join(tmpdir(), "kvferry-hang-"));
@@ -124,6 +124,35 @@ for (const many of [false, true])
     },
     30_000,
   );
+
+if (NIXL === null)
+  console.error("NOT TESTED, for NIXL was not found: closing while a file hangs beside an agent");
+test.skipIf(server === null || NIXL === null)(
+  "a transport that closes while a read hangs keeps the memory that it may still write, though its NIXL agent is gone",
+  async () => {
+    if (server === null) throw new Error("no server");
+    const transport = await openRemote();
+    const { back, stuck } = await layouts(transport);
+    await server.say("hang");
+    const hanging = transport.transfer({
+      source: stuck,
+      sourceBlocks: [3],
+      destination: back,
+      destinationBlocks: [4],
+      deadlineMs: 100,
+    });
+    try {
+      await refused("TIMEOUT", hanging);
+      const report = await transport.close();
+      expect(report.layouts).toContain("back");
+      expect(report.inDoubt).toBeGreaterThan(0);
+      expect(await hanging.settled).toEqual({ settlement: "in-doubt", proof: "closed" });
+    } finally {
+      await server.say("go");
+    }
+  },
+  30_000,
+);
 
 test.skipIf(server === null)(
   "a device error at a read names the file and place, serves nothing, and is over when the device is well again",
