@@ -2,10 +2,13 @@ import type { LayoutHandle } from "../core/handle.ts";
 import type { ProcessIdentity } from "./process-watch.ts";
 
 const HANDLE_BYTES = 16;
+const KNOWN_BYTES = 5;
 const LOW = (1n << 64n) - 1n;
 
 /** What a worker tells another one whose package it imported. */
 export interface ImportedBody {
+  /** Rises with every such message of the importer: the answer repeats it. */
+  readonly number: number;
   /** Sequence number of the package. */
   readonly sequence: number;
   /** Where the importer runs; null when it does not know. */
@@ -26,25 +29,34 @@ export function readHandle(body: Uint8Array): LayoutHandle | null {
   return body.byteLength === HANDLE_BYTES ? handleAt(body, 0) : null;
 }
 
-/** Most handles of one {@link goneBody}. */
+/** Most handles of one {@link KnownBody}. */
 export const MOST_GONE = 4_000;
 
-/** Handles of layouts that are gone, at most {@link MOST_GONE}, and whether more follow. */
-export function goneBody(handles: readonly LayoutHandle[], more: boolean): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(new ArrayBuffer(1 + handles.length * HANDLE_BYTES));
-  bytes[0] = more ? 1 : 0;
-  for (const [at, handle] of handles.entries()) putHandle(bytes, 1 + at * HANDLE_BYTES, handle);
+/** What a worker answers to {@link ImportedBody}. */
+export interface KnownBody {
+  /** Of the message that is answered. */
+  readonly number: number;
+  /** Layouts that are gone, at most {@link MOST_GONE}. */
+  readonly handles: readonly LayoutHandle[];
+  /** Whether more follow. */
+  readonly more: boolean;
+}
+
+/** The number (u32), whether more follow (one byte), handles. */
+export function knownBody({ number, handles, more }: KnownBody): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(new ArrayBuffer(KNOWN_BYTES + handles.length * HANDLE_BYTES));
+  viewOf(bytes).setUint32(0, number, true);
+  bytes[4] = more ? 1 : 0;
+  for (const [at, handle] of handles.entries()) putHandle(bytes, KNOWN_BYTES + at * HANDLE_BYTES, handle);
   return bytes;
 }
 
 /** @returns Null for a body of another form. */
-export function readGone(
-  body: Uint8Array,
-): { readonly handles: readonly LayoutHandle[]; readonly more: boolean } | null {
-  const count = (body.byteLength - 1) / HANDLE_BYTES;
-  if (!Number.isInteger(count) || count > MOST_GONE || (body[0] ?? 2) > 1) return null;
-  const handles = Array.from({ length: count }, (_, at) => handleAt(body, 1 + at * HANDLE_BYTES));
-  return { handles, more: body[0] === 1 };
+export function readKnown(body: Uint8Array): KnownBody | null {
+  const count = (body.byteLength - KNOWN_BYTES) / HANDLE_BYTES;
+  if (!Number.isInteger(count) || count < 0 || count > MOST_GONE || (body[4] ?? 2) > 1) return null;
+  const handles = Array.from({ length: count }, (_, at) => handleAt(body, KNOWN_BYTES + at * HANDLE_BYTES));
+  return { number: viewOf(body).getUint32(0, true), handles, more: body[4] === 1 };
 }
 
 /** A question about a layout: a number of the asker's, and the handle. */
@@ -77,10 +89,15 @@ export function readAnswer(body: Uint8Array): number | null {
 }
 
 /**
- * Sequence number (float64), bytes of the text (u32), boot id, pid namespace, process id and start as text between
+ * Sequence number (float64), number (u32), bytes of the text (u32), boot id, pid namespace, process id and start as text between
  * newlines, then NIXL's blob.
  */
-export function importedBody({ sequence, process, connection }: ImportedBody): Uint8Array<ArrayBuffer> {
+export function importedBody({
+  number,
+  sequence,
+  process,
+  connection,
+}: ImportedBody): Uint8Array<ArrayBuffer> {
   const text =
     process === null
       ? ""
@@ -88,7 +105,8 @@ export function importedBody({ sequence, process, connection }: ImportedBody): U
   const encoded = new TextEncoder().encode(text);
   const bytes = new Uint8Array(new ArrayBuffer(IMPORTED_BYTES + encoded.byteLength + connection.byteLength));
   viewOf(bytes).setFloat64(0, sequence, true);
-  viewOf(bytes).setUint32(8, encoded.byteLength, true);
+  viewOf(bytes).setUint32(8, number, true);
+  viewOf(bytes).setUint32(12, encoded.byteLength, true);
   bytes.set(encoded, IMPORTED_BYTES);
   bytes.set(connection, IMPORTED_BYTES + encoded.byteLength);
   return bytes;
@@ -98,18 +116,19 @@ export function importedBody({ sequence, process, connection }: ImportedBody): U
 export function readImported(body: Uint8Array<ArrayBuffer>): ImportedBody | null {
   if (body.byteLength < IMPORTED_BYTES) return null;
   const sequence = viewOf(body).getFloat64(0, true);
-  const textBytes = viewOf(body).getUint32(8, true);
+  const number = viewOf(body).getUint32(8, true);
+  const textBytes = viewOf(body).getUint32(12, true);
   const blobAt = IMPORTED_BYTES + textBytes;
   if (!Number.isSafeInteger(sequence) || sequence < 0) return null;
   if (textBytes > MOST_TEXT || blobAt > body.byteLength || body.byteLength - blobAt > MOST_CONNECTION)
     return null;
   const connection = body.slice(blobAt);
-  if (textBytes === 0) return { sequence, process: null, connection };
+  if (textBytes === 0) return { number, sequence, process: null, connection };
   const process = readProcess(new TextDecoder().decode(body.subarray(IMPORTED_BYTES, blobAt)));
-  return process === null ? null : { sequence, process, connection };
+  return process === null ? null : { number, sequence, process, connection };
 }
 
-const IMPORTED_BYTES = 12;
+const IMPORTED_BYTES = 16;
 const MOST_TEXT = 256;
 const MOST_CONNECTION = 16_384;
 

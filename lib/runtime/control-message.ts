@@ -13,7 +13,7 @@ export const CONTROL = {
   bye: 3,
   /** The sender took a layout back: its handle. Answered with `layoutQuiet` once nothing touches it any more. */
   layoutGone: 4,
-  /** The sender imported a package of the receiver: its sequence number, and where the sender runs. */
+  /** The sender imported a package of the receiver: a number, the package's sequence number, and where the sender runs. */
   imported: 5,
   /** The sender holds nothing of the receiver any more, and touches nothing of it. */
   released: 6,
@@ -29,7 +29,7 @@ export const CONTROL = {
   sums: 11,
   /**
    * The answer to `imported`: the sender will tell the receiver of layouts that it takes back, and took these back
-   * already: whether more such messages follow, and handles.
+   * already: the number of what it answers, whether more such messages follow, and handles.
    */
   known: 12,
   /** A word of the staging protocol that left with the data it is about, whenever that was complete. */

@@ -1,5 +1,6 @@
 import { KvferryError, type ErrorWord } from "../core/errors.ts";
-import type { Hop } from "../core/plan.ts";
+import type { LayoutHandle } from "../core/handle.ts";
+import type { Hop, TransferPlan } from "../core/plan.ts";
 import { Deadlines } from "./deadlines.ts";
 import type { Leases } from "./leases.ts";
 import { Run, type RunHost } from "./run.ts";
@@ -24,8 +25,8 @@ export class Engine {
   #idleWaiters: (() => void)[] = [];
   /** Who waits for transfers to end for good, with those that they wait for. */
   readonly #barriers: Set<{ readonly open: Set<Run>; readonly resolve: () => void }> = new Set();
-  /** Peers with whom no transfer may start now. */
-  readonly #paused: Map<string, Set<Promise<void>>> = new Map();
+  /** Peers with whom no transfer may start now, or none with some of their layouts. */
+  readonly #paused: Map<string, Set<Pause>> = new Map();
 
   constructor(effects: EngineEffects, leases: Leases) {
     this.#leases = leases;
@@ -125,23 +126,29 @@ export class Engine {
     for (const run of this.#running) giveUpWith(run, error);
   }
 
-  /** Lets no transfer with a peer start until the returned function is called. */
-  pause(agent: string): () => void {
+  /**
+   * Lets no transfer with a peer start until the returned function is called.
+   *
+   * @param layouts - Only those to and from these of its layouts; null for all.
+   */
+  pause(agent: string, layouts: ReadonlySet<LayoutHandle> | null = null): () => void {
     const { promise, resolve } = Promise.withResolvers<void>();
+    const pause: Pause = { layouts, over: promise };
     const pauses = this.#paused.get(agent) ?? new Set();
-    this.#paused.set(agent, pauses.add(promise));
+    this.#paused.set(agent, pauses.add(pause));
     return () => {
-      pauses.delete(promise);
+      pauses.delete(pause);
       if (pauses.size === 0 && this.#paused.get(agent) === pauses) this.#paused.delete(agent);
       resolve();
     };
   }
 
-  /** Resolves when transfers with the peer may start again; undefined when they may now. */
-  paused(agent: string | null): Promise<void> | undefined {
+  /** Resolves when a transfer with the peer may start again, or must look again; undefined when it may now. */
+  paused(agent: string | null, { source, destination }: PlannedLayouts): Promise<void> | undefined {
     if (agent === null || this.#paused.size === 0) return undefined;
-    const [pause] = this.#paused.get(agent) ?? [];
-    return pause;
+    for (const { layouts, over } of this.#paused.get(agent) ?? [])
+      if (layouts === null || layouts.has(source) || layouts.has(destination)) return over;
+    return undefined;
   }
 
   /** Resolves when no outcome of a transfer with the peer is open. */
@@ -182,6 +189,15 @@ export class Engine {
     }
   }
 }
+
+/** Transfers with a peer wait. */
+interface Pause {
+  readonly layouts: ReadonlySet<LayoutHandle> | null;
+  readonly over: Promise<void>;
+}
+
+/** The layouts of both sides. */
+type PlannedLayouts = Pick<TransferPlan, "source" | "destination">;
 
 /** Each transfer rejects with an error of its own: what is known about its destination stands in it. */
 function giveUpWith(run: Run, error: KvferryError): void {

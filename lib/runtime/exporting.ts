@@ -1,7 +1,8 @@
-import type { LayoutHandle } from "../core/handle.ts";
+import { handleLayoutId, type LayoutHandle } from "../core/handle.ts";
 import type { PackageFormat } from "../core/package.ts";
 import type { Access, LayoutRecord } from "../core/layout.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
+import { unregisterLayout } from "../core/registry-local.ts";
 import { isLocal, localLayouts } from "../core/registry-queries.ts";
 import { exportPackage } from "../core/registry-export.ts";
 import { KvferryError } from "../core/errors.ts";
@@ -74,7 +75,9 @@ export async function exportMetadata(
     await session.staging.receive.register(session.agent);
   if (session.agent !== null && format === "kvferry")
     await session.staging.devices?.register(devicesOf(state.snapshot, handles), session.agent);
-  const { snapshot, blob } = await describe(session, state, parts, handles);
+  const described = await describe(session, state, parts, handles);
+  const { blob } = described;
+  const snapshot = withoutGone(described.snapshot, state.snapshot);
   const metadata = exportPackage(snapshot, blob, {
     format,
     sequence,
@@ -86,9 +89,10 @@ export async function exportMetadata(
   });
   warnOnce(session, parts, metadata.layouts);
   if (format === "kvferry") session.neighbours?.exported(metadata);
-  // From here on others may know of these layouts.
+  // From here on others may know of these layouts. Dynamo's formats say nothing of their generations.
+  const own = new Map(localLayouts(snapshot).map(({ layoutId, handle }) => [layoutId, handle]));
   parts.shared.exported(
-    metadata.layouts.map(({ handle }) => handle),
+    metadata.layouts.map(({ handle }) => own.get(handleLayoutId(handle)) ?? handle),
     sequence,
     format,
   );
@@ -137,6 +141,13 @@ async function describe(
 
 /** Exports are made again so often while layouts come and go. */
 const MOST_ATTEMPTS = 8;
+
+/** What was taken back since a snapshot, also after the last attempt, is in no package: nobody would be told that it is gone. */
+function withoutGone(snapshot: RegistrySnapshot, now: RegistrySnapshot): RegistrySnapshot {
+  if (snapshot === now) return snapshot;
+  const gone = localLayouts(snapshot).filter(({ handle }) => !isLocal(now, handle));
+  return gone.reduce((left, { handle }) => unregisterLayout(left, handle), snapshot);
+}
 
 /** How to connect, and only the registrations of some layouts. */
 async function partialBlob(

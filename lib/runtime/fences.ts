@@ -1,12 +1,13 @@
+import type { LayoutHandle } from "../core/handle.ts";
 import type { MetadataPackage } from "../core/package.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import type { Arrivals } from "./arrivals.ts";
 import {
   answerBody,
   handleBody,
-  readGone,
   readHandle,
   readImported,
+  readKnown,
   readQuestion,
 } from "./control-bodies.ts";
 import { CONTROL } from "./control-message.ts";
@@ -98,14 +99,15 @@ export class Fences implements PeerWatcher {
 
   // ---- peers that come and go ----
 
-  arrived(peer: Peer, metadata: MetadataPackage): void {
+  arrived(peer: Peer, metadata: MetadataPackage, brought: ReadonlySet<LayoutHandle> | null): void {
     const { wireName } = peer;
     this.#processes.arrived(wireName, metadata);
     this.reach.arrived(wireName);
     // Silence from before it was imported says nothing.
     this.#parts.liveness.forget(wireName);
     if (!peer.understandsControl) return;
-    this.greetings.introduce(peer, metadata.sequence);
+    // Without NIXL there nobody can be told, and nothing is touched by it.
+    if (metadata.nixlMetadata.byteLength > 0) this.greetings.introduce(peer, metadata.sequence, brought);
     // The same process again: what it could not be asked when it was lost it can be asked now.
     for (const arrival of this.#parts.arrivals.doubtful(wireName)) this.#questions.ask(arrival);
   }
@@ -115,6 +117,7 @@ export class Fences implements PeerWatcher {
     if (!peer.understandsControl) return;
     const { wireName } = peer;
     this.reach.leaving(peer);
+    this.greetings.left(wireName);
     arrivals.lose(wireName, "forgotten");
     const settled = arrivals.doubtful(wireName).map((arrival) => arrival.settled);
     const release = (): Promise<boolean> =>
@@ -179,14 +182,14 @@ export class Fences implements PeerWatcher {
       if (message === null || from === this.#parts.wireName) return;
       const importer = this.#importers.noteImport(from, message);
       if (importer === null) return;
-      void this.reach.connect(importer).then(() => this.shared.answer(importer, message.sequence));
+      void this.reach.connect(importer).then(() => this.shared.answer(importer, message));
     });
     messenger.onControl(CONTROL.known, (from, body) => {
-      const gone = readGone(body);
-      if (gone === null) return;
+      const known = readKnown(body);
+      if (known === null) return;
       const peer = peers.byWireName(from);
-      if (peer !== undefined) for (const handle of gone.handles) peers.takeBack(peer, handle);
-      if (!gone.more) this.greetings.answered(from);
+      if (peer !== undefined) for (const handle of known.handles) peers.takeBack(peer, handle);
+      if (!known.more) this.greetings.answered(from, known.number);
     });
     messenger.onControl(CONTROL.released, (from) => {
       this.#importers.noteReleased(from);

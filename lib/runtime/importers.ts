@@ -29,8 +29,8 @@ const MOST_IMPORTERS = 16_384;
 const MOST_GONE = 65_536;
 
 interface Exported {
-  /** Sequence numbers of the first and the last package that had the layout. */
-  readonly first: number;
+  /** Lowest and highest sequence number of the packages that had the layout: some are ready before earlier ones. */
+  first: number;
   last: number;
   /** When the last one was made, on the transport's clock. */
   lastAt: number;
@@ -66,7 +66,8 @@ export class Importers {
       const known = this.#exports.get(handle);
       if (known === undefined) this.#exports.set(handle, { first: sequence, last: sequence, lastAt, silent });
       else {
-        known.last = sequence;
+        known.first = Math.min(known.first, sequence);
+        known.last = Math.max(known.last, sequence);
         known.lastAt = lastAt;
         known.silent ||= silent;
       }

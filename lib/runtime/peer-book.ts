@@ -19,8 +19,12 @@ import type { TransportState } from "./state.ts";
 
 /** Who is told of peers that come and go. */
 export interface PeerWatcher {
-  /** A package was imported, or a newer one of a known peer. */
-  arrived(peer: Peer, metadata: MetadataPackage): void;
+  /**
+   * A package was imported, or a newer one of a known peer.
+   *
+   * @param brought - Layouts that only the newer package has; null for a new peer.
+   */
+  arrived(peer: Peer, metadata: MetadataPackage, brought: ReadonlySet<LayoutHandle> | null): void;
   /** The peer is about to be forgotten; it can still be reached. Bounded in time. */
   leaving(peer: Peer): Promise<void>;
   /** The peer is forgotten, lost or replaced. */
@@ -40,7 +44,7 @@ export class PeerBook implements PeerHost {
   readonly #peers: Map<bigint, Peer> = new Map();
   readonly #byWireName: Map<string, Peer> = new Map();
   /** Workers, and names on NIXL's wire, whose import is under way: of two imports at once exactly one succeeds. */
-  readonly #arriving: Set<bigint | string> = new Set();
+  readonly #arriving: Map<bigint | string, Promise<void>> = new Map();
   /** Null without an agent. */
   readonly #inNixl: PeersInNixl | null;
   /** Peers that are being forgotten, by their names on NIXL's wire: only then can they be imported again. */
@@ -74,6 +78,11 @@ export class PeerBook implements PeerHost {
 
   byWireName(name: string): Peer | undefined {
     return this.#byWireName.get(name);
+  }
+
+  /** Resolves when the import or update of that name on NIXL's wire has ended; undefined when none is under way. */
+  arrival(wireName: string): Promise<void> | undefined {
+    return this.#arriving.get(wireName);
   }
 
   async import(bytes: Uint8Array): Promise<Peer> {
@@ -183,12 +192,14 @@ export class PeerBook implements PeerHost {
   async #alone<T>(operation: string, metadata: MetadataPackage, work: () => Promise<T>): Promise<T> {
     const { workerId, wireName } = metadata;
     if (this.#arriving.has(workerId) || this.#arriving.has(wireName)) throw twice(operation, metadata);
-    this.#arriving.add(workerId).add(wireName);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#arriving.set(workerId, promise).set(wireName, promise);
     try {
       return await work();
     } finally {
       this.#arriving.delete(workerId);
       this.#arriving.delete(wireName);
+      resolve();
     }
   }
 
@@ -243,7 +254,7 @@ export class PeerBook implements PeerHost {
     this.#peers.set(peer.workerId, peer);
     this.#byWireName.set(peer.wireName, peer);
     this.#settle(peer, near);
-    this.watcher?.arrived(peer, metadata);
+    this.watcher?.arrived(peer, metadata, null);
     this.#events.emit("peer", {
       change: "imported",
       workerId: peer.workerId,
@@ -280,9 +291,11 @@ export class PeerBook implements PeerHost {
     } finally {
       resume?.();
     }
+    const known = new Set(peer.layouts.map(({ handle }) => handle));
     peer.replaceLayouts(record.layouts);
     this.#settle(peer, near);
-    this.watcher?.arrived(peer, metadata);
+    const brought = record.layouts.map(({ handle }) => handle).filter((handle) => !known.has(handle));
+    this.watcher?.arrived(peer, metadata, new Set(brought));
     this.#events.emit("peer", {
       change: "updated",
       workerId: peer.workerId,

@@ -73,7 +73,14 @@ export class Reach {
   disconnect(wireName: string): void {
     const { agent, peers } = this.#parts;
     if (!this.#connected.delete(wireName) || agent === null) return;
-    if (peers.byWireName(wireName) === undefined) agent.forgetPeer(wireName).catch(() => undefined);
+    const drop = (): void => {
+      if (peers.byWireName(wireName) !== undefined || this.#connected.has(wireName)) return;
+      agent.forgetPeer(wireName).catch(() => undefined);
+    };
+    // What an import under way gave to NIXL must not be taken from it.
+    const arrival = peers.arrival(wireName);
+    if (arrival === undefined) drop();
+    else void arrival.then(drop);
   }
 
   /** NIXL knows the worker for having been imported from now on. */

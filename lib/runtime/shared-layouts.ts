@@ -1,6 +1,6 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import type { PackageFormat } from "../core/package.ts";
-import { goneBody, handleBody, MOST_GONE } from "./control-bodies.ts";
+import { handleBody, knownBody, MOST_GONE, type ImportedBody } from "./control-bodies.ts";
 import { CONTROL } from "./control-message.ts";
 import type { Clock } from "./deadlines.ts";
 import type { Importer, Importers } from "./importers.ts";
@@ -66,14 +66,14 @@ export class SharedLayouts {
    * Answers a worker that imported a package: says that it is known, which layouts of the package are gone already, and
    * which were taken back before it imported them.
    */
-  answer(importer: Importer, sequence: number): void {
+  answer(importer: Importer, { number, sequence }: Pick<ImportedBody, "number" | "sequence">): void {
     const { importers, reach } = this.#parts;
     for (const handle of this.#takenBack)
       if (importers.holders(handle).includes(importer)) this.#recall(importer, handle);
     const gone = importers.goneSince(sequence);
     do {
-      const some = gone.splice(0, MOST_GONE);
-      reach.tell(importer.wireName, CONTROL.known, goneBody(some, gone.length > 0));
+      const handles = gone.splice(0, MOST_GONE);
+      reach.tell(importer.wireName, CONTROL.known, knownBody({ number, handles, more: gone.length > 0 }));
     } while (gone.length > 0);
   }
 

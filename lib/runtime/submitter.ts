@@ -144,7 +144,11 @@ export class Submitter {
       this.integrity.demandGood(planned.source, this.#groupsOf(planned, blocks, options).source);
     const order = hasOrder(options) ? this.#orderOf(options, planned) : null;
     const first = after === undefined || after.length === 0;
-    if (first && !(order instanceof Promise) && this.#engine.paused(agentOf(planned)) === undefined) {
+    if (
+      first &&
+      !(order instanceof Promise) &&
+      this.#engine.paused(agentOf(planned), planned) === undefined
+    ) {
       this.#launch(transfer, options, planned, deadlineMillis, blocks, order);
       return;
     }

@@ -32,7 +32,7 @@ export interface WaitingTransfer {
 }
 
 /**
- * Starts a transfer once those before it are done, its order is known and its peer is not being renewed; never when it is
+ * Starts a transfer once those before it are done, its order is known and its peer is ready; never when it is
  * cancelled or its time is over by then.
  */
 export async function startWhenReady(parts: WaitingParts, waiting: WaitingTransfer): Promise<void> {
@@ -42,14 +42,9 @@ export async function startWhenReady(parts: WaitingParts, waiting: WaitingTransf
   const { promise: stopped, resolve: stop } = Promise.withResolvers<Stop>();
   const onAbort = (): void => stop({ reason: signal?.reason, error: null });
   signal?.addEventListener("abort", onAbort, { once: true });
+  const awaited: Awaited = { peer: null };
   const cancelTimer = clock.after(deadlineMillis, () => {
-    const error = new KvferryError(
-      "TIMEOUT",
-      "transfer",
-      `the transfers before this one did not end within ${deadlineMillis} ms`,
-      "Give it a longer deadlineMs.",
-      { deadlineMillis },
-    );
+    const error = notReady(deadlineMillis, awaited);
     stop({ reason: error, error });
   });
   let stopping: Stop | undefined;
@@ -67,7 +62,7 @@ export async function startWhenReady(parts: WaitingParts, waiting: WaitingTransf
   // Somebody waits, perhaps for a peer's word: nothing else may hold the process until then.
   messenger.wait(true);
   try {
-    const early = await Promise.race([turnOf(parts, waiting), stopped]);
+    const early = await Promise.race([turnOf(parts, waiting, awaited), stopped]);
     // Both may have come in the same turn: then it still never starts.
     if (signal?.aborted === true) stopping ??= { reason: signal.reason, error: null };
     if ("reason" in early) stopping ??= early;
@@ -105,10 +100,17 @@ interface Turn {
   readonly order: CudaOrder | null;
 }
 
-/** Waits for other transfers, and for a peer that is being renewed; the plan is one of then. */
+/** What a transfer waits for. */
+interface Awaited {
+  /** The agent of a peer that is not ready; null for other transfers and events. */
+  peer: string | null;
+}
+
+/** Waits for other transfers, and for a peer that is not ready; the plan is one of then. */
 async function turnOf(
   { state, engine }: WaitingParts,
   { ordering, after, plan }: WaitingTransfer,
+  awaited: Awaited,
 ): Promise<Turn> {
   const [order] = await Promise.all([
     ordering,
@@ -117,10 +119,30 @@ async function turnOf(
   for (;;) {
     state.demandOpen("transfer");
     const planned = plan();
-    const paused = engine.paused(agentOf(planned));
+    const agent = agentOf(planned);
+    const paused = engine.paused(agent, planned);
     if (paused === undefined) return { plan: planned, order };
+    awaited.peer = agent;
     await paused;
   }
+}
+
+function notReady(deadlineMillis: number, { peer }: Awaited): KvferryError {
+  return peer === null
+    ? new KvferryError(
+        "TIMEOUT",
+        "transfer",
+        `the transfers before this one did not end within ${deadlineMillis} ms`,
+        "Give it a longer deadlineMs.",
+        { deadlineMillis },
+      )
+    : new KvferryError(
+        "TIMEOUT",
+        "transfer",
+        `peer ${peer} was not ready within ${deadlineMillis} ms: it did not say that it knows of its import, before which its memory is not touched, or is being updated`,
+        "Check that it lives, that the workers can reach each other both ways, and that their NIXL releases can connect (1.3 with later ones on one host: UCX_TLS=tcp,self, on machines with GPUs tcp,self,cuda).",
+        { deadlineMillis, agent: peer },
+      );
 }
 
 function stopOf(reason: unknown): Stop {

@@ -8,7 +8,7 @@ import type { CudaSession } from "../../lib/runtime/cuda-session.ts";
 import type { CudaStages } from "../../lib/runtime/cuda-stages.ts";
 import type { Executor } from "../../lib/runtime/executor.ts";
 import { loadExchange } from "../../lib/runtime/exchange.ts";
-import { carve } from "../../lib/runtime/host-memory.ts";
+import { carve, externalHostMemory } from "../../lib/runtime/host-memory.ts";
 import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
@@ -114,7 +114,11 @@ export function startWorker(
     processes: simProcesses(network, process),
     profile: defaultProfile,
     executors,
-    providers: { system: simMemory(network, process), disk: simFile(network, process) },
+    providers: {
+      system: simMemory(network, process),
+      disk: simFile(network, process),
+      external: externalHostMemory,
+    },
   };
   return { process, agent, transport: Transport.over(session), workerId: resolved.workerId, staging };
 }

@@ -95,7 +95,6 @@ export class SimWorld {
   /** Events that ran. */
   steps = 0;
   /** Asked just before bytes move; answers with what is wrong with it, or null. */
-  mayBeFreed: (landing: SimLanding, region: SimRegion) => boolean = () => false;
   onLanding: (landing: SimLanding, row: SimRow, origin: SimProcess) => string | null = () => null;
 
   constructor(random: Random, traced: boolean) {
@@ -266,7 +265,7 @@ export class SimWorld {
   #touch(landing: SimLanding, address: number, region: SimRegion | undefined): void {
     if (region === undefined) this.find(`${landing.what}: ${address} is nobody's memory`);
     // What a dead process had is gone with it: touching it fails, and hurts nobody.
-    else if (region.freed && region.process.alive && !this.mayBeFreed(landing, region))
+    else if (region.freed && region.process.alive)
       this.find(`${landing.what}: ${region.name} was freed already`);
   }
 

@@ -540,6 +540,7 @@ describe("control messages", () => {
     const pair = await simPair({ secret: KEYS });
     const loads = spyOn(pair.a.agent, "loadPeer");
     const body = importedBody({
+      number: 1,
       sequence: 1,
       process: null,
       connection: new TextEncoder().encode("blob of worker-2#2"),

@@ -45,6 +45,7 @@ class StandingClock implements Clock {
 }
 
 interface Stubborn {
+  readonly plan: TransferPlan;
   readonly clock: StandingClock;
   readonly engine: Engine;
   readonly leases: Leases;
@@ -100,7 +101,7 @@ function stubborn(deadlineMillis: number): Stubborn {
   };
   const transfer = new Transfer(1, false);
   engine.run(transfer, task);
-  return { clock, engine, leases, transfer, end: (outcome) => end(outcome), asked };
+  return { clock, engine, plan, leases, transfer, end: (outcome) => end(outcome), asked };
 }
 
 async function failureOf(transfer: Transfer): Promise<KvferryError> {
@@ -170,12 +171,12 @@ describe("transfers with a peer that is paused twice", () => {
       [0, 1],
       [1, 0],
     ] as const) {
-      const { engine } = stubborn(100);
+      const { engine, plan } = stubborn(100);
       const resume = [engine.pause("peer"), engine.pause("peer")];
       resume[order[0]]?.();
-      expect(engine.paused("peer")).toBeInstanceOf(Promise);
+      expect(engine.paused("peer", plan)).toBeInstanceOf(Promise);
       resume[order[1]]?.();
-      expect(engine.paused("peer")).toBeUndefined();
+      expect(engine.paused("peer", plan)).toBeUndefined();
     }
   });
 });
