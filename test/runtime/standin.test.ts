@@ -27,7 +27,7 @@ for (const [file, least] of [
 test("standin-gds: between GPU memory and files, by stand-ins, GPUDirect Storage is taken where it was proven and never believed", async () => {
   // A NIXL with plugins beside it, which the cases lay there.
   const library = await buildStandin(join(dirname(STANDIN), "gds", "libnixl_capi.so"));
-  await expectCases("test/runtime/standin-gds.cases.ts", 30, {
+  await expectCases("test/runtime/standin-gds.cases.ts", 31, {
     KVFERRY_NIXL_LIBRARY: library,
     KVFERRY_CUDA_LIBRARY: STANDIN_PATH,
     KVF_STANDIN_DEVICES: "2",
