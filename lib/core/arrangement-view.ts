@@ -85,30 +85,43 @@ export function resolveArrangement(
   switch (arrangement) {
     case "fully-contiguous": {
       const axes = order === undefined ? ORDERS.nhd : resolveOrder(order, operation);
-      return { arrangement, order: axes, view: denseView(config, ["block", ...axes], "one", operation) };
+      const sequence: readonly PresetAxis[] = ["block", axes[0], axes[1], axes[2], axes[3]];
+      return { arrangement, order: axes, view: denseView(config, sequence, "one", operation) };
     }
     case "layer-separate/block-first":
-    case "layer-separate/block-second": {
-      const axes = order === undefined ? ORDERS.nhd : resolveOrder(order, operation);
-      const inner: readonly PresetAxis[] = axes.filter((axis) => axis !== "layer");
-      const sequence: readonly PresetAxis[] =
-        arrangement === "layer-separate/block-first"
-          ? ["block", ...inner]
-          : ["outer", "block", ...inner.filter((axis) => axis !== "outer")];
-      return { arrangement, order: axes, view: denseView(config, sequence, "per-layer", operation) };
-    }
+    case "layer-separate/block-second":
+      return layerSeparate(config, arrangement, order, operation);
     default:
       if (isEnginePreset(arrangement)) return enginePreset(config, arrangement, order, operation);
       if (typeof arrangement === "object" && arrangement !== null)
         return strided(config, arrangement, order, operation, alias);
-      throw new KvferryError(
-        "INVALID_CONFIG",
-        operation,
-        `unknown arrangement ${JSON.stringify(arrangement)}`,
-        `Use fully-contiguous, layer-separate/block-first, layer-separate/block-second, ${Object.keys(ENGINE_AXES).join(", ")}, or strides.`,
-        { field: "arrangement", found: arrangement },
-      );
+      throw unknownArrangement(arrangement, operation);
   }
+}
+
+function unknownArrangement(found: unknown, operation: string): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    operation,
+    `unknown arrangement ${JSON.stringify(found)}`,
+    `Use fully-contiguous, layer-separate/block-first, layer-separate/block-second, ${Object.keys(ENGINE_AXES).join(", ")}, or strides.`,
+    { field: "arrangement", found },
+  );
+}
+
+function layerSeparate(
+  config: ResolvedConfig,
+  arrangement: "layer-separate/block-first" | "layer-separate/block-second",
+  order: Order | undefined,
+  operation: string,
+): ResolvedArrangement {
+  const axes = order === undefined ? ORDERS.nhd : resolveOrder(order, operation);
+  const inner: readonly PresetAxis[] = axes.filter((axis) => axis !== "layer");
+  const sequence: readonly PresetAxis[] =
+    arrangement === "layer-separate/block-first"
+      ? ["block", ...inner]
+      : ["outer", "block", ...inner.filter((axis) => axis !== "outer")];
+  return { arrangement, order: axes, view: denseView(config, sequence, "per-layer", operation) };
 }
 
 /** Dense row-major strides for axes listed outermost first; axes that are not listed select the region. */
@@ -177,7 +190,7 @@ function strided(
       strides,
     );
   for (const key in strides)
-    if (key !== "block" && !ORDER_AXES.some((axis) => axis === key))
+    if (key !== "block" && !(ORDER_AXES as readonly string[]).includes(key))
       throw badStride(operation, key, `strides has an unknown axis ${JSON.stringify(key)}`, key);
   const selects = (axis: PresetAxis): boolean =>
     (axis === "layer" && regions !== "one") || (axis === "outer" && regions === "per-layer-and-outer");
@@ -237,8 +250,11 @@ function requireSameOrder(
   what: string,
 ): void {
   if (order === undefined) return;
+  const given = resolveOrder(order, operation);
+  // Named orders are one object each: the plain case.
+  if (given === own) return;
   const long = (axis: OrderAxis): boolean => axisSize(config, axis) > 1;
-  const asked = resolveOrder(order, operation).filter(long).join(", ");
+  const asked = given.filter(long).join(", ");
   const found = own.filter(long).join(", ");
   if (asked !== found)
     throw new KvferryError(

@@ -62,8 +62,16 @@ export function resolveOrder(order: Order, operation = "register"): ResolvedOrde
     throw badOrder(`unknown order ${JSON.stringify(order)}`, operation, { found: order });
   }
   if (!Array.isArray(order)) throw badOrder(`an order is a name or a list of axes`, operation, {});
-  for (const known of NAMED_ORDERS) if (sameOrder(known, order as readonly OrderAxis[])) return known;
-  const axes = [...(order as readonly OrderAxis[])];
+  for (let index = 0; index < NAMED_ORDERS.length; index++) {
+    const known = NAMED_ORDERS[index];
+    if (known !== undefined && sameOrder(known, order as readonly OrderAxis[])) return known;
+  }
+  return resolveAxes(order as readonly OrderAxis[], operation);
+}
+
+/** An order without a name. */
+function resolveAxes(order: readonly OrderAxis[], operation: string): ResolvedOrder {
+  const axes = [...order];
   for (const axis of axes) {
     if (!ORDER_AXES.includes(axis))
       throw badOrder(`unknown axis ${JSON.stringify(axis)} in the order`, operation, { axis });

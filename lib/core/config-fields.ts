@@ -44,16 +44,9 @@ export function resolveElement(
   operation: string,
 ): { readonly elementBits: number; readonly dtype: DTypeName | null } {
   let elementBits: number | null = null;
-  let dtype: DTypeName | null = null;
-  if (given.dtype !== undefined) {
-    if (!isDTypeName(given.dtype))
-      throw invalid(
-        operation,
-        "dtype",
-        `dtype must be one of ${Object.keys(DTYPE_BITS).join(", ")}`,
-        given.dtype,
-      );
-    dtype = given.dtype;
+  const { dtype } = given;
+  if (dtype !== undefined) {
+    if (!isDTypeName(dtype)) throw unknownType(dtype, operation);
     elementBits = dtypeBits(dtype);
   }
   if (given.dtypeBits !== undefined) {
@@ -67,25 +60,37 @@ export function resolveElement(
       );
     elementBits = bits;
   }
-  if (given.dtypeWidthBytes !== undefined) {
-    const width = checkedInteger(given.dtypeWidthBytes, "dtypeWidthBytes", 1, 8, operation);
-    if (!isPowerOfTwo(width))
-      throw invalid(
-        operation,
-        "dtypeWidthBytes",
-        `dtypeWidthBytes must be 1, 2, 4 or 8, found ${width}`,
-        width,
-      );
-    if (elementBits !== null && width * 8 !== elementBits)
-      throw invalid(
-        operation,
-        "dtypeWidthBytes",
-        `dtypeWidthBytes ${width} contradicts the ${elementBits} bits of ${dtype ?? "dtypeBits"}`,
-        width,
-      );
-    elementBits = width * 8;
-  }
-  return { elementBits: elementBits ?? DEFAULT_ELEMENT_BITS, dtype };
+  if (given.dtypeWidthBytes !== undefined)
+    elementBits = resolveWidth(given.dtypeWidthBytes, elementBits, dtype, operation);
+  return { elementBits: elementBits ?? DEFAULT_ELEMENT_BITS, dtype: dtype ?? null };
+}
+
+function resolveWidth(
+  given: number,
+  elementBits: number | null,
+  dtype: DTypeName | undefined,
+  operation: string,
+): number {
+  const width = checkedInteger(given, "dtypeWidthBytes", 1, 8, operation);
+  if (!isPowerOfTwo(width))
+    throw invalid(
+      operation,
+      "dtypeWidthBytes",
+      `dtypeWidthBytes must be 1, 2, 4 or 8, found ${width}`,
+      width,
+    );
+  if (elementBits !== null && width * 8 !== elementBits)
+    throw invalid(
+      operation,
+      "dtypeWidthBytes",
+      `dtypeWidthBytes ${width} contradicts the ${elementBits} bits of ${dtype ?? "dtypeBits"}`,
+      width,
+    );
+  return width * 8;
+}
+
+function unknownType(found: unknown, operation: string): KvferryError {
+  return invalid(operation, "dtype", `dtype must be one of ${Object.keys(DTYPE_BITS).join(", ")}`, found);
 }
 
 /** A power of two, default 1. */
@@ -121,6 +126,17 @@ export function resolveLayers(
   numLayers: number,
   operation: string,
 ): { readonly modelLayers: readonly number[] | null; readonly modelLayerTotal: number | null } {
+  if (given.layerWindow === undefined && given.layers === undefined) return NO_LAYERS;
+  return resolveGivenLayers(given, numLayers, operation);
+}
+
+const NO_LAYERS = Object.freeze({ modelLayers: null, modelLayerTotal: null });
+
+function resolveGivenLayers(
+  given: Given,
+  numLayers: number,
+  operation: string,
+): { readonly modelLayers: readonly number[] | null; readonly modelLayerTotal: number | null } {
   if (given.layerWindow !== undefined) {
     if (given.layers !== undefined)
       throw invalid(operation, "layers", "layers stands beside layerWindow", given.layers);
@@ -129,7 +145,6 @@ export function resolveLayers(
     const modelLayers = Array.from({ length: numLayers }, (_, index) => window.start + index);
     return { modelLayers, modelLayerTotal: window.total };
   }
-  if (given.layers === undefined) return { modelLayers: null, modelLayerTotal: null };
   if (!Array.isArray(given.layers))
     throw invalid(operation, "layers", "layers must be a list of model layers", given.layers);
   const layers: readonly number[] = given.layers;
@@ -185,7 +200,9 @@ function resolveWindow(
 }
 
 function isPowerOfTwo(value: number): boolean {
-  return 2 ** Math.round(Math.log2(value)) === value;
+  let rest = value;
+  while (rest > 1 && rest % 2 === 0) rest /= 2;
+  return rest === 1;
 }
 
 /** Refuses a field by its name. */

@@ -33,7 +33,10 @@ export function resolveConfig(config: LayoutConfig, operation: string): Resolved
   if (typeof config !== "object" || config === null)
     throw invalid(operation, "config", "config must be an object", config);
   for (const key in config) if (!FIELDS.has(key)) throw unknownField(operation, "config", key);
-  for (const entry of recent) if (saysTheSame(config, entry.given)) return entry.resolved;
+  for (let index = 0; index < recent.length; index++) {
+    const entry = recent[index];
+    if (entry !== undefined && saysTheSame(config, entry.given)) return entry.resolved;
+  }
 
   const given = copyOf(config);
   const resolved = resolveCopy(given, operation);
@@ -106,13 +109,7 @@ function resolveCopy(given: Given, operation: string): ResolvedConfig {
   const { modelLayers, modelLayerTotal } = resolveLayers(given, numLayers, operation);
 
   const headBits = checkedProduct(operation, "the elements of a head", headDim, elementBits);
-  if (headBits % 8 !== 0)
-    throw invalid(
-      operation,
-      given.numHeads === undefined ? "innerDim" : "headDim",
-      `${headDim} elements of ${elementBits} bits are not a whole number of bytes`,
-      headDim,
-    );
+  if (headBits % 8 !== 0) throw partOfByte(given, headDim, elementBits, operation);
   const headBytes = headBits / 8;
   const tokenBytes = checkedProduct(operation, "a token", numHeads, headBytes);
   const cellBytes = checkedProduct(operation, "a cell", pageSize, tokenBytes);
@@ -139,6 +136,15 @@ function resolveCopy(given: Given, operation: string): ResolvedConfig {
     blockBytes,
     totalBytes,
   });
+}
+
+function partOfByte(given: Given, headDim: number, elementBits: number, operation: string): Error {
+  return invalid(
+    operation,
+    given.numHeads === undefined ? "innerDim" : "headDim",
+    `${headDim} elements of ${elementBits} bits are not a whole number of bytes`,
+    headDim,
+  );
 }
 
 function saysTheSame(config: LayoutConfig, given: Given): boolean {

@@ -15,15 +15,8 @@ export function checkedInteger(
   maximum: number,
   operation: string,
 ): number {
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < minimum || value > maximum) {
-    throw new KvferryError(
-      "INVALID_CONFIG",
-      operation,
-      `${field} must be an integer from ${minimum} to ${maximum}, found ${describe(value)}`,
-      `Give ${field} as a whole number in that range.`,
-      { field, minimum, maximum, found: typeof value === "bigint" ? value.toString() : value },
-    );
-  }
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < minimum || value > maximum)
+    throw outside(value, field, minimum, maximum, operation);
   return value;
 }
 
@@ -35,16 +28,8 @@ export function checkedInteger(
  */
 export function checkedProduct(operation: string, what: string, ...factors: readonly number[]): number {
   let product = 1;
-  for (const factor of factors) product *= factor;
-  if (!Number.isSafeInteger(product)) {
-    throw new KvferryError(
-      "INVALID_CONFIG",
-      operation,
-      `${what} passes 2^53 bytes: ${factors.join(" x ")}`,
-      "Use fewer blocks, layers or heads for one layout, or register several layouts.",
-      { what, factors },
-    );
-  }
+  for (let index = 0; index < factors.length; index++) product *= factors[index] as number;
+  if (!Number.isSafeInteger(product)) throw tooLarge(operation, what, factors);
   return product;
 }
 
@@ -73,6 +58,35 @@ export function greatestCommonDivisor(left: number, right: number): number {
   let b = right;
   while (b !== 0) [a, b] = [b, a % b];
   return a;
+}
+
+// Refusals have functions of their own: a first package is read before the engine has compiled anything, and what is
+// right need not compile them.
+
+function outside(
+  value: unknown,
+  field: string,
+  minimum: number,
+  maximum: number,
+  operation: string,
+): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    operation,
+    `${field} must be an integer from ${minimum} to ${maximum}, found ${describe(value)}`,
+    `Give ${field} as a whole number in that range.`,
+    { field, minimum, maximum, found: typeof value === "bigint" ? value.toString() : value },
+  );
+}
+
+function tooLarge(operation: string, what: string, factors: readonly number[]): KvferryError {
+  return new KvferryError(
+    "INVALID_CONFIG",
+    operation,
+    `${what} passes 2^53 bytes: ${factors.join(" x ")}`,
+    "Use fewer blocks, layers or heads for one layout, or register several layouts.",
+    { what, factors },
+  );
 }
 
 function describe(value: unknown): string {

@@ -1,5 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
-import { malformed } from "./bounded.ts";
+import { bytesEnd, malformed } from "./bounded.ts";
 import type { ByteReader } from "./bounded.ts";
 
 // Integers as bincode 2 writes them in its standard configuration: values up to 250 in one byte, else a marker byte
@@ -21,7 +21,7 @@ const MARK_128 = 254;
 export function readInteger(reader: ByteReader, words: 1 | 2 | 4, what: string): number {
   const { bytes } = reader;
   const at = reader.position;
-  if (at >= reader.end) throw malformed(reader.format, at, `the bytes end inside ${what}`);
+  if (at >= reader.end) throw bytesEnd(reader, what);
   const body = at + 1;
   const first = bytes[at] ?? 0;
   reader.word1 = 0;
@@ -32,14 +32,9 @@ export function readInteger(reader: ByteReader, words: 1 | 2 | 4, what: string):
     return (reader.word0 = first);
   }
   const width = 1 << (first - MARK_16 + 1);
-  if (first === 255 || width > words * 4)
-    throw malformed(reader.format, at, `${what} has the marker ${first}, too wide for ${words * 32} bits`);
+  if (first === 255 || width > words * 4) throw tooWide(reader, first, words, what);
   if (width > reader.end - body)
-    throw malformed(
-      reader.format,
-      at,
-      `the bytes end inside ${what}: ${width} needed, ${reader.end - body} left`,
-    );
+    throw bytesEnd(reader, `${what}: ${width} needed, ${reader.end - body} left`);
   reader.position = body + width;
   let shortest: boolean;
   if (first === MARK_16) {
@@ -58,8 +53,19 @@ export function readInteger(reader: ByteReader, words: 1 | 2 | 4, what: string):
       }
     }
   }
-  if (!shortest) throw malformed(reader.format, at, `${what} is written longer than needed (${width} bytes)`);
+  if (!shortest) throw notShortest(reader, at, width, what);
   return reader.word1 * 2 ** 32 + reader.word0;
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function tooWide(reader: ByteReader, marker: number, words: number, what: string): KvferryError {
+  const reason = `${what} has the marker ${marker}, too wide for ${words * 32} bits`;
+  return malformed(reader.format, reader.position, reason);
+}
+
+function notShortest(reader: ByteReader, at: number, width: number, what: string): KvferryError {
+  return malformed(reader.format, at, `${what} is written longer than needed (${width} bytes)`);
 }
 
 /**
@@ -70,8 +76,18 @@ export function readInteger(reader: ByteReader, words: 1 | 2 | 4, what: string):
 export function readVariant(reader: ByteReader, variants: number, what: string): number {
   const at = reader.position;
   const index = readInteger(reader, 1, what);
-  if (index >= variants) throw malformed(reader.format, at, `${what} has no variant ${index}`, { variants });
+  if (index >= variants) throw noVariant(reader, at, index, variants, what);
   return index;
+}
+
+function noVariant(
+  reader: ByteReader,
+  at: number,
+  index: number,
+  variants: number,
+  what: string,
+): KvferryError {
+  return malformed(reader.format, at, `${what} has no variant ${index}`, { variants });
 }
 
 /** Bytes under construction; `bytes` grows as needed and belongs to the writer until {@link written}. */

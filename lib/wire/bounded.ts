@@ -26,10 +26,10 @@ interface Allowance {
 }
 
 /** Components, and so much more for each further shape: a shape costs much more to check than its bytes. */
-const COMPONENTS: Allowance = { first: 1_280, bytes: 64 };
+const COMPONENTS: Allowance = { first: 1_024, bytes: 64 };
 const SHAPE_COMPONENTS = 20;
-const REGIONS: Allowance = { first: 24_576, bytes: 16 };
-const LISTED_LAYERS: Allowance = { first: 8_192, bytes: 16 };
+const REGIONS: Allowance = { first: 16_384, bytes: 16 };
+const LISTED_LAYERS: Allowance = { first: 4_096, bytes: 16 };
 
 /** The layouts that a package of Dynamo's may have. */
 export function mostDynamoLayouts(bytes: number): number {
@@ -110,7 +110,7 @@ export function openReader(bytes: Uint8Array, format: PackageFormat): ByteReader
  */
 export function readByte(reader: ByteReader, what: string): number {
   const at = reader.position;
-  if (at >= reader.end) throw malformed(reader.format, at, `the bytes end inside ${what}`);
+  if (at >= reader.end) throw bytesEnd(reader, what);
   reader.position = at + 1;
   return reader.bytes[at] ?? 0;
 }
@@ -121,17 +121,7 @@ export function readByte(reader: ByteReader, what: string): number {
  * @throws KvferryError `METADATA_MALFORMED` with the count and the bytes left.
  */
 export function checkCount(reader: ByteReader, count: number, each: number, what: string): void {
-  const left = reader.end - reader.position;
-  if (count * each > left)
-    throw malformed(
-      reader.format,
-      reader.position,
-      `${what}: ${count} do not fit into the ${left} bytes left`,
-      {
-        count,
-        left,
-      },
-    );
+  if (count * each > reader.end - reader.position) throw doesNotFit(reader, count, what);
 }
 
 /**
@@ -140,9 +130,7 @@ export function checkCount(reader: ByteReader, count: number, each: number, what
  * @throws KvferryError `METADATA_MALFORMED` with the number of bytes that do.
  */
 export function finishReader(reader: ByteReader): void {
-  const left = reader.end - reader.position;
-  if (left !== 0)
-    throw malformed(reader.format, reader.position, `${left} bytes follow the end of the package`, { left });
+  if (reader.position !== reader.end) throw bytesFollow(reader);
 }
 
 /**
@@ -166,6 +154,16 @@ export function malformed(
     { format, offset, reason, ...details },
     cause,
   );
+}
+
+/** The refusal of bytes that end too early. */
+export function bytesEnd(reader: ByteReader, what: string): KvferryError {
+  return malformed(reader.format, reader.position, `the bytes end inside ${what}`);
+}
+
+/** The refusal of a package that is longer than what is read. */
+export function tooLong(format: PackageFormat, bytes: number, limit: number): KvferryError {
+  return malformed(format, 0, `${bytes} bytes, more than the ${limit} that are read`, { limit });
 }
 
 /**
@@ -198,6 +196,19 @@ export function decodeText(bytes: Uint8Array, format: PackageFormat, offset: num
   } catch (cause) {
     throw malformed(format, offset, `${what} is not UTF-8`, {}, cause);
   }
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function doesNotFit(reader: ByteReader, count: number, what: string): KvferryError {
+  const left = reader.end - reader.position;
+  const reason = `${what}: ${count} do not fit into the ${left} bytes left`;
+  return malformed(reader.format, reader.position, reason, { count, left });
+}
+
+function bytesFollow(reader: ByteReader): KvferryError {
+  const left = reader.end - reader.position;
+  return malformed(reader.format, reader.position, `${left} bytes follow the end of the package`, { left });
 }
 
 const strictText = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

@@ -106,14 +106,12 @@ interface ImportState {
 }
 
 function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader): ImportState {
-  const words = new BigUint64Array([header.workerId]);
-  const [worker0 = 0, worker1 = 0] = new Uint32Array(words.buffer);
   return {
     format,
     header,
     scratch: newScratch(header),
-    worker0,
-    worker1,
+    worker0: Number(header.workerId & 0xffff_ffffn),
+    worker1: Number(header.workerId >> 32n),
     overlap: newOverlapState(bytes.length),
     seen: new Uint32Array(2_048),
     shapes: openShapes(format, bytes, header.layoutCount),
@@ -126,8 +124,7 @@ function newImport(bytes: Uint8Array, format: DynamoFormat, header: DynamoHeader
 function layoutOf(state: ImportState): PackageLayout {
   const { scratch } = state;
   const id = layoutIdOf(state);
-  if (scratch.version > 1)
-    throw refused(state, `descriptor version ${scratch.version} is not known, only 0 and 1`);
+  if (scratch.version > 1) throw otherVersion(state);
   if (!scratch.ownAgent) throw refused(state, "the layout's agent name is not the worker's");
   const { shapes } = state;
   const shape =
@@ -188,14 +185,13 @@ function layoutOf(state: ImportState): PackageLayout {
 function layoutIdOf(state: ImportState): number {
   const { scratch } = state;
   if (scratch.handle0 !== state.worker0 || scratch.handle1 !== state.worker1)
-    throw refused(state, `the handle is not one of worker ${state.header.workerId}`);
+    throw badHandle(state, `is not one of worker ${state.header.workerId}`);
   const id = scratch.handle2 & 0xffff;
-  if (scratch.handle2 > 0xffff || scratch.handle3 !== 0)
-    throw refused(state, "the handle has reserved bits set");
-  if (id > MAX_LAYOUT_ID) throw refused(state, `the handle has the layout id ${id}, above ${MAX_LAYOUT_ID}`);
+  if (scratch.handle2 > 0xffff || scratch.handle3 !== 0) throw badHandle(state, "has reserved bits set");
+  if (id > MAX_LAYOUT_ID) throw badHandle(state, `has the layout id ${id}, above ${MAX_LAYOUT_ID}`);
   const seen = state.seen[id >> 5] ?? 0;
   const bit = 1 << (id & 31);
-  if ((seen & bit) !== 0) throw refused(state, `the handle of layout ${id} stands twice in the package`);
+  if ((seen & bit) !== 0) throw badHandle(state, `of layout ${id} stands twice in the package`);
   state.seen[id >> 5] = seen | bit;
   return id;
 }
@@ -227,11 +223,7 @@ const LOCATIONS = ["system", "pinned", "device", "disk"] as const;
 function takeRegions(state: ImportState, shape: DynamoShape, storage: Storage): Float64Array {
   const { scratch, lastSizes } = state;
   const { regionCount: count, sizes } = scratch;
-  if (count !== shape.view.regionCount)
-    throw refused(
-      state,
-      `${count} memory descriptors of ${storage.kind} memory, the layout has ${shape.view.regionCount} regions`,
-    );
+  if (count !== shape.view.regionCount) throw otherCount(state, shape, storage);
   let same = lastSizes.length === count;
   for (let index = 0; same && index < count; index++) same = lastSizes[index] === sizes[index];
   if (!same) state.lastSizes = sizes.slice(0, count);
@@ -248,6 +240,24 @@ function withoutRegions(component: PackageComponent): PackageComponent {
 
 function tierOf(storage: Storage): Tier {
   return storage.kind === "device" ? "G1" : storage.kind === "disk" ? "G3" : "G2";
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function otherVersion(state: ImportState): Error {
+  return refused(state, `descriptor version ${state.scratch.version} is not known, only 0 and 1`);
+}
+
+function badHandle(state: ImportState, what: string): Error {
+  return refused(state, `the handle ${what}`);
+}
+
+function otherCount(state: ImportState, { view }: DynamoShape, { kind }: Storage): Error {
+  const { regionCount } = state.scratch;
+  return refused(
+    state,
+    `${regionCount} memory descriptors of ${kind} memory, the layout has ${view.regionCount} regions`,
+  );
 }
 
 function refused(state: ImportState, reason: string): Error {

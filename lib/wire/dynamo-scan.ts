@@ -54,14 +54,7 @@ export function readHeader(reader: ByteReader): DynamoHeader {
   reader.position = blobAt + blobLength;
   const layoutCount = readInteger(reader, 2, "layouts");
   checkCount(reader, layoutCount, SMALLEST_LAYOUT, "layouts");
-  const most = mostDynamoLayouts(reader.end);
-  if (layoutCount > most)
-    throw malformed(
-      reader.format,
-      reader.position,
-      `${layoutCount} layouts, more than the ${most} of a package of ${reader.end} bytes`,
-      { layouts: layoutCount, limit: most },
-    );
+  if (layoutCount > mostDynamoLayouts(reader.end)) throw tooManyLayouts(reader, layoutCount);
   return {
     workerId,
     agentName,
@@ -212,16 +205,9 @@ function scanRegions(reader: ByteReader, scratch: LayoutScratch): void {
   if (count < MARK) reader.position++;
   else count = readInteger(reader, 2, "memory_descriptors");
   if (count * 2 > reader.end - reader.position) checkCount(reader, count, 2, "memory_descriptors");
-  if (count > MAX_COMPONENT_REGIONS)
-    throw malformed(reader.format, reader.position, `${count} memory_descriptors in one layout`);
+  if (count > MAX_COMPONENT_REGIONS) throw manyInOne(reader, count);
   scratch.regionsLeft -= count;
-  if (scratch.regionsLeft < 0)
-    throw malformed(
-      reader.format,
-      reader.position,
-      `more memory_descriptors than the ${mostRegions(reader.end)} of a package of ${reader.end} bytes`,
-      { limit: mostRegions(reader.end) },
-    );
+  if (scratch.regionsLeft < 0) throw tooManyRegions(reader);
   scratch.regionsAt = reader.position;
   scratch.regionCount = count;
   if (count > scratch.addresses.length) {
@@ -269,6 +255,24 @@ function scanDetails(reader: ByteReader, kvbm: boolean, scratch: LayoutScratch):
     for (let axis = 0; axis < 4; axis++)
       scratch.custom |= readVariant(reader, 4, "kv_block_layout") << (2 * axis);
   scratch.form |= (scratch.kvLayout << 2) | (scratch.custom << 5);
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function tooManyLayouts(reader: ByteReader, layouts: number): Error {
+  const limit = mostDynamoLayouts(reader.end);
+  const reason = `${layouts} layouts, more than the ${limit} of a package of ${reader.end} bytes`;
+  return malformed(reader.format, reader.position, reason, { layouts, limit });
+}
+
+function manyInOne(reader: ByteReader, count: number): Error {
+  return malformed(reader.format, reader.position, `${count} memory_descriptors in one layout`);
+}
+
+function tooManyRegions(reader: ByteReader): Error {
+  const limit = mostRegions(reader.end);
+  const reason = `more memory_descriptors than the ${limit} of a package of ${reader.end} bytes`;
+  return malformed(reader.format, reader.position, reason, { limit });
 }
 
 /** Tells whether two runs of the same bytes are equal. */

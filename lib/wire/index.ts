@@ -3,7 +3,7 @@
  */
 import type { MetadataPackage, PackageFormat } from "../core/package.ts";
 import { unencodable } from "./bincode.ts";
-import { malformed, MAX_PACKAGE_BYTES } from "./bounded.ts";
+import { malformed, MAX_PACKAGE_BYTES, tooLong } from "./bounded.ts";
 import { exportDynamoPackage } from "./dynamo-export.ts";
 import { importDynamoPackage } from "./dynamo-import.ts";
 import { looksLikeEnvelope, unauthenticated } from "./envelope.ts";
@@ -67,10 +67,7 @@ export function decodePackage(bytes: Uint8Array, options: DecodeOptions = {}): M
   if (looksLikeEnvelope(bytes)) return decodeKvferryPackage(bytes, options.mac ?? null, maxBytes);
   if (options.mac !== undefined && options.acceptUnauthenticated !== true)
     throw unauthenticated("formats of Dynamo's carry no authentication code", {});
-  if (bytes.length > maxBytes)
-    throw malformed("dynamo-1.0", 0, `${bytes.length} bytes, more than the ${maxBytes} that are read`, {
-      limit: maxBytes,
-    });
+  if (bytes.length > maxBytes) throw tooLong("dynamo-1.0", bytes.length, maxBytes);
   return decodeDynamo(bytes);
 }
 
@@ -101,12 +98,15 @@ function decodeDynamo(bytes: Uint8Array): MetadataPackage {
   const first = importDynamoPackage(bytes, "dynamo-1.0");
   if (first.value !== null && first.value.layouts.length === 0) return first.value;
   const second = importDynamoPackage(bytes, "kvbm-physical-1");
-  if (first.value !== null && second.value !== null)
-    throw malformed("dynamo-1.0", 0, "the bytes mean something in both of Dynamo's formats", {
-      ambiguous: true,
-    });
+  if (first.value !== null && second.value !== null) throw ambiguous();
   if (first.value !== null) return first.value;
   if (second.value !== null) return second.value;
   // The format that gets further is the one that was meant.
   throw second.reach > first.reach ? second.error : first.error;
+}
+
+function ambiguous(): Error {
+  return malformed("dynamo-1.0", 0, "the bytes mean something in both of Dynamo's formats", {
+    ambiguous: true,
+  });
 }

@@ -26,33 +26,24 @@ export function scanMessagePack(bytes: Uint8Array, start: number, end: number, l
     while (remaining === 0) {
       const outer = open.pop();
       if (outer === undefined) {
-        if (at !== end) throw malformed("kvferry", at, `${end - at} bytes follow the value`);
+        if (at !== end) throw bad(at, `${end - at} bytes follow the value`);
         return;
       }
       remaining = outer;
     }
-    if (at >= end) throw malformed("kvferry", at, "the bytes end inside a value");
-    if (++items > limits.items) throw malformed("kvferry", at, `more than ${limits.items} values`);
+    if (at >= end) throw bad(at, "the bytes end inside a value");
+    if (++items > limits.items) throw bad(at, `more than ${limits.items} values`);
     remaining--;
     const head = headerAt(bytes, at, end);
     if (head.children === 0) {
       if (head.size > end - at)
-        throw malformed(
-          "kvferry",
-          at,
-          `a value of ${head.size} bytes does not fit into the ${end - at} left`,
-        );
+        throw bad(at, `a value of ${head.size} bytes does not fit into the ${end - at} left`);
       if (head.text > 0)
         decodeText(bytes.subarray(at + head.text, at + head.size), "kvferry", at, "a string");
     } else {
-      if (open.length + 1 > limits.depth)
-        throw malformed("kvferry", at, `nested deeper than ${limits.depth}`);
+      if (open.length + 1 > limits.depth) throw bad(at, `nested deeper than ${limits.depth}`);
       if (head.children > end - at - head.size)
-        throw malformed(
-          "kvferry",
-          at,
-          `${head.children} values do not fit into the ${end - at - head.size} bytes left`,
-        );
+        throw bad(at, `${head.children} values do not fit into the ${end - at - head.size} bytes left`);
       open.push(remaining);
       remaining = head.children;
     }
@@ -78,15 +69,18 @@ function headerAt(bytes: Uint8Array, at: number, end: number): Header {
   const fixed = SCALAR_SIZES.get(tag);
   if (fixed !== undefined) return scalar(fixed);
   const lengthBytes = LENGTH_BYTES.get(tag);
-  if (lengthBytes === undefined)
-    throw malformed("kvferry", at, `the type 0x${tag.toString(16)} has no place in a package`);
-  if (lengthBytes > end - at - 1) throw malformed("kvferry", at, "the bytes end inside a header");
+  if (lengthBytes === undefined) throw bad(at, `the type 0x${tag.toString(16)} has no place in a package`);
+  if (lengthBytes > end - at - 1) throw bad(at, "the bytes end inside a header");
   let length = 0;
   for (let index = 1; index <= lengthBytes; index++) length = length * 256 + (bytes[at + index] ?? 0);
   const header = 1 + lengthBytes;
   if (tag <= 0xc6) return scalar(header + length);
   if (tag <= 0xdb) return { size: header + length, children: 0, text: header };
   return { size: header, children: tag <= 0xdd ? length : 2 * length, text: 0 };
+}
+
+function bad(at: number, reason: string): Error {
+  return malformed("kvferry", at, reason);
 }
 
 function scalar(size: number): Header {

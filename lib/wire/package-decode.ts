@@ -41,14 +41,8 @@ export function decodeKvferryPackage(
   const shapeRows = rowCount(body.shapeWords, SHAPE_WORDS * 4, "shapeWords");
   const texts = readTexts(body, shapeRows, envelope.bodyAt);
   const components = rowCount(body.components, COMPONENT_WORDS * 4, "components");
-  const most = mostShapes(bytes.length, components);
-  if (shapeRows > most)
-    throw malformed(
-      "kvferry",
-      envelope.bodyAt,
-      `${shapeRows} different shapes with ${components} components, more than the ${most} of a package of ${bytes.length} bytes`,
-      { shapes: shapeRows, limit: most },
-    );
+  if (shapeRows > mostShapes(bytes.length, components))
+    throw tooManyShapes(shapeRows, components, bytes.length, envelope.bodyAt);
   const shapes = readShapes({
     numbers: floatColumn(body.shapeNumbers, shapeRows * SHAPE_NUMBERS, "shapeNumbers"),
     words: wordColumn(body.shapeWords, shapeRows * SHAPE_WORDS, "shapeWords"),
@@ -66,7 +60,7 @@ export function decodeKvferryPackage(
     sequence: body.sequence,
     issuedAtMs: body.issued,
     expiresAtMs: body.expires,
-    audience: readAudience(body.audience, envelope.bodyAt),
+    audience: body.audience === null ? null : readAudience(body.audience, envelope.bodyAt),
     nixlMetadata: body.nixl.slice(),
     host: body.host === null ? null : hostOf(body.host),
     layouts: readLayouts(body, texts, shapes, envelope.bodyAt, bytes.length),
@@ -90,8 +84,7 @@ function readLayouts(
   bytes: number,
 ): readonly PackageLayout[] {
   const rows = rowCount(body.layouts, LAYOUT_WORDS * 4, "layouts");
-  if (rows > MAX_PACKAGE_LAYOUTS)
-    throw malformed("kvferry", offset, `${rows} layouts, more than ids`, { rows });
+  if (rows > MAX_PACKAGE_LAYOUTS) throw tooManyLayouts(rows, offset);
   const generations = floatColumn(body.generations, rows, "generations");
   const words = wordColumn(body.layouts, rows * LAYOUT_WORDS, "layouts");
   const source = openComponents(body, shapes, offset, bytes);
@@ -101,13 +94,11 @@ function readLayouts(
   for (let row = 0; row < rows; row++) {
     const at = row * LAYOUT_WORDS;
     const id = words[at] ?? 0;
-    if (id <= previous || id > MAX_LAYOUT_ID)
-      throw malformed("kvferry", offset, `layout ${row} has the id ${id} after ${previous}`, { row, id });
+    if (id <= previous || id > MAX_LAYOUT_ID) throw badId(row, id, previous, offset);
     previous = id;
     const flags = words[at + 4] ?? 0;
     const tier = TIERS[flags & 3];
-    if (flags > 15 || tier === undefined)
-      throw malformed("kvferry", offset, `layout ${id} has flags ${flags}`, { id });
+    if (flags > 15 || tier === undefined) throw badLayout(id, `flags ${flags}`, offset);
     const fingerprint = words[at + 2] ?? 0;
     const count = words[at + 3] ?? 0;
     const components =
@@ -117,7 +108,7 @@ function readLayouts(
     const generation = generations[row] ?? 0;
     // The fraction, the sign and the size in one comparison each, without calls.
     if (!(generation % 1 === 0 && generation >= 0 && generation <= MAX_GENERATION))
-      throw malformed("kvferry", offset, `layout ${id} has the generation ${generation}`, { id });
+      throw badLayout(id, `the generation ${generation}`, offset);
     const name = texts[words[at + 1] ?? 0];
     layouts.push(
       Object.freeze({
@@ -135,9 +126,48 @@ function readLayouts(
       }),
     );
   }
-  if (source.next !== source.rows || source.region !== source.addresses.length)
-    throw malformed("kvferry", offset, "components or regions are listed that belong to no layout");
+  if (source.next !== source.rows || source.region !== source.addresses.length) throw spareRows(offset);
   return layouts;
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function tooManyShapes(shapes: number, components: number, bytes: number, offset: number): Error {
+  const limit = mostShapes(bytes, components);
+  return malformed(
+    "kvferry",
+    offset,
+    `${shapes} different shapes with ${components} components, more than the ${limit} of a package of ${bytes} bytes`,
+    { shapes, limit },
+  );
+}
+
+function tooManyLayouts(rows: number, offset: number): Error {
+  return malformed("kvferry", offset, `${rows} layouts, more than ids`, { rows });
+}
+
+function badId(row: number, id: number, previous: number, offset: number): Error {
+  return malformed("kvferry", offset, `layout ${row} has the id ${id} after ${previous}`, { row, id });
+}
+
+function badLayout(id: number, what: string, offset: number): Error {
+  return malformed("kvferry", offset, `layout ${id} has ${what}`, { id });
+}
+
+function spareRows(offset: number): Error {
+  return malformed("kvferry", offset, "components or regions are listed that belong to no layout");
+}
+
+function tooMany(what: string, count: number, limit: number, bytes: number, offset: number): Error {
+  return malformed(
+    "kvferry",
+    offset,
+    `${count} ${what}, more than the ${limit} of a package of ${bytes} bytes`,
+    {
+      [what]: count,
+      limit,
+    },
+  );
 }
 
 interface ComponentSource {
@@ -163,22 +193,10 @@ function openComponents(
 ): ComponentSource {
   const rows = rowCount(body.components, COMPONENT_WORDS * 4, "components");
   const most = mostComponents(bytes);
-  if (rows > most)
-    throw malformed(
-      "kvferry",
-      offset,
-      `${rows} components, more than the ${most} of a package of ${bytes} bytes`,
-      { components: rows, limit: most },
-    );
+  if (rows > most) throw tooMany("components", rows, most, bytes, offset);
   const regions = rowCount(body.addresses, 8, "addresses");
   const mostRanges = mostRegions(bytes);
-  if (regions > mostRanges)
-    throw malformed(
-      "kvferry",
-      offset,
-      `${regions} regions, more than the ${mostRanges} of a package of ${bytes} bytes`,
-      { regions, limit: mostRanges },
-    );
+  if (regions > mostRanges) throw tooMany("regions", regions, mostRanges, bytes, offset);
   return {
     offset,
     shapes,
@@ -219,8 +237,7 @@ function takeComponent(source: ComponentSource, layoutId: number, only: boolean)
   const { words, offset } = source;
   const at = source.next * COMPONENT_WORDS;
   const shape = source.shapes[words[at] ?? NO_WORD];
-  if (shape === undefined)
-    throw malformed("kvferry", offset, `layout ${layoutId} names shape ${words[at]}`, { layoutId });
+  if (shape === undefined) throw badPart(layoutId, `names shape ${words[at]}`, offset);
   const kind = words[at + 1] ?? NO_WORD;
   const device = words[at + 2] ?? NO_WORD;
   const storage = kind === 0 && device === NO_WORD ? SYSTEM : readStorage(kind, device, offset);
@@ -228,12 +245,10 @@ function takeComponent(source: ComponentSource, layoutId: number, only: boolean)
   const regions = storage.kind === "disk" ? 0 : view.regionCount;
   const start = source.region;
   if (regions > source.addresses.length - start)
-    throw malformed("kvferry", offset, `layout ${layoutId} needs ${regions} regions, more than are left`, {
-      layoutId,
-    });
+    throw badPart(layoutId, `needs ${regions} regions, more than are left`, offset);
   const nixlDevice = source.nixlDevices[source.next] ?? Number.NaN;
   if (nixlDevice !== 0 && (!Number.isSafeInteger(nixlDevice) || nixlDevice < 0))
-    throw malformed("kvferry", offset, `layout ${layoutId} has the NIXL device ${nixlDevice}`, { layoutId });
+    throw badPart(layoutId, `has the NIXL device ${nixlDevice}`, offset);
   source.next++;
   source.region += regions;
   let regionAddresses = NO_ADDRESSES;
@@ -274,6 +289,10 @@ function takeComponent(source: ComponentSource, layoutId: number, only: boolean)
   return component;
 }
 
+function badPart(layoutId: number, what: string, offset: number): Error {
+  return malformed("kvferry", offset, `layout ${layoutId} ${what}`, { layoutId });
+}
+
 const NO_ADDRESSES = new Float64Array(0);
 
 function takeSizes(source: ComponentSource, start: number, count: number): Float64Array {
@@ -299,8 +318,7 @@ function readText(texts: readonly string[], index: number, longest: number, offs
   return text;
 }
 
-function readAudience(column: Uint8Array | null, offset: number): readonly bigint[] | null {
-  if (column === null) return null;
+function readAudience(column: Uint8Array, offset: number): readonly bigint[] {
   const rows = rowCount(column, 8, "audience");
   if (rows > MAX_AUDIENCE)
     throw malformed("kvferry", offset, `an audience of ${rows}, more than ${MAX_AUDIENCE}`, { rows });

@@ -10,7 +10,7 @@ const MAX_PAIRS = 1_024;
 
 // What sorting may cost: regions and a bit more, times the bits of their number; and so much more for each byte beyond
 // a mebibyte.
-const FREE_SORTING = 2 ** 15;
+const FREE_SORTING = 2 ** 14;
 const SORTING_A_CALL = 16;
 const SORTING_A_BYTE = 0.75;
 const MEBIBYTE = 2 ** 20;
@@ -19,7 +19,7 @@ const MEBIBYTE = 2 ** 20;
 const MAX_INTERLEAVED = 64;
 
 // What a check costs beside its search steps, in steps.
-const STEPS_A_CALL = 400;
+const STEPS_A_CALL = 600;
 
 /** What the overlap checks of one package have in common: budgets, and the interleaving that was proven last. */
 export interface OverlapState {

@@ -169,33 +169,43 @@ export interface ShapeColumns {
 export function readShapes(columns: ShapeColumns): readonly PackageShape[] {
   const rows = columns.words.length / SHAPE_WORDS;
   const shapes: PackageShape[] = [];
-  const most = mostListedLayers(columns.bytes);
-  if (columns.layers.length > most)
-    throw malformed(
-      "kvferry",
-      columns.offset,
-      `${columns.layers.length} layers are listed, more than the ${most} of a package of ${columns.bytes} bytes`,
-      { layers: columns.layers.length, limit: most },
-    );
+  if (columns.layers.length > mostListedLayers(columns.bytes)) throw tooManyLayers(columns);
   let layersAt = 0;
   // Steps of the exact overlap check, shared by all strided shapes of the package.
   const budget = { steps: OVERLAP_BUDGET };
   for (let row = 0; row < rows; row++) {
     const given = columns.numbers[row * SHAPE_NUMBERS + 10] ?? NONE;
     const listed = given === NONE ? 0 : given;
-    if (!Number.isInteger(listed) || listed < 0 || listed > columns.layers.length - layersAt)
-      throw malformed("kvferry", columns.offset, `shape ${row} lists ${given} layers, more than there are`, {
-        row,
-      });
+    if (!(listed % 1 === 0 && listed >= 0 && listed <= columns.layers.length - layersAt))
+      throw fewerLayers(columns, row, given);
     const layers = given === NONE ? null : Array.from(columns.layers.subarray(layersAt, layersAt + listed));
     layersAt += listed;
     shapes.push(
       refusedAs("kvferry", columns.offset, `shape ${row}`, () => readShape(columns, row, layers, budget)),
     );
   }
-  if (layersAt !== columns.layers.length)
-    throw malformed("kvferry", columns.offset, "layers are listed that belong to no shape", { layersAt });
+  if (layersAt !== columns.layers.length) throw spareLayers(columns, layersAt);
   return shapes;
+}
+
+// Refusals have functions of their own, which a package that is right never compiles.
+
+function tooManyLayers({ layers, bytes, offset }: ShapeColumns): Error {
+  const limit = mostListedLayers(bytes);
+  return malformed(
+    "kvferry",
+    offset,
+    `${layers.length} layers are listed, more than the ${limit} of a package of ${bytes} bytes`,
+    { layers: layers.length, limit },
+  );
+}
+
+function fewerLayers({ offset }: ShapeColumns, row: number, listed: number): Error {
+  return malformed("kvferry", offset, `shape ${row} lists ${listed} layers, more than there are`, { row });
+}
+
+function spareLayers({ offset }: ShapeColumns, layersAt: number): Error {
+  return malformed("kvferry", offset, "layers are listed that belong to no shape", { layersAt });
 }
 
 function readShape(
@@ -238,46 +248,45 @@ function readConfig(
   const total = number(11);
   const name = DTYPES[dtype];
   if (dtype !== NO_WORD && !isDTypeName(name)) throw unencodable("dtype", "a known element type", dtype);
-  const window: Partial<LayoutConfig> =
-    layers === null ? {} : total === NONE ? { layers } : { layerWindow: { start: layers[0] ?? NONE, total } };
-  const config: LayoutConfig = {
+  const config: { -readonly [Key in keyof LayoutConfig]: LayoutConfig[Key] } = {
     numBlocks: number(0),
     numLayers: number(1),
-    outerDim: number(2) as 1 | 2,
+    outerDim: number(2) as 1 | 2, // checked there
     pageSize: number(3),
-    ...(number(4) === NONE ? { innerDim: number(5) } : { numHeads: number(4), headDim: number(5) }),
-    ...(isDTypeName(name) ? { dtype: name } : { dtypeBits: number(6) }),
     alignment: number(7),
-    ...(number(8) === NONE ? {} : { headWindow: { start: number(8), total: number(9) } }),
-    ...window,
   };
+  if (number(4) === NONE) config.innerDim = number(5);
+  else {
+    config.numHeads = number(4);
+    config.headDim = number(5);
+  }
+  if (isDTypeName(name)) config.dtype = name;
+  else config.dtypeBits = number(6);
+  if (number(8) !== NONE) config.headWindow = { start: number(8), total: number(9) };
+  if (layers !== null && total !== NONE) config.layerWindow = { start: layers[0] ?? NONE, total };
+  else if (layers !== null) config.layers = layers;
   // A window of layers is sent as its list, so that nothing is longer in memory than it is on the wire.
   if (layers !== null && layers.length !== config.numLayers)
     throw unencodable("layers", `${config.numLayers} layers`, layers.length);
   const resolved = resolveConfig(config, "decodePackage");
   if (resolved.elementBits !== number(6)) throw unencodable("dtype", `an element of ${number(6)} bits`, name);
-  const first = layers?.[0] ?? NONE;
-  if (total !== NONE && (layers === null || layers.some((layer, index) => layer !== first + index)))
+  if (total !== NONE && !isOneRun(layers))
     throw unencodable("layers", "one run of model layers where their total is given", total);
   if ((number(8) === NONE) !== (number(9) === NONE))
     throw unencodable("headWindow", "start and total", number(9));
   return resolved;
 }
 
+/** Tells whether there are layers and each is one more than the one before. */
+function isOneRun(layers: readonly number[] | null): boolean {
+  const first = layers?.[0] ?? NONE;
+  return layers !== null && layers.every((layer, index) => layer === first + index);
+}
+
 function readArrangement(code: number, number: (index: number) => number): Arrangement {
   const preset = PRESETS[code] ?? ENGINES[code - FIRST_ENGINE];
   const regions = SCHEMES[code - FIRST_SCHEME];
-  const optional = (
-    key: "layer" | "outer" | "head",
-    index: number,
-  ): Partial<StridedArrangement["strides"]> => (number(index) === NONE ? {} : { [key]: number(index) });
-  if (regions !== undefined) {
-    const strides = { block: number(12), page: number(15) };
-    return {
-      strides: { ...strides, ...optional("layer", 13), ...optional("outer", 14), ...optional("head", 16) },
-      regions,
-    };
-  }
+  if (regions !== undefined) return readStrides(regions, number);
   for (let index = 12; index <= 16; index++)
     if (number(index) !== NONE) throw unencodable("strides", "left out beside a preset", number(index));
   if (preset === undefined || !(PRESETS.includes(preset as Arrangement) || isEnginePreset(preset)))
@@ -285,9 +294,25 @@ function readArrangement(code: number, number: (index: number) => number): Arran
   return preset as Arrangement;
 }
 
+function readStrides(regions: RegionScheme, number: (index: number) => number): StridedArrangement {
+  const optional = (
+    key: "layer" | "outer" | "head",
+    index: number,
+  ): Partial<StridedArrangement["strides"]> => (number(index) === NONE ? {} : { [key]: number(index) });
+  const strides = { block: number(12), page: number(15) };
+  return {
+    strides: { ...strides, ...optional("layer", 13), ...optional("outer", 14), ...optional("head", 16) },
+    regions,
+  };
+}
+
 function readOrder(code: number): readonly OrderAxis[] {
   if (code > 0xff) throw unencodable("order", "four axes", code);
-  return [0, 2, 4, 6].map((shift) => ORDER_AXES[(code >> shift) & 3] ?? "layer");
+  return [orderAxis(code), orderAxis(code >> 2), orderAxis(code >> 4), orderAxis(code >> 6)];
+}
+
+function orderAxis(bits: number): OrderAxis {
+  return ORDER_AXES[bits & 3] ?? "layer";
 }
 
 function readName(texts: readonly string[], index: number, what: string): string {

@@ -22,14 +22,14 @@ function dynamoInputs(format: DynamoFormat): HostileInput[] {
   const named = (name: string, bytes: Uint8Array): HostileInput => ({ name: `${format}: ${name}`, bytes });
   const inputs: HostileInput[] = [];
   // Below, at and above what a package of that length may hold.
-  for (const count of [1_000, 1_280, 4_000, 20_000]) {
+  for (const count of [1_000, 1_024, 4_000, 20_000]) {
     const bytes = dynamo(format, count, () => ({}));
     inputs.push(named(`${count} smallest layouts`, padded(bytes, MIB)));
     inputs.push(named(`${count} smallest layouts, a byte too many`, extended(padded(bytes, MIB - 1))));
   }
   for (const [count, shapes] of [
-    [640, 32],
-    [1_240, 2],
+    [640, 20],
+    [1_004, 2],
   ] as const)
     inputs.push(
       named(
@@ -44,7 +44,7 @@ function dynamoInputs(format: DynamoFormat): HostileInput[] {
         ),
       ),
     );
-  for (const count of [61, 500, 1_280])
+  for (const count of [49, 500, 1_024])
     inputs.push(
       named(
         `${count} shapes`,
@@ -60,15 +60,16 @@ function dynamoInputs(format: DynamoFormat): HostileInput[] {
   for (const [layers, layouts, step] of [
     [65_536, 2, 40_503],
     [2_048, 1, 1_003],
+    [1_024, 1, 1_003],
     [8_192, 20, 40_503],
     [1_000, 3, 1_003],
-    [128, 32, 59],
+    [128, 16, 59],
     [128, 1_200, 59],
-    [16, 256, 7],
-    [24_576, 1, 1],
-    [128, 192, 1],
-    [16, 1_280, 1],
-    [64, 1_280, 1],
+    [16, 128, 7],
+    [16_384, 1, 1],
+    [128, 128, 1],
+    [16, 1_024, 1],
+    [64, 1_024, 1],
   ] as const)
     inputs.push(
       named(
@@ -253,16 +254,16 @@ function ownInputs(): HostileInput[] {
   const bundles = (storage: "disk" | "system") =>
     packageOf(Array.from({ length: 20 }, (_, id) => layoutOf(id, parts(storage, 32))));
   return [
-    ...[1_000, 1_280, 15_800].map((count) => named(`${count} smallest layouts`, filled(layouts(count)))),
-    named("1,280 layouts on disk", filled(layouts(1_280, [disk]))),
-    named("1,280 layouts with names", filled(layouts(1_280, [tiny], null))),
+    ...[1_000, 1_024, 15_800].map((count) => named(`${count} smallest layouts`, filled(layouts(count)))),
+    named("1,024 layouts on disk", filled(layouts(1_024, [disk]))),
+    named("1,024 layouts with names", filled(layouts(1_024, [tiny], null))),
     named("640 layouts, none like the one before", filled(layouts(640, parts("system", 32), null))),
     named("640 components on disk", filled(bundles("disk"))),
     named("640 components in memory", filled(bundles("system"))),
-    ...[61, 1_500].map((count) => named(`${count} shapes`, filled(shapes(count)))),
-    named("a list of 8,192 layers", filled(layered(1, 8_192))),
+    ...[49, 1_500].map((count) => named(`${count} shapes`, filled(shapes(count)))),
+    named("a list of 4,096 layers", filled(layered(1, 4_096))),
     named("a list of 65,536 layers", filled(layered(1, 65_536))),
-    named("8 lists of 1,000 layers", filled(layered(8, 1_000))),
+    named("4 lists of 1,000 layers", filled(layered(4, 1_000))),
     named(
       "an audience of 16,384",
       filled(packageOf([], { audience: Array.from({ length: 16_384 }, (_, id) => 2n ** 63n + BigInt(id)) })),
@@ -270,11 +271,12 @@ function ownInputs(): HostileInput[] {
     ...[
       [65_000, 1],
       [2_048, 1],
+      [1_024, 1],
       [1_000, 3],
-      [128, 32],
-      [128, 150],
-      [16, 256],
-      [12, 1_280],
+      [128, 16],
+      [128, 120],
+      [16, 128],
+      [12, 1_024],
     ].map(([layers = 1, count = 1]) =>
       named(
         `${count} layouts of ${layers} regions out of order`,
@@ -299,10 +301,10 @@ function ownInputs(): HostileInput[] {
       bytes: encodePackage(packageOf([], { agentName: "€".repeat(340_000) }), "kvferry"),
     },
     {
-      name: "kvferry: 1,250 strings in wide characters",
+      name: "kvferry: 1,000 strings in wide characters",
       bytes: encodePackage(
         packageOf(
-          Array.from({ length: 1_250 }, (_, id) => ({
+          Array.from({ length: 1_000 }, (_, id) => ({
             ...layoutOf(id, [disk]),
             name: `${id}${"€".repeat(240)}`,
           })),

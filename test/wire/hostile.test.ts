@@ -228,12 +228,12 @@ describe("packages of Dynamo's that lie about their size", () => {
     }));
     const shapes = encodeDynamoPackage({ ...raw, layouts }, "dynamo-1.0");
     expect(malformedAt("dynamo-1.0", shapes.length, () => decodePackage(shapes)).reason).toContain(
-      "more than 15 different shapes",
+      "more than 2 different shapes",
     );
-    const fewer = encodeDynamoPackage({ ...raw, layouts: layouts.slice(0, 61) }, "dynamo-1.0");
-    expect(decodePackage(fewer).layouts.length).toBe(61);
+    const fewer = encodeDynamoPackage({ ...raw, layouts: layouts.slice(0, 49) }, "dynamo-1.0");
+    expect(decodePackage(fewer).layouts.length).toBe(49);
     const longer = encodeDynamoPackage(
-      { ...raw, layouts, nixl_metadata: new Uint8Array(MIB + (1_000 + 20 * 999 - 1_280) * 64) },
+      { ...raw, layouts, nixl_metadata: new Uint8Array(MIB + (1_000 + 20 * 999 - 1_024) * 64) },
       "dynamo-1.0",
     );
     const value = decodePackage(longer);
@@ -273,11 +273,11 @@ describe("packages that hold more than their length allows", () => {
         },
         "dynamo-1.0",
       );
-    const most = raw(1_280, 0);
-    expect(decodePackage(most).layouts.length).toBe(1_280);
-    const more = raw(1_281, 0);
-    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 1280");
-    const longer = raw(4_000, MIB + (4_000 - 1_280) * 64);
+    const most = raw(1_024, 0);
+    expect(decodePackage(most).layouts.length).toBe(1_024);
+    const more = raw(1_025, 0);
+    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 1024");
+    const longer = raw(4_000, MIB + (4_000 - 1_024) * 64);
     expect(decodePackage(longer).layouts.length).toBe(4_000);
     const value = { ...decodePackage(longer), nixlMetadata: new Uint8Array(0) };
     expect(refusalOf("INVALID_CONFIG", () => encodePackage(value, "dynamo-1.0")).details["thing"]).toContain(
@@ -303,15 +303,15 @@ describe("packages that hold more than their length allows", () => {
         },
         "dynamo-1.0",
       );
-    expect(decodePackage(raw(24_576, 0)).layouts.length).toBe(1);
-    const more = raw(24_577, 0);
-    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 24576");
-    const value = decodePackage(raw(24_577, MIB));
+    expect(decodePackage(raw(16_384, 0)).layouts.length).toBe(1);
+    const more = raw(16_385, 0);
+    expect(malformedAt("dynamo-1.0", more.length, () => decodePackage(more)).reason).toContain("the 16384");
+    const value = decodePackage(raw(16_385, MIB));
     expect(
       refusalOf("INVALID_CONFIG", () =>
         encodePackage({ ...value, nixlMetadata: new Uint8Array(0) }, "dynamo-1.0"),
       ).details["thing"],
-    ).toContain("24577 regions");
+    ).toContain("16385 regions");
   });
 
   test("components, regions, shapes and listed layers of kvferry's: refused in a short package, never written so", () => {
@@ -334,10 +334,10 @@ describe("packages that hold more than their length allows", () => {
     const listed = (count: number): MetadataPackage =>
       layered(count, { layers: Array.from({ length: count }, (_, layer) => count - 1 - layer) }, true);
     const cases: readonly (readonly [string, number, (count: number) => MetadataPackage])[] = [
-      ["components", 1_280, (count) => packageOf(crowd(count))],
-      ["regions", 24_576, (count) => layered(count, {}, false)],
-      ["different shapes", 61, shaped],
-      ["layers", 8_192, listed],
+      ["components", 1_024, (count) => packageOf(crowd(count))],
+      ["regions", 16_384, (count) => layered(count, {}, false)],
+      ["different shapes", 49, shaped],
+      ["layers", 4_096, listed],
     ];
     for (const [what, most, make] of cases) {
       const short = encodePackage(make(most), "kvferry");

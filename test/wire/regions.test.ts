@@ -189,7 +189,7 @@ describe("regions of one layout", () => {
       );
     accepted(crowd(1_000, 1));
     expect(refused(crowd(1_000, 2))).toContain("too many components");
-    accepted(crowd(10, 2));
+    accepted(crowd(8, 2));
   });
 });
 
