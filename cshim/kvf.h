@@ -87,17 +87,24 @@ KVF_API int32_t kvf_slot_result(kvf_word context, uint32_t slot, uint8_t *bytes,
 /* ---- memory ------------------------------------------------------------------------------------------------ */
 
 #define KVF_MEMORY_HUGE 1u    /* advise huge pages */
-#define KVF_MEMORY_SHARED 2u  /* memfd-backed, sealed against shrinking; out[2] = descriptor */
+#define KVF_MEMORY_SHARED 2u  /* memfd-backed, sealed against shrinking; its descriptors come back */
 #define KVF_MEMORY_GUARDED 4u /* with SHARED: nobody but this mapping can ever write to it (Linux 5.1 and later) */
 
-/* Maps zeroed memory, page-aligned. out[0] = address, out[1] = mapped bytes, out[2] = descriptor or -1. */
-KVF_API int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out);
-/* Unmaps what kvf_memory_map gave (and closes its descriptor when it is not negative). */
-KVF_API int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, int32_t descriptor);
+/* Most files that one mapping lies in. */
+#define KVF_MEMORY_FILES 16
+
+/* Maps zeroed memory, page-aligned. `step`, a multiple of 2 MiB: with SHARED it lies in files of so many bytes each, mapped
+ * one after the other, of which the last one has the rest; 0: in one. The kernel fills a file for one thread after the
+ * other, and several files for as many threads at once. out[0] = address, out[1] = mapped bytes, out[2] = descriptor or
+ * -1, and those of further files behind it. */
+KVF_API int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, kvf_word step, double *out);
+/* Unmaps what kvf_memory_map gave, and closes `count` descriptors. */
+KVF_API int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count);
 /* The same as a job, for large mappings. */
-KVF_API int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, int32_t descriptor);
-/* Writes every page from `threads` threads so that later copies do not fault. */
-KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, uint32_t threads);
+KVF_API int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count);
+/* Writes every page from `threads` threads so that later copies do not fault, in files of `step` bytes at the same time (0:
+ * it is one, or none). */
+KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads);
 
 /* ---- copy programs -------------------------------------------------------------------------------------------
  * A hop travels as one block of doubles, every number a safe integer:
@@ -354,10 +361,11 @@ KVF_API int32_t kvf_neighbour_close(kvf_word neighbour);
 #define KVF_NEIGHBOUR_KEEP 2u      /* leave the descriptor open */
 #define KVF_NEIGHBOUR_OWN 4u       /* a file of this process's caller: any file of at least that size will do */
 
-/* Maps all of a memory file that another process handed over, after looking at it: it must be a file in memory of
- * exactly `bytes` bytes, sealed against shrinking. out[0] = address, out[1] = mapped bytes. The descriptor is closed in any
- * case, unless KEEP is set. Given back by kvf_memory_unmap. */
-KVF_API int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, double *out);
+/* Maps all of the memory files that another process handed over, one after the other, after looking at each: it must be a
+ * file in memory of exactly its bytes, sealed against shrinking, and all but the last one whole multiples of 2 MiB.
+ * `files`: `count` pairs of doubles, a descriptor and the file's bytes. out[0] = address, out[1] = mapped bytes. The
+ * descriptors are closed in any case, unless KEEP is set. Given back by kvf_memory_unmap. */
+KVF_API int32_t kvf_neighbour_map(const double *files, uint32_t count, uint32_t flags, double *out);
 /* Looks at a descriptor that a caller gave: seals it against shrinking where it can be. out[0] = bytes of the file,
  * out[1] = 1 when it can no more shrink, out[2] = a descriptor of our own for the same open file. */
 KVF_API int32_t kvf_neighbour_inspect(int32_t descriptor, double *out);

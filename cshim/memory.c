@@ -7,6 +7,7 @@
 #include <fcntl.h>
 
 #include "context.h"
+#include "mapping.h"
 #include "pool.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -21,7 +22,6 @@
 #define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
 #endif
 
-#define HUGE_PAGE ((uint64_t)2 << 20)
 #define MOST_BYTES ((uint64_t)1 << 53)
 /* Small enough to share threads and to stop, large enough that a call for each does not count: MADV_COLLAPSE begins by
  * talking to every processor. Multiples of a huge page. */
@@ -33,24 +33,6 @@ static uint64_t page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
 static uint64_t round_up(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
 
 /* ---- mapping ------------------------------------------------------------------------------------------------- */
-
-/* Maps at a multiple of a huge page: more is reserved than needed, and what is over is given back. */
-static void *map_aligned(uint64_t bytes, int flags, int descriptor) {
-    uint8_t *reserved = mmap(NULL, bytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (reserved == MAP_FAILED) return MAP_FAILED;
-    uint8_t *start = (uint8_t *)(uintptr_t)round_up((uintptr_t)reserved, HUGE_PAGE);
-    uint8_t *mapped = mmap(start, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, descriptor, 0);
-    if (mapped == MAP_FAILED) {
-        int why = errno;
-        munmap(reserved, bytes + HUGE_PAGE);
-        errno = why;
-        return MAP_FAILED;
-    }
-    if (start > reserved) munmap(reserved, (size_t)(start - reserved));
-    uint64_t behind = HUGE_PAGE - (uint64_t)(start - reserved);
-    if (behind > 0) munmap(start + bytes, behind);
-    return mapped;
-}
 
 /* A memory file of that size that can neither shrink nor grow any more; -1 with errno set. `open` leaves room for
  * another seal. */
@@ -66,39 +48,85 @@ static int sealed_file(uint64_t bytes, bool open) {
     return -1;
 }
 
-int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, double *out) {
-    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_MEMORY_HUGE | KVF_MEMORY_SHARED | KVF_MEMORY_GUARDED)))
-        return kvf_refuse(KVF_E_INVALID, "kvf_memory_map: %llu bytes, flags %u", (unsigned long long)bytes, flags);
-    bool huge = (flags & KVF_MEMORY_HUGE) && bytes >= HUGE_PAGE;
-    uint64_t mapped = round_up(bytes, page_bytes());
-    int descriptor = -1;
-    int how = MAP_PRIVATE | MAP_ANONYMOUS;
-    if (flags & KVF_MEMORY_SHARED) {
-        descriptor = sealed_file(mapped, (flags & KVF_MEMORY_GUARDED) != 0);
-        if (descriptor < 0) {
-            kvf_refuse_errno(errno, "a memory file of %llu bytes", (unsigned long long)mapped);
-            return KVF_E_NOMEM;
-        }
-        how = MAP_SHARED;
+/* The files of a mapping. */
+typedef struct memory_files {
+    uint32_t count;
+    int descriptor[KVF_MEMORY_FILES];
+} memory_files;
+
+static int32_t close_files(const memory_files *files) {
+    int32_t status = KVF_OK;
+    for (uint32_t k = 0; k < files->count; k++)
+        if (close(files->descriptor[k]) != 0 && status == KVF_OK) status = kvf_refuse_errno(errno, "close");
+    return status;
+}
+
+/* Adds a file of that size and maps it, at `at` unless that is NULL. MAP_FAILED with the text set; the file is among the
+ * files then if it was made. */
+static void *map_file(memory_files *files, void *at, uint64_t bytes, bool guarded) {
+    int descriptor = sealed_file(bytes, guarded);
+    if (descriptor < 0) {
+        kvf_refuse_errno(errno, "a memory file of %llu bytes", (unsigned long long)bytes);
+        return MAP_FAILED;
     }
-    void *address = huge ? map_aligned(mapped, how, descriptor) : mmap(NULL, mapped, PROT_READ | PROT_WRITE, how, descriptor, 0);
-    if (address == MAP_FAILED) {
-        kvf_refuse_errno(errno, "%llu bytes of memory", (unsigned long long)mapped);
-        if (descriptor >= 0) close(descriptor);
-        return KVF_E_NOMEM;
+    files->descriptor[files->count++] = descriptor;
+    void *mapped = mmap(at, bytes, PROT_READ | PROT_WRITE, at ? MAP_SHARED | MAP_FIXED : MAP_SHARED, descriptor, 0);
+    if (mapped == MAP_FAILED) {
+        kvf_refuse_errno(errno, "%llu bytes of memory", (unsigned long long)bytes);
+        return MAP_FAILED;
     }
     /* The mapping above keeps its right to write; every later one, and every write to the file, is refused. */
-    if ((flags & KVF_MEMORY_SHARED) && (flags & KVF_MEMORY_GUARDED) &&
-        fcntl(descriptor, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+    if (guarded && fcntl(descriptor, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
         kvf_refuse_errno(errno, "a memory file that others may only read");
-        munmap(address, mapped);
-        close(descriptor);
+        if (!at) munmap(mapped, bytes);
+        return MAP_FAILED;
+    }
+    return mapped;
+}
+
+/* Maps what was asked for, at `at` unless that is NULL. MAP_FAILED with the text set. */
+static void *map_all(memory_files *files, void *at, uint64_t bytes, uint64_t step, uint32_t flags) {
+    if (!(flags & KVF_MEMORY_SHARED)) {
+        int how = MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0);
+        void *mapped = mmap(at, bytes, PROT_READ | PROT_WRITE, how, -1, 0);
+        if (mapped == MAP_FAILED) kvf_refuse_errno(errno, "%llu bytes of memory", (unsigned long long)bytes);
+        return mapped;
+    }
+    const bool guarded = (flags & KVF_MEMORY_GUARDED) != 0;
+    if (bytes <= step) return map_file(files, at, bytes, guarded);
+    for (uint64_t from = 0; from < bytes; from += step) {
+        uint64_t part = bytes - from < step ? bytes - from : step;
+        if (map_file(files, (uint8_t *)at + from, part, guarded) == MAP_FAILED) return MAP_FAILED;
+    }
+    return at;
+}
+
+int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, kvf_word step, double *out) {
+    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_MEMORY_HUGE | KVF_MEMORY_SHARED | KVF_MEMORY_GUARDED)))
+        return kvf_refuse(KVF_E_INVALID, "kvf_memory_map: %llu bytes, flags %u", (unsigned long long)bytes, flags);
+    uint64_t mapped = round_up(bytes, page_bytes());
+    if (step == 0) step = round_up(mapped, KVF_HUGE_PAGE);
+    if (step % KVF_HUGE_PAGE || (mapped - 1) / step >= KVF_MEMORY_FILES)
+        return kvf_refuse(KVF_E_INVALID, "kvf_memory_map: %llu bytes in files of %llu", (unsigned long long)bytes, (unsigned long long)step);
+    bool huge = (flags & KVF_MEMORY_HUGE) && bytes >= KVF_HUGE_PAGE;
+    void *reserved = NULL;
+    if (huge || ((flags & KVF_MEMORY_SHARED) && mapped > step)) reserved = kvf_mapping_reserve(mapped);
+    if (reserved == MAP_FAILED) {
+        kvf_refuse_errno(errno, "%llu bytes of addresses", (unsigned long long)mapped);
+        return KVF_E_NOMEM;
+    }
+    memory_files files = {0};
+    void *address = map_all(&files, reserved, mapped, step, flags);
+    if (address == MAP_FAILED) {
+        for (uint32_t k = 0; k < files.count; k++) close(files.descriptor[k]);
+        if (reserved) munmap(reserved, mapped);
         return KVF_E_NOMEM;
     }
     if (huge) madvise(address, mapped, MADV_HUGEPAGE); /* advice only: a kernel without it maps small pages */
     out[0] = (double)(uintptr_t)address;
     out[1] = (double)mapped;
-    out[2] = descriptor;
+    out[2] = -1;
+    for (uint32_t k = 0; k < files.count; k++) out[2 + k] = files.descriptor[k];
     return KVF_OK;
 }
 
@@ -109,15 +137,24 @@ static int32_t check_mapping(const char *name, kvf_word address, kvf_word bytes)
     return KVF_OK;
 }
 
-static int32_t unmap(uint64_t address, uint64_t bytes, int32_t descriptor) {
-    int32_t status = munmap((void *)(uintptr_t)address, bytes) == 0 ? KVF_OK : kvf_refuse_errno(errno, "munmap");
-    if (descriptor >= 0 && close(descriptor) != 0 && status == KVF_OK) status = kvf_refuse_errno(errno, "close");
-    return status;
+static int32_t files_from(const char *name, const double *descriptors, uint32_t count, memory_files *files) {
+    if (count > KVF_MEMORY_FILES || (count > 0 && !descriptors)) return kvf_refuse(KVF_E_INVALID, "%s: %u descriptors", name, count);
+    files->count = count;
+    for (uint32_t k = 0; k < count; k++) files->descriptor[k] = (int)descriptors[k];
+    return KVF_OK;
 }
 
-int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, int32_t descriptor) {
+static int32_t unmap(uint64_t address, uint64_t bytes, const memory_files *files) {
+    int32_t status = munmap((void *)(uintptr_t)address, bytes) == 0 ? KVF_OK : kvf_refuse_errno(errno, "munmap");
+    int32_t closed = close_files(files);
+    return status == KVF_OK ? closed : status;
+}
+
+int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count) {
+    memory_files files = {0};
     int32_t status = check_mapping("kvf_memory_unmap", address, bytes);
-    return status == KVF_OK ? unmap(address, bytes, descriptor) : status;
+    if (status == KVF_OK) status = files_from("kvf_memory_unmap", descriptors, count, &files);
+    return status == KVF_OK ? unmap(address, bytes, &files) : status;
 }
 
 /* ---- as jobs ------------------------------------------------------------------------------------------------- */
@@ -128,7 +165,8 @@ typedef struct memory_job {
     uint32_t slot;
     uint64_t address;
     uint64_t bytes;
-    int32_t descriptor;
+    memory_files files; /* to close */
+    uint64_t step;      /* bytes of a file */
     uint64_t item_bytes;
     uint32_t stopped; /* atomic */
 } memory_job;
@@ -155,21 +193,18 @@ static void unmap_item(kvf_task *task, uint64_t index) {
     (void)index;
     memory_job *job = (memory_job *)task;
     /* Not asked whether it was cancelled: memory that is to go must go, also while the context closes. */
-    int32_t status = unmap(job->address, job->bytes, job->descriptor);
+    int32_t status = unmap(job->address, job->bytes, &job->files);
     if (status == KVF_OK) kvf_job_finish(job->ctx, job->slot, KVF_OK, 0, (double)job->bytes);
     else kvf_job_fail(job->ctx, job->slot, status, 0, "%s", kvf_error_text());
 }
 
 static void end_unmap(kvf_task *task) { free(task); }
 
-int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, int32_t descriptor) {
+int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count) {
+    memory_job job = {.task = {.item = unmap_item, .end = end_unmap, .items = 1, .width = 1}, .address = address, .bytes = bytes};
     int32_t status = check_mapping("kvf_memory_unmap_job", address, bytes);
-    if (status != KVF_OK) return status;
-    memory_job job = {.task = {.item = unmap_item, .end = end_unmap, .items = 1, .width = 1},
-                      .address = address,
-                      .bytes = bytes,
-                      .descriptor = descriptor};
-    return start(context, slot, &job);
+    if (status == KVF_OK) status = files_from("kvf_memory_unmap_job", descriptors, count, &job.files);
+    return status == KVF_OK ? start(context, slot, &job) : status;
 }
 
 /* A write that changes nothing, whoever else writes there. */
@@ -179,8 +214,8 @@ static void touch_byte(uint8_t *at) { __atomic_fetch_or(at, 0, __ATOMIC_RELAXED)
  * fills with zeros. So shared memory gets huge pages even where the system's setting keeps them from it, and is ready ten
  * times as soon as page by page. False when not all of it could be had so. */
 static bool touch_huge(uint8_t *at, uint64_t bytes) {
-    if ((uintptr_t)at % HUGE_PAGE || bytes % HUGE_PAGE) return false;
-    for (uint64_t k = 0; k < bytes; k += HUGE_PAGE) touch_byte(at + k);
+    if ((uintptr_t)at % KVF_HUGE_PAGE || bytes % KVF_HUGE_PAGE) return false;
+    for (uint64_t k = 0; k < bytes; k += KVF_HUGE_PAGE) touch_byte(at + k);
     return madvise(at, bytes, MADV_COLLAPSE) == 0;
 }
 
@@ -190,10 +225,15 @@ static void touch_item(kvf_task *task, uint64_t index) {
         __atomic_store_n(&job->stopped, 1, __ATOMIC_RELAXED);
         return;
     }
-    uint64_t from = index * job->item_bytes;
-    uint64_t bytes = job->bytes - from < job->item_bytes ? job->bytes - from : job->item_bytes;
+    /* Items that follow each other lie in different files: threads that are at work at the same time hardly meet. */
+    uint64_t files = (job->bytes - 1) / job->step + 1;
+    uint64_t file = index % files * job->step, part = index / files * job->item_bytes;
+    uint64_t left = job->bytes - file < job->step ? job->bytes - file : job->step;
+    if (part >= left) return; /* the last file is shorter than the others */
+    uint64_t from = file + part;
+    uint64_t bytes = left - part < job->item_bytes ? left - part : job->item_bytes;
     uint8_t *at = (uint8_t *)(uintptr_t)(job->address + from);
-    uint64_t huge = bytes - bytes % HUGE_PAGE;
+    uint64_t huge = bytes - bytes % KVF_HUGE_PAGE;
     if (huge > 0 && touch_huge(at, huge)) {
         at += huge;
         bytes -= huge;
@@ -210,17 +250,19 @@ static void end_touch(kvf_task *task) {
     free(job);
 }
 
-int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, uint32_t threads) {
+int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads) {
     int32_t status = check_mapping("kvf_memory_touch_job", address, bytes);
     if (status != KVF_OK) return status;
-    if (threads == 0) return kvf_refuse(KVF_E_INVALID, "kvf_memory_touch_job: 0 threads");
-    uint64_t item = round_up(bytes / threads / 4 + 1, HUGE_PAGE);
+    if (step == 0 || step > bytes) step = bytes;
+    if (threads == 0 || step % page_bytes()) return kvf_refuse(KVF_E_INVALID, "kvf_memory_touch_job: %u threads, files of %llu", threads, (unsigned long long)step);
+    uint64_t item = round_up(bytes / threads / 4 + 1, KVF_HUGE_PAGE);
     if (item < TOUCH_LEAST) item = TOUCH_LEAST;
     if (item > TOUCH_MOST) item = TOUCH_MOST;
-    memory_job job = {.task = {.item = touch_item, .end = end_touch, .items = (bytes + item - 1) / item, .width = threads},
+    uint64_t parts = (step - 1) / item + 1, files = (bytes - 1) / step + 1;
+    memory_job job = {.task = {.item = touch_item, .end = end_touch, .items = parts * files, .width = threads},
                       .address = address,
                       .bytes = bytes,
-                      .descriptor = -1,
+                      .step = step,
                       .item_bytes = item};
     return start(context, slot, &job);
 }

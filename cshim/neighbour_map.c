@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mapping.h"
 #include "status.h"
 
-#define HUGE_PAGE ((uint64_t)2 << 20)
 /* Mappings at least this large are advised to use huge pages, as the owner's are. */
 #define HUGE_FROM ((uint64_t)4 << 20)
 #define MOST_BYTES ((uint64_t)1 << 53)
@@ -34,47 +34,73 @@ static int32_t look(int descriptor, uint64_t bytes, bool own) {
     return KVF_OK;
 }
 
-/* Maps the whole file at a multiple of a huge page, where its offsets then lie as they do in the file. */
-static void *map_whole(int descriptor, uint64_t bytes, int rights) {
-    if (bytes < HUGE_FROM) return mmap(NULL, bytes, rights, MAP_SHARED, descriptor, 0);
-    uint8_t *reserved = mmap(NULL, bytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (reserved == MAP_FAILED) return MAP_FAILED;
-    uint8_t *start = (uint8_t *)(((uintptr_t)reserved + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-    uint8_t *mapped = mmap(start, bytes, rights, MAP_SHARED | MAP_FIXED, descriptor, 0);
-    if (mapped == MAP_FAILED) {
-        int why = errno;
-        munmap(reserved, bytes + HUGE_PAGE);
-        errno = why;
-        return MAP_FAILED;
-    }
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    uint64_t whole = (bytes + page - 1) / page * page;
-    if (start > reserved) munmap(reserved, (size_t)(start - reserved));
-    uint64_t behind = bytes + HUGE_PAGE - (uint64_t)(start - reserved) - whole;
-    if (behind > 0) munmap(start + whole, behind);
-    madvise(mapped, bytes, MADV_HUGEPAGE); /* advice only */
-    return mapped;
+static int descriptor_of(const double *files, uint32_t at) { return (int)files[2 * (size_t)at]; }
+
+/* Bytes of a file; 0 for what is none. */
+static uint64_t bytes_of(const double *files, uint32_t at) {
+    double bytes = files[2 * (size_t)at + 1];
+    return bytes >= 1 && bytes <= (double)MOST_BYTES ? (uint64_t)bytes : 0;
 }
 
-int32_t kvf_neighbour_map(int32_t descriptor, kvf_word bytes, uint32_t flags, double *out) {
-    if (descriptor < 0) return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: no descriptor");
-    int32_t status = KVF_OK;
-    if (!out || bytes == 0 || bytes > MOST_BYTES || (flags & ~(KVF_NEIGHBOUR_READ_ONLY | KVF_NEIGHBOUR_KEEP | KVF_NEIGHBOUR_OWN)))
-        status = kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: %llu bytes, flags %u", (unsigned long long)bytes, flags);
-    if (status == KVF_OK) status = look(descriptor, bytes, (flags & KVF_NEIGHBOUR_OWN) != 0);
-    if (status == KVF_OK) {
-        int rights = flags & KVF_NEIGHBOUR_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
-        void *mapped = map_whole(descriptor, bytes, rights);
-        if (mapped == MAP_FAILED) status = kvf_refuse_errno(errno, "%llu bytes of another process's memory", (unsigned long long)bytes);
-        else {
-            /* A child of this process would keep the owner's memory alive after this process let go of it. */
-            madvise(mapped, bytes, MADV_DONTFORK);
-            uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-            out[0] = (double)(uintptr_t)mapped;
-            out[1] = (double)((bytes + page - 1) / page * page);
-        }
+static uint64_t page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
+
+/* Bytes that the files are mapped in, whole pages. */
+static int32_t measure(const double *files, uint32_t count, uint64_t *all) {
+    uint64_t sum = 0;
+    for (uint32_t at = 0; at < count; at++) {
+        uint64_t bytes = bytes_of(files, at);
+        if (bytes == 0 || descriptor_of(files, at) < 0) return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: %llu bytes of descriptor %d", (unsigned long long)bytes, descriptor_of(files, at));
+        if (at + 1 < count && bytes % KVF_HUGE_PAGE)
+            return kvf_refuse(KVF_E_INVALID, "a memory file of %llu bytes was handed over, with another one behind it that could not follow at once", (unsigned long long)bytes);
+        if (bytes > MOST_BYTES - sum) return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: more than %llu bytes", (unsigned long long)MOST_BYTES);
+        sum += bytes;
     }
-    if (!(flags & KVF_NEIGHBOUR_KEEP)) close(descriptor);
+    *all = (sum + page_bytes() - 1) / page_bytes() * page_bytes();
+    return KVF_OK;
+}
+
+/* Maps the files one after the other, large ones at a multiple of a huge page, where their offsets then lie as they do in
+ * the files. MAP_FAILED with errno set. */
+static void *map_all(const double *files, uint32_t count, uint64_t all, int rights) {
+    if (count == 1 && all < HUGE_FROM) return mmap(NULL, bytes_of(files, 0), rights, MAP_SHARED, descriptor_of(files, 0), 0);
+    uint8_t *reserved = kvf_mapping_reserve(all);
+    if (reserved == MAP_FAILED) return MAP_FAILED;
+    uint64_t from = 0;
+    for (uint32_t at = 0; at < count; at++) {
+        if (mmap(reserved + from, bytes_of(files, at), rights, MAP_SHARED | MAP_FIXED, descriptor_of(files, at), 0) == MAP_FAILED) {
+            int why = errno;
+            munmap(reserved, all);
+            errno = why;
+            return MAP_FAILED;
+        }
+        from += bytes_of(files, at);
+    }
+    madvise(reserved, all, MADV_HUGEPAGE); /* advice only */
+    return reserved;
+}
+
+static int32_t map_files(const double *files, uint32_t count, uint32_t flags, double *out) {
+    uint64_t all = 0;
+    int32_t status = measure(files, count, &all);
+    for (uint32_t at = 0; at < count && status == KVF_OK; at++)
+        status = look(descriptor_of(files, at), bytes_of(files, at), (flags & KVF_NEIGHBOUR_OWN) != 0);
+    if (status != KVF_OK) return status;
+    void *mapped = map_all(files, count, all, flags & KVF_NEIGHBOUR_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE);
+    if (mapped == MAP_FAILED) return kvf_refuse_errno(errno, "%llu bytes of another process's memory", (unsigned long long)all);
+    /* A child of this process would keep the owner's memory alive after this process let go of it. */
+    madvise(mapped, all, MADV_DONTFORK);
+    out[0] = (double)(uintptr_t)mapped;
+    out[1] = (double)all;
+    return KVF_OK;
+}
+
+int32_t kvf_neighbour_map(const double *files, uint32_t count, uint32_t flags, double *out) {
+    if (!files || count == 0 || count > KVF_NEIGHBOUR_DESCRIPTORS) return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: %u files", count);
+    int32_t status = !out || (flags & ~(KVF_NEIGHBOUR_READ_ONLY | KVF_NEIGHBOUR_KEEP | KVF_NEIGHBOUR_OWN))
+                         ? kvf_refuse(KVF_E_INVALID, "kvf_neighbour_map: flags %u", flags)
+                         : map_files(files, count, flags, out);
+    for (uint32_t at = 0; at < count && !(flags & KVF_NEIGHBOUR_KEEP); at++)
+        if (descriptor_of(files, at) >= 0) close(descriptor_of(files, at));
     return status;
 }
 

@@ -1,7 +1,13 @@
 import { toArrayBuffer } from "bun:ffi";
 import { KvferryError } from "../core/errors.ts";
 import { nativeError, type NativeContext } from "./context.ts";
-import { KVF_MEMORY_GUARDED, KVF_MEMORY_HUGE, KVF_MEMORY_SHARED, KVF_OK } from "./symbols.ts";
+import {
+  KVF_MEMORY_FILES,
+  KVF_MEMORY_GUARDED,
+  KVF_MEMORY_HUGE,
+  KVF_MEMORY_SHARED,
+  KVF_OK,
+} from "./symbols.ts";
 
 /** The largest view that JavaScript can hold of foreign memory. */
 export const MAX_VIEW_BYTES: number = 2 ** 32;
@@ -9,35 +15,54 @@ export const MAX_VIEW_BYTES: number = 2 ** 32;
 /** Mappings at least this large are advised to use huge pages. */
 const HUGE_FROM_BYTES = 2 ** 22;
 
+/** A file in memory. */
+export interface MemoryFile {
+  readonly descriptor: number;
+  readonly bytes: number;
+}
+
 /** Memory that this process mapped: zeroed, page-aligned. Owned by whoever holds it until `release`. */
 export interface MappedMemory {
   readonly address: number;
   /** Mapped bytes, whole pages. */
   readonly bytes: number;
-  /** File descriptor of shareable memory, or -1. */
-  readonly descriptor: number;
+  /** Of shareable memory: the files that it lies in, one after the other and all of them as large as the first but the last. */
+  readonly files: readonly MemoryFile[];
 }
 
 /**
  * Maps zeroed, page-aligned memory.
  *
  * @param bytes - At least 1.
- * @param shared - Backed by a sealed memory file that other processes can be given; `"guarded"`: which nothing but this
+ * @param shared - Backed by sealed memory files that other processes can be given; `"guarded"`: which nothing but this
  * mapping can ever write to.
+ * @param fileBytes - Bytes of a file, a multiple of 2 MiB; 0: it is one file.
  * @throws KvferryError `OUT_OF_MEMORY` with the size that was asked for.
  */
-export function mapMemory(context: NativeContext, bytes: number, shared: boolean | "guarded"): MappedMemory {
-  const out = new Float64Array(new ArrayBuffer(32));
+export function mapMemory(
+  context: NativeContext,
+  bytes: number,
+  shared: boolean | "guarded",
+  fileBytes = 0,
+): MappedMemory {
+  const out = new Float64Array(new ArrayBuffer(8 * (2 + KVF_MEMORY_FILES)));
   const flags =
     (bytes >= HUGE_FROM_BYTES ? KVF_MEMORY_HUGE : 0) |
     (shared === false ? 0 : KVF_MEMORY_SHARED) |
     (shared === "guarded" ? KVF_MEMORY_GUARDED : 0);
-  const status = context.library.kvf_memory_map(bytes, flags, out);
+  const status = context.library.kvf_memory_map(bytes, flags, fileBytes, out);
   if (status !== KVF_OK)
     throw nativeError(context.library, status, "register", `${bytes} bytes of memory could not be mapped`, {
       bytes,
     });
-  return { address: out[0] ?? 0, bytes: out[1] ?? 0, descriptor: out[2] ?? -1 };
+  const [address = 0, mapped = 0] = out;
+  const step = fileBytes > 0 ? fileBytes : mapped;
+  const count = shared === false ? 0 : Math.ceil(mapped / step);
+  const files = Array.from({ length: count }, (_none, index) => ({
+    descriptor: out[2 + index] ?? -1,
+    bytes: Math.min(step, mapped - index * step),
+  }));
+  return { address, bytes: mapped, files };
 }
 
 /** Mappings at least this large are given back on a thread of the library: the kernel takes its time over their pages. */
@@ -58,7 +83,8 @@ export async function releaseMemory(context: NativeContext, memory: MappedMemory
           slot,
           memory.address,
           memory.bytes,
-          memory.descriptor,
+          descriptorsOf(memory),
+          memory.files.length,
         ),
       () => undefined,
     )
@@ -70,17 +96,34 @@ export async function releaseMemory(context: NativeContext, memory: MappedMemory
 
 /** Gives mapped memory back. Nothing may touch it any more. */
 export function unmapMemory(context: NativeContext, memory: MappedMemory): void {
-  context.library.kvf_memory_unmap(memory.address, memory.bytes, memory.descriptor);
+  const { address, bytes, files } = memory;
+  context.library.kvf_memory_unmap(address, bytes, descriptorsOf(memory), files.length);
 }
 
-/** Writes every page of mapped memory from several threads, so that later use finds it there. */
+/** Writes every page of mapped memory from several threads, in all of its files at once, so that later use finds it there. */
 export function touchMemory(context: NativeContext, memory: MappedMemory, threads: number): Promise<void> {
   return context.job(
     "register",
     (slot) =>
-      context.library.kvf_memory_touch_job(context.address, slot, memory.address, memory.bytes, threads),
+      context.library.kvf_memory_touch_job(
+        context.address,
+        slot,
+        memory.address,
+        memory.bytes,
+        memory.files[0]?.bytes ?? 0,
+        threads,
+      ),
     () => undefined,
   );
+}
+
+const NO_DESCRIPTORS: Float64Array<ArrayBuffer> = new Float64Array(new ArrayBuffer(8));
+
+function descriptorsOf({ files }: MappedMemory): Float64Array<ArrayBuffer> {
+  if (files.length === 0) return NO_DESCRIPTORS;
+  const descriptors = new Float64Array(new ArrayBuffer(8 * files.length));
+  for (const [index, { descriptor }] of files.entries()) descriptors[index] = descriptor;
+  return descriptors;
 }
 
 /** Views of live native memory that can all be emptied at once. */

@@ -1,6 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
 import { cString, nativeError, type NativeContext } from "./context.ts";
-import type { MappedMemory } from "./memory.ts";
+import type { MappedMemory, MemoryFile } from "./memory.ts";
 import {
   KVF_AGAIN,
   KVF_E_PEER,
@@ -191,21 +191,20 @@ export class NeighbourSockets {
 }
 
 /**
- * Maps a memory file that another process handed over, all of it.
+ * Maps memory files that another process handed over, all of them and one after the other.
  *
- * @param descriptor - Closed by the call.
- * @param bytes - The size that the file must have.
+ * @param files - With the sizes that they must have, all but the last one multiples of 2 MiB. Their descriptors are closed
+ * by the call.
  * @returns The mapping; it holds no descriptor.
- * @throws KvferryError `ACCESS` when it is not a memory file of that size that is sealed against shrinking, or may not be
+ * @throws KvferryError `ACCESS` when one is not a memory file of its size that is sealed against shrinking, or may not be
  * mapped as asked.
  */
 export function mapNeighbourMemory(
   context: NativeContext,
-  descriptor: number,
-  bytes: number,
+  files: readonly MemoryFile[],
   readOnly: boolean,
 ): MappedMemory {
-  return mapFile(context, descriptor, bytes, readOnly ? KVF_NEIGHBOUR_READ_ONLY : 0, "importMetadata");
+  return mapFiles(context, files, readOnly ? KVF_NEIGHBOUR_READ_ONLY : 0, "importMetadata");
 }
 
 /**
@@ -215,7 +214,7 @@ export function mapNeighbourMemory(
  * @throws KvferryError `ACCESS` when it is shorter, or may not be mapped for reading and writing.
  */
 export function mapOwnFile(context: NativeContext, descriptor: number, bytes: number): MappedMemory {
-  return mapFile(context, descriptor, bytes, KVF_NEIGHBOUR_OWN | KVF_NEIGHBOUR_KEEP, "register");
+  return mapFiles(context, [{ descriptor, bytes }], KVF_NEIGHBOUR_OWN | KVF_NEIGHBOUR_KEEP, "register");
 }
 
 /** What a caller's descriptor is. */
@@ -241,16 +240,18 @@ export function inspectFile(context: NativeContext, descriptor: number): Inspect
   return { descriptor: own, bytes, sealed: sealed !== 0 };
 }
 
-function mapFile(
+function mapFiles(
   context: NativeContext,
-  descriptor: number,
-  bytes: number,
+  files: readonly MemoryFile[],
   flags: number,
   operation: string,
 ): MappedMemory {
   const out = new Float64Array(new ArrayBuffer(16));
-  const status = context.library.kvf_neighbour_map(descriptor, bytes, flags, out);
-  if (status === KVF_OK) return { address: out[0] ?? 0, bytes: out[1] ?? 0, descriptor: -1 };
+  const pairs = new Float64Array(new ArrayBuffer(16 * files.length));
+  for (const [index, { descriptor, bytes }] of files.entries()) pairs.set([descriptor, bytes], 2 * index);
+  const status = context.library.kvf_neighbour_map(pairs, files.length, flags, out);
+  if (status === KVF_OK) return { address: out[0] ?? 0, bytes: out[1] ?? 0, files: [] };
+  const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const error = nativeError(context.library, status, operation, "a memory file was refused", { bytes });
   throw new KvferryError("ACCESS", operation, error.message, error.remedy, error.details, error);
 }

@@ -2,9 +2,7 @@ import { ownAddresses } from "../core/attachment.ts";
 import { KvferryError } from "../core/errors.ts";
 import { checkedSum } from "../core/integers.ts";
 import type { Region } from "../core/layout.ts";
-import type { NativeContext } from "../native/context.ts";
 import type { CudaDriver } from "../native/cuda.ts";
-import { mapMemory, releaseMemory, touchMemory, type MappedMemory } from "../native/memory.ts";
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import { adoptRegions, carve } from "./host-memory.ts";
@@ -74,43 +72,6 @@ async function allocateShareable(
     if (error instanceof KvferryError && error.code === "ERR_KVF_OUT_OF_MEMORY") throw error;
     return { address: await driver.allocate(device, bytes), exportable: undefined };
   }
-}
-
-/**
- * Pinned host memory: by default shareable memory, touched by several threads and then registered with the driver,
- * which is several times faster than the driver's own allocator; `allocator: "driver"` for that one.
- */
-export function pinnedMemory(context: NativeContext, cuda: CudaSession): MemoryProvider {
-  return async ({ shape, memory, regionBytes }, _provided, { access }) => {
-    if (memory.kind !== "pinned") throw wrongKind(memory.kind);
-    const device = memory.device ?? cuda.defaultDevice;
-    const driver = await cuda.demand(device);
-    const { offsets, bytes } = carve(shape, regionBytes);
-    const kind = memory.allocator === "driver" ? "driver" : access === "read" ? "guarded" : "shared";
-    const pinned = await allocatePinned(context, driver, device, bytes, kind);
-    const addresses = offsets.map((offset) => pinned.address + offset);
-    return {
-      storage: { kind: "pinned", device },
-      addresses,
-      sizes: offsets.map(() => regionBytes),
-      attachment: ownAddresses(addresses),
-      nixlDevice: 0,
-      nixl: [hostPart([{ address: pinned.address, size: bytes }])],
-      share:
-        pinned.descriptor < 0
-          ? { kind: "none", why: "The driver's own allocator gives memory that cannot be handed over." }
-          : {
-              kind: "files",
-              regions: Array.from(offsets, (offset) => ({
-                descriptor: pinned.descriptor,
-                fileBytes: pinned.bytes,
-                offset,
-                size: regionBytes,
-              })),
-            },
-      release: pinned.release,
-    };
-  };
 }
 
 /**
@@ -195,78 +156,11 @@ export function externalIpcMemory(cuda: CudaSession): MemoryProvider {
   };
 }
 
-/** Pinned memory and the way to give it back. */
-export interface PinnedMemory {
-  readonly address: number;
-  readonly bytes: number;
-  /** File descriptor by which other processes can map it; -1 when they cannot. */
-  readonly descriptor: number;
-  readonly release: () => Promise<void>;
-}
-
 /** The driver cuts smaller allocations from blocks of this size, and opens whole blocks to other processes. */
 const DRIVER_BLOCK = 2 ** 21;
 
-/** Threads that touch fresh memory; more do not make the kernel faster. */
-const TOUCH_THREADS = 16;
-
-/**
- * Allocates pinned memory on threads of the library.
- *
- * @param allocator - `shared`: mapped, touched in parallel and registered; `guarded`: the same, and nothing but this
- * mapping can ever write to it; `driver`: the driver's own.
- * @throws KvferryError `OUT_OF_MEMORY` or `CUDA`.
- */
-export async function allocatePinned(
-  context: NativeContext,
-  driver: CudaDriver,
-  device: number,
-  bytes: number,
-  allocator: "shared" | "guarded" | "driver",
-): Promise<PinnedMemory> {
-  if (allocator === "driver") {
-    const address = await driver.allocatePinned(device, bytes);
-    return {
-      address,
-      bytes,
-      descriptor: -1,
-      release: () => driver.freePinned(device, address).catch(ignoreLoss),
-    };
-  }
-  const mapping = mapMemory(context, bytes, allocator === "guarded" ? "guarded" : true);
-  try {
-    await touchMemory(context, mapping, Math.min(TOUCH_THREADS, navigator.hardwareConcurrency));
-    await driver.pin(device, mapping.address, mapping.bytes);
-  } catch (error) {
-    await releaseMemory(context, mapping);
-    throw error;
-  }
-  return {
-    address: mapping.address,
-    bytes: mapping.bytes,
-    descriptor: mapping.descriptor,
-    release: () => unpinAndUnmap(context, driver, device, mapping),
-  };
-}
-
-async function unpinAndUnmap(
-  context: NativeContext,
-  driver: CudaDriver,
-  device: number,
-  mapping: MappedMemory,
-): Promise<void> {
-  try {
-    await driver.unpin(device, mapping.address);
-  } catch (error) {
-    // A lost device still has the pages pinned: they stay mapped, so that nothing else is ever put there.
-    ignoreLoss(error);
-    return;
-  }
-  await releaseMemory(context, mapping);
-}
-
 /** Gives back is all one can do with a device that is lost; the loss itself was reported by what it broke. */
-function ignoreLoss(error: unknown): void {
+export function ignoreLoss(error: unknown): void {
   if (error instanceof KvferryError) return;
   throw error;
 }
@@ -290,7 +184,7 @@ function onDevice(
   };
 }
 
-function hostPart(regions: readonly Region[]): NixlPart {
+export function hostPart(regions: readonly Region[]): NixlPart {
   return {
     memory: KVF_MEM_DRAM,
     regions: regions.map(({ address, size }) => ({ address, bytes: size, device: 0 })),
@@ -309,7 +203,7 @@ function checkInside(driver: CudaDriver, address: number, size: number): void {
   );
 }
 
-function wrongKind(kind: string): KvferryError {
+export function wrongKind(kind: string): KvferryError {
   return new KvferryError(
     "INVALID_CONFIG",
     "register",

@@ -1,6 +1,7 @@
 import type { NativeContext } from "../native/context.ts";
-import type { PinnedMemory } from "./cuda-memory.ts";
 import type { CudaSession } from "./cuda-session.ts";
+import { mapShareable } from "./neighbour-memory.ts";
+import type { PinnedMemory } from "./pinned-memory.ts";
 
 /** Pinned memory that somebody uses for a moment. */
 export interface PinnedStage {
@@ -46,8 +47,8 @@ export class CudaStages {
 
   async #allocate(device: number, bytes: number): Promise<PinnedMemory> {
     const driver = await this.#cuda.demand(device);
-    const { allocatePinned } = await import("./cuda-memory.ts");
-    return await allocatePinned(this.#context, driver, device, bytes, "shared");
+    const { pinShareable } = await import("./pinned-memory.ts");
+    return await pinShareable(this.#context, driver, device, () => mapShareable(this.#context, bytes, null));
   }
 
   /** Frees what is kept; later stages are freed when they are given back. */

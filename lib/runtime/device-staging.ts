@@ -11,7 +11,7 @@ export function deviceStagingMemory(cuda: CudaSession, device: number): StagingM
   return {
     map: async (bytes) => {
       const driver = await cuda.demand(device);
-      return { address: await driver.allocate(device, bytes), bytes, descriptor: -1 };
+      return { address: await driver.allocate(device, bytes), bytes, files: [] };
     },
     release: async ({ address }) => {
       const driver = await cuda.demand(device);

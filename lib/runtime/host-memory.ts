@@ -5,7 +5,7 @@ import type { Attachment, ComponentShape, Region, Storage } from "../core/layout
 import type { NativeContext } from "../native/context.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { ComponentMemory, MemoryProvider, NixlPart, SharedMemory } from "./layout-memory.ts";
-import { mapShareable, releaseShareable } from "./neighbour-memory.ts";
+import { type FileCut, mapShareable, releaseShareable } from "./neighbour-memory.ts";
 
 /** Regions that are carved from one allocation begin at multiples of this, or of the config's alignment. */
 const REGION_ALIGNMENT = 512;
@@ -15,12 +15,13 @@ const NOTHING = (): void => undefined;
 /**
  * Zeroed host memory of this process, page-aligned, one allocation for all regions.
  *
- * @param shareable - Where it can be had, memory that neighbours can map.
+ * @param cut - Files that neighbours can map, where they can be had; null: private memory.
  */
-export function systemMemory(context: NativeContext, shareable: boolean): MemoryProvider {
-  return ({ shape, regionBytes }, _provided, { access }) => {
+export function systemMemory(context: NativeContext, cut: FileCut | null): MemoryProvider {
+  return ({ shape, regionBytes }, _provided, { access, components }) => {
     const { offsets, bytes } = carve(shape, regionBytes);
-    const memory = mapShareable(context, bytes, access, shareable);
+    const sharing = cut === null ? null : { access, components: components.length, cut };
+    const memory = mapShareable(context, bytes, sharing);
     const { mapping } = memory;
     const addresses = offsets.map((offset) => mapping.address + offset);
     return {

@@ -1,6 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Access, Attachment, ComponentShape, MemorySpec, Region, Storage } from "../core/layout.ts";
 import type { NixlRegion } from "../native/agent.ts";
+import type { MemoryFile } from "../native/memory.ts";
 
 /** Where a component's regions lie, how they are reached, and who gives them back. */
 export interface ComponentMemory {
@@ -22,17 +23,17 @@ export interface ComponentMemory {
 
 /** How other processes of this host can map a component's regions. */
 export type SharedMemory =
-  /** Each region lies in a file in memory that can no more shrink. */
+  /** Each region lies in files in memory that can no more shrink. */
   | { readonly kind: "files"; readonly regions: readonly SharedRegion[] }
   /** Each region lies in an allocation of this GPU, which its driver opens for other processes. */
   | { readonly kind: "device"; readonly device: number; readonly regions: readonly SharedDeviceRegion[] }
   /** They cannot. */
   | { readonly kind: "none"; readonly why: string };
 
-/** A region of a file in memory. Bytes. */
+/** A region of files in memory that are mapped one after the other. Bytes. */
 export interface SharedRegion {
-  readonly descriptor: number;
-  readonly fileBytes: number;
+  readonly files: readonly MemoryFile[];
+  /** In all of them together. */
   readonly offset: number;
   readonly size: number;
 }
@@ -65,6 +66,8 @@ export interface LayoutFacts {
   readonly fingerprint: string | null;
   /** What peers may do. */
   readonly access: Access;
+  /** Components whose memory goes to a neighbour with one message. */
+  readonly components: readonly object[];
 }
 
 /**

@@ -1,5 +1,6 @@
 import { closeSync } from "node:fs";
 import type { LayoutRecord } from "../core/layout.ts";
+import type { MemoryFile } from "../native/memory.ts";
 import type { HandedDescriptor } from "../native/neighbour.ts";
 import { KVF_NEIGHBOUR_DESCRIPTORS } from "../native/symbols.ts";
 import type { ComponentMemory, SharedDeviceRegion, SharedMemory } from "./layout-memory.ts";
@@ -96,7 +97,7 @@ class Segments {
   readonly descriptors: number[] = [];
   readonly #exportDevice: NeighbourDevices["export"];
   readonly #made: number[] = [];
-  /** Segments by descriptor, handle or start. */
+  /** Segments by first descriptor, handle or start. */
   readonly #known: Map<number | string, number> = new Map();
 
   constructor(exportDevice: NeighbourDevices["export"]) {
@@ -106,11 +107,7 @@ class Segments {
   /** Segment, offset and bytes of each region. */
   async regionsOf(share: Shareable): Promise<Regions> {
     if (share.kind === "files")
-      return share.regions.map(({ descriptor, fileBytes, offset, size }) => [
-        this.#file(descriptor, fileBytes),
-        offset,
-        size,
-      ]);
+      return share.regions.map(({ files, offset, size }) => [this.#files(files), offset, size]);
     const regions: [number, number, number][] = [];
     for (const region of share.regions) regions.push(await this.#allocation(share.device, region));
     return regions;
@@ -120,11 +117,12 @@ class Segments {
     for (const descriptor of this.#made.splice(0)) closeSync(descriptor);
   }
 
-  #file(descriptor: number, bytes: number): number {
-    const known = this.#known.get(descriptor);
+  #files(files: readonly MemoryFile[]): number {
+    const key = files[0]?.descriptor ?? -1;
+    const known = this.#known.get(key);
     if (known !== undefined) return known;
-    this.descriptors.push(descriptor);
-    return this.#add(descriptor, bytes);
+    this.descriptors.push(...files.map(({ descriptor }) => descriptor));
+    return this.#add(key, { files: files.map(({ bytes }) => bytes) });
   }
 
   async #allocation(device: number, region: SharedDeviceRegion): Promise<[number, number, number]> {

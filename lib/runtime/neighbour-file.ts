@@ -56,7 +56,7 @@ export function externalFileMemory(context: NativeContext): MemoryProvider {
               kind: "files",
               regions: memory.regions.map(({ fd, offset, size }) => {
                 const { descriptor, bytes } = fileOf(fd);
-                return { descriptor, fileBytes: bytes, offset, size };
+                return { files: [{ descriptor, bytes }], offset, size };
               }),
             }
           : {

@@ -58,15 +58,18 @@ export async function mapLayout(
   const segments: Segment[] = [];
   const left = [...descriptors];
   try {
-    const needed = word.segments.filter(hasDescriptor).length;
+    const needed = word.segments.reduce((sum, segment) => sum + descriptorsFor(segment), 0);
     if (needed !== descriptors.length)
-      throw new Error(`${descriptors.length} descriptors came for ${needed} segments`);
+      throw new Error(`${descriptors.length} descriptors came for ${needed} files`);
     for (const segment of word.segments) {
-      if (typeof segment === "number") {
-        const descriptor = left.shift() as number; // as many as are needed
+      if ("files" in segment) {
+        const files = segment.files.map((bytes) => ({
+          descriptor: left.shift() as number, // as many as are needed
+          bytes,
+        }));
         const readOnly = word.readOnly || layout.access === "read";
         segments.push({
-          memory: mapNeighbourMemory(context, descriptor, segment, readOnly),
+          memory: mapNeighbourMemory(context, files, readOnly),
           device: null,
           // Pinning for reading only is a feature that not every GPU has.
           pinnable: !readOnly && layout.components.some(({ storage }) => storage.kind === "pinned"),
@@ -133,8 +136,10 @@ export async function pinLayout(
   return changed;
 }
 
-function hasDescriptor(segment: SegmentWord): boolean {
-  return typeof segment === "number" || "bytes" in segment;
+/** Descriptors that come with a segment. */
+function descriptorsFor(segment: SegmentWord): number {
+  if ("files" in segment) return segment.files.length;
+  return "bytes" in segment ? 1 : 0;
 }
 
 /** Checks what was handed over against the package: every region must lie in its segment with the bytes that it needs. */

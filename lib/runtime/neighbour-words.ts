@@ -1,9 +1,10 @@
 import * as v from "valibot";
+import { KVF_NEIGHBOUR_DESCRIPTORS } from "../native/symbols.ts";
 import { authenticationCode, codesEqual } from "./authentication.ts";
 import type { SecretKey } from "./options.ts";
 
 /** Version of the words that neighbours exchange. */
-export const NEIGHBOUR_VERSION = 1;
+export const NEIGHBOUR_VERSION = 2;
 
 /** Bytes of a nonce. */
 const NONCE_BYTES = 32;
@@ -74,10 +75,16 @@ export type ExporterWord =
   | { readonly say: "credit"; readonly bytes: number };
 
 /**
- * A segment: the bytes of a file, or what opens memory of a GPU. With a file and an exportable allocation comes a
- * descriptor.
+ * A segment, which is one run of addresses at either end: files, or what opens memory of a GPU. With each file and with an
+ * exportable allocation comes a descriptor.
  */
-export type SegmentWord = number | DeviceWord | ExportableWord;
+export type SegmentWord = FilesWord | DeviceWord | ExportableWord;
+
+/** Files in memory that are mapped one after the other. */
+export interface FilesWord {
+  /** Bytes of each. */
+  readonly files: readonly number[];
+}
 
 /** An allocation of a GPU, for another process. */
 export interface DeviceWord {
@@ -122,7 +129,9 @@ const mark = v.strictObject({
   bad: v.boolean(),
 });
 const segment = v.union([
-  count,
+  v.strictObject({
+    files: v.pipe(v.array(count), v.minLength(1), v.maxLength(KVF_NEIGHBOUR_DESCRIPTORS)),
+  }),
   v.strictObject({ uuid: text, handle: hex, start: count }),
   v.strictObject({ uuid: text, bytes: count }),
 ]);

@@ -17,6 +17,7 @@ import type { Gds } from "./gds.ts";
 import { hostExecutor } from "./host-executor.ts";
 import { externalHostMemory, sharedMemory, systemMemory } from "./host-memory.ts";
 import { hostPlace, type HostPlace } from "./neighbour-host.ts";
+import { FILE_CUT } from "./neighbour-memory.ts";
 import { linuxProcesses, type ProcessFacts } from "./process-watch.ts";
 import type { Neighbours } from "./neighbours.ts";
 import { loadedOnDemand, type MemoryProvider, type MemoryProviders } from "./layout-memory.ts";
@@ -134,7 +135,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     const sums = new Map<number, BlockSums>();
     const files = new Map<number, string>();
     const providers: MemoryProviders = {
-      system: systemMemory(context, options.neighbours),
+      system: systemMemory(context, options.neighbours ? FILE_CUT : null),
       "external-fd": loadedOnDemand(async () =>
         (await import("./neighbour-file.ts")).externalFileMemory(context),
       ),
@@ -233,7 +234,9 @@ function gpuMemory(
   gds: Gds | null,
 ): Pick<MemoryProviders, "pinned" | "device" | "external-ipc"> {
   return {
-    pinned: loadedOnDemand(async () => (await import("./cuda-memory.ts")).pinnedMemory(context, cuda)),
+    pinned: loadedOnDemand(async () =>
+      (await import("./pinned-memory.ts")).pinnedMemory(context, cuda, FILE_CUT),
+    ),
     device: knownToGds(
       gds,
       loadedOnDemand(async () => (await import("./cuda-memory.ts")).deviceMemory(cuda, shareable)),

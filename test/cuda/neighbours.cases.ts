@@ -5,7 +5,9 @@ import { closeSync, openSync } from "node:fs";
 import { Transport, type LocalLayout, type Peer } from "../../index.ts";
 import { NativeContext } from "../../lib/native/context.ts";
 import { CudaDriver } from "../../lib/native/cuda.ts";
-import { listedMappings, NeighbourProcess } from "../runtime/helpers/neighbour-process.ts";
+import { openInFiles, SMALL_FILES } from "../runtime/helpers/in-files.ts";
+import { listedMappings, NeighbourProcess, openDescriptors } from "../runtime/helpers/neighbour-process.ts";
+import { refused } from "../runtime/helpers/refusal.ts";
 import { until } from "../runtime/helpers/transports.ts";
 import { answer, failureOf, fetchBytes, native, putBytes, specOf, STANDIN, tell } from "./harness.ts";
 
@@ -233,6 +235,68 @@ test("GPU memory for reading is not handed over, pinned memory for reading is ma
     await other.call<string[]>({ do: "sums", layout: "pinned", blocks: [0, 1] }),
   );
 }, 60_000);
+
+describe("a pinned pool in several files", () => {
+  /** Blocks of 300,000 bytes: some lie across the ends of files. */
+  const ODD = { numBlocks: 41, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: 150_000 } as const;
+  const blocks = Array.from({ length: ODD.numBlocks }, (_unused, index) => index);
+
+  test("is pinned as one at both ends, and every block arrives whole by every method", async () => {
+    await using here = await openInFiles({ workerId: 31n, nixl: false, cuda: {} }, SMALL_FILES);
+    await using other = new NeighbourProcess();
+    await other.call({ do: "open", options: { cuda: {}, workerId: 32n }, cut: SMALL_FILES });
+    await other.call({ do: "register", specs: [{ ...specOf("pinned", "FC", ODD), name: "pool" }] });
+    const before = listedMappings("self").length;
+    const remote = await here.importMetadata(await other.call<Uint8Array>({ do: "export" }));
+    expect(listedMappings("self")).toHaveLength(before + 3);
+    await until("the pool is pinned", () => remote.layout("pool").storage.kind === "pinned", 30_000);
+    const gpu = await here.register(specOf("device", "FC", ODD));
+    const pool = await here.register({ ...specOf("pinned", "FC", ODD), name: "own pool" });
+    expect(listedMappings("self")).toHaveLength(before + 6);
+    const sumsOf = (ids: readonly number[]): Promise<string[]> =>
+      other.call<string[]>({ do: "sums", layout: "pool", blocks: ids });
+    for (const [index, method] of ["cuda/dma", "cuda/batch", "cuda/kernel", "cuda/slab"].entries()) {
+      const places = blocks.toReversed();
+      await gpu.fill({ random: 100 + index });
+      const sums = await gpu.checksums(blocks);
+      const lists = { sourceBlocks: blocks, destinationBlocks: places, method };
+      await here.transfer({ source: gpu, destination: remote.layout("pool"), ...lists });
+      expect(await sumsOf(places)).toEqual(sums);
+      await here.transfer({ source: gpu, destination: pool, ...lists });
+      expect(await pool.checksums(places)).toEqual(sums);
+      await other.call({ do: "fill", layout: "pool", seed: 200 + index });
+      await here.transfer({ source: remote.layout("pool"), destination: gpu, ...lists });
+      expect(await gpu.checksums(places)).toEqual(await sumsOf(blocks));
+    }
+  }, 60_000);
+
+  // A real driver cannot be told to refuse.
+  test.skipIf(STANDIN === null)(
+    "lies in one where the driver does not register several at once",
+    async () => {
+      await using here = await openInFiles({ workerId: 33n, nixl: false, cuda: {} }, SMALL_FILES);
+      const gpu = await here.register(specOf("device", "FC", ODD));
+      const before = { mappings: listedMappings("self").length, descriptors: openDescriptors("self") };
+      tell("FAIL", "cuMemHostRegister:1:1");
+      const pool = await here.register(specOf("pinned", "FC", ODD));
+      expect(listedMappings("self")).toHaveLength(before.mappings + 1);
+      await gpu.fill({ random: 300 });
+      await here.transfer({
+        source: gpu,
+        destination: pool,
+        sourceBlocks: blocks,
+        destinationBlocks: blocks,
+      });
+      expect(await pool.checksums(blocks)).toEqual(await gpu.checksums(blocks));
+      await pool.unregister();
+      // Without memory for it nothing is tried again, and nothing stays.
+      tell("FAIL", "cuMemHostRegister:1:2");
+      await refused("OUT_OF_MEMORY", here.register(specOf("pinned", "FC", ODD)));
+      expect(listedMappings("self")).toHaveLength(before.mappings);
+      expect(openDescriptors("self")).toBe(before.descriptors);
+    },
+  );
+});
 
 test("two transports of one process reach each other's GPU memory as well", async () => {
   await using a = await Transport.open({ workerId: 11n, nixl: false, cuda: {} });

@@ -37,7 +37,7 @@ if (gpus === 0) {
     );
     test(
       "two processes that share a GPU, as neighbours",
-      () => expectCases("test/cuda/neighbours.cases.ts", 38, environment),
+      () => expectCases("test/cuda/neighbours.cases.ts", 39, environment),
       240_000,
     );
     if (findNixl() === null)
@@ -67,7 +67,7 @@ if (gpus === 0) {
       );
       test(
         "two processes on two GPUs, as neighbours",
-        () => expectCases("test/cuda/neighbours.cases.ts", 38, { ...environment, KVF_CASES_FAR_DEVICE: "1" }),
+        () => expectCases("test/cuda/neighbours.cases.ts", 39, { ...environment, KVF_CASES_FAR_DEVICE: "1" }),
         240_000,
       );
     }

@@ -136,7 +136,7 @@ static void make_arenas(void) {
         c = JOB(kvf_cuda_pinned_alloc_job(context, 0, 0, ARENA));
         EXPECT(c.status == KVF_OK);
         arena[side][DRIVER_PINNED] = (uint64_t)c.value;
-        EXPECT(kvf_memory_map(ARENA, KVF_MEMORY_SHARED, mapped[side]) == KVF_OK);
+        EXPECT(kvf_memory_map(ARENA, KVF_MEMORY_SHARED, 0, mapped[side]) == KVF_OK);
         arena[side][REGISTERED_PINNED] = (uint64_t)mapped[side][0];
         c = JOB(kvf_cuda_register_job(context, 0, 0, (kvf_word)mapped[side][0], (kvf_word)mapped[side][1]));
         EXPECT(c.status == KVF_OK);
@@ -149,7 +149,7 @@ static void free_arenas(void) {
         EXPECT(JOB(kvf_cuda_free_job(context, 0, 0, arena[side][DEVICE])).status == KVF_OK);
         EXPECT(JOB(kvf_cuda_pinned_free_job(context, 0, 0, arena[side][DRIVER_PINNED])).status == KVF_OK);
         EXPECT(JOB(kvf_cuda_unregister_job(context, 0, 0, arena[side][REGISTERED_PINNED])).status == KVF_OK);
-        EXPECT(kvf_memory_unmap((kvf_word)mapped[side][0], (kvf_word)mapped[side][1], (int32_t)mapped[side][2]) == KVF_OK);
+        EXPECT(kvf_memory_unmap((kvf_word)mapped[side][0], (kvf_word)mapped[side][1], mapped[side] + 2, 1) == KVF_OK);
         free((void *)(uintptr_t)arena[side][PAGEABLE]);
     }
 }

@@ -8,6 +8,7 @@
 #include "driver.h"
 #include "driver_contexts.h"
 #include "driver_copies.h"
+#include "driver_files.h"
 #include "driver_refusals.h"
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
@@ -15,10 +16,10 @@
 static void memory(void) {
     double out[3];
     client js = open_client(64);
-    CHECK(kvf_memory_map(0, 0, out) == KVF_E_INVALID && kvf_memory_map(1, 8, out) == KVF_E_INVALID);
-    CHECK(kvf_memory_map((kvf_word)1 << 52, 0, out) == KVF_E_NOMEM);
+    CHECK(kvf_memory_map(0, 0, 0, out) == KVF_E_INVALID && kvf_memory_map(1, 8, 0, out) == KVF_E_INVALID);
+    CHECK(kvf_memory_map((kvf_word)1 << 52, 0, 0, out) == KVF_E_NOMEM);
     for (uint32_t flags = 0; flags < 4; flags++) {
-        CHECK(kvf_memory_map((5 << 20) + 1, flags, out) == KVF_OK);
+        CHECK(kvf_memory_map((5 << 20) + 1, flags, 0, out) == KVF_OK);
         kvf_word address = (kvf_word)out[0], bytes = (kvf_word)out[1];
         int32_t descriptor = (int32_t)out[2];
         CHECK(bytes > 5 << 20 && bytes % 4096 == 0 && address % 4096 == 0);
@@ -28,7 +29,7 @@ static void memory(void) {
         for (uint64_t k = 0; k < bytes; k += 509) CHECK(at[k] == 0);
         at[0] = 7;
         at[bytes - 1] = 9;
-        CHECK(kvf_memory_touch_job(js.context, flags, address, bytes, 2) == KVF_OK);
+        CHECK(kvf_memory_touch_job(js.context, flags, address, bytes, 0, 2) == KVF_OK);
         CHECK(await(&js).status == KVF_OK && at[0] == 7 && at[bytes - 1] == 9);
         if (descriptor >= 0) {
             CHECK(ftruncate(descriptor, 4096) != 0 && ftruncate(descriptor, 1 << 24) != 0);
@@ -36,10 +37,10 @@ static void memory(void) {
             CHECK(twice != MAP_FAILED && twice[0] == 7);
             munmap(twice, bytes);
         }
-        CHECK(kvf_memory_unmap(address + 1, bytes, -1) == KVF_E_INVALID);
-        if (flags % 2) CHECK(kvf_memory_unmap(address, bytes, descriptor) == KVF_OK);
+        CHECK(kvf_memory_unmap(address + 1, bytes, NULL, 0) == KVF_E_INVALID);
+        if (flags % 2) CHECK(kvf_memory_unmap(address, bytes, out + 2, descriptor >= 0) == KVF_OK);
         else {
-            CHECK(kvf_memory_unmap_job(js.context, 9, address, bytes, descriptor) == KVF_OK);
+            CHECK(kvf_memory_unmap_job(js.context, 9, address, bytes, out + 2, descriptor >= 0) == KVF_OK);
             CHECK(await(&js).status == KVF_OK);
         }
     }
@@ -152,6 +153,8 @@ int main(int count, char **arguments) {
     held("closing while jobs run");
     memory();
     held("memory");
+    memory_in_files();
+    held("memory in files");
     blake3();
     held("blake3");
     fills();

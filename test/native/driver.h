@@ -33,6 +33,18 @@ static inline uint64_t random_word(void) {
 
 static inline uint64_t below(uint64_t limit) { return (random_word() >> 16) % limit; }
 
+/* Mappings of files in memory in this process. */
+static inline int mapped_files(void) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    CHECK(maps);
+    char line[512];
+    int count = 0;
+    while (fgets(line, sizeof line, maps))
+        if (strstr(line, "/memfd:")) count++;
+    fclose(maps);
+    return count;
+}
+
 /* JavaScript's side of a context. */
 typedef struct client {
     kvf_word context;

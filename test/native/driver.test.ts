@@ -12,6 +12,7 @@ const PARTS = [
   "socket doorbell",
   "closing while jobs run",
   "memory",
+  "memory in files",
   "blake3",
   "patterns",
   "random hops",

@@ -37,7 +37,7 @@ describe("openLibrary", () => {
     const text = new Uint8Array(new ArrayBuffer(200));
     expect(library.kvf_abi_hash(text, 200)).toBe(KVF_OK);
     expect(new TextDecoder().decode(text.subarray(0, 17))).toBe(`${ABI_HASH}\0`);
-    expect(library.kvf_memory_map(0, 0, new Float64Array(new ArrayBuffer(24)))).toBe(KVF_E_INVALID);
+    expect(library.kvf_memory_map(0, 0, 0, new Float64Array(new ArrayBuffer(24)))).toBe(KVF_E_INVALID);
     expect(library.kvf_last_error(text, 200)).toBe(KVF_OK);
     expect(new TextDecoder().decode(text)).toStartWith("kvf_memory_map: 0 bytes");
   });

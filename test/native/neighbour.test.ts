@@ -11,6 +11,8 @@ const PARTS = [
   "last words",
   "descriptors",
   "refused maps",
+  "several files",
+  "refused files",
   "strangers",
   "ends of processes",
   "closing under fire",

@@ -219,13 +219,18 @@ static int memory_file(size_t bytes, int seals) {
     return made;
 }
 
+static int32_t map_one(int descriptor, kvf_word bytes, uint32_t flags, double *out) {
+    const double file[] = {descriptor, (double)bytes};
+    return kvf_neighbour_map(file, 1, flags, out);
+}
+
 static void descriptors(void) {
     int before = open_descriptors();
     side a = open_side("a"), b = open_side("b");
     double out[4], owned[3], guarded[3];
     const kvf_word bytes = 5 << 20;
-    CHECK(kvf_memory_map(bytes, KVF_MEMORY_SHARED | KVF_MEMORY_HUGE, owned) == KVF_OK);
-    CHECK(kvf_memory_map(bytes, KVF_MEMORY_SHARED | KVF_MEMORY_GUARDED, guarded) == KVF_OK);
+    CHECK(kvf_memory_map(bytes, KVF_MEMORY_SHARED | KVF_MEMORY_HUGE, 0, owned) == KVF_OK);
+    CHECK(kvf_memory_map(bytes, KVF_MEMORY_SHARED | KVF_MEMORY_GUARDED, 0, guarded) == KVF_OK);
     uint8_t *mine = (uint8_t *)(uintptr_t)owned[0], *kept = (uint8_t *)(uintptr_t)guarded[0];
     mine[0] = kept[0] = 7;
     uint32_t to = connect_to(&a, &b);
@@ -237,28 +242,28 @@ static void descriptors(void) {
     for (int k = 0; k < 3; k++) CHECK(fcntl(got.descriptors[k], F_GETFD) == FD_CLOEXEC);
 
     double there[2];
-    CHECK(kvf_neighbour_map(got.descriptors[0], bytes, 0, there) == KVF_OK);
+    CHECK(map_one(got.descriptors[0], bytes, 0, there) == KVF_OK);
     uint8_t *mapped = (uint8_t *)(uintptr_t)there[0];
     CHECK(mapped[0] == 7 && (uintptr_t)mapped % (2 << 20) == 0 && there[1] == (double)bytes);
     mapped[bytes - 1] = 9;
     CHECK(mine[bytes - 1] == 9 && fcntl(got.descriptors[0], F_GETFD) < 0);
-    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, -1) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, NULL, 0) == KVF_OK);
 
     /* For reading only: neither mapped for writing nor written, and what is guarded not even when it is opened anew. */
-    CHECK(kvf_neighbour_map(got.descriptors[1], bytes, KVF_NEIGHBOUR_KEEP, there) == KVF_E_SYSTEM);
+    CHECK(map_one(got.descriptors[1], bytes, KVF_NEIGHBOUR_KEEP, there) == KVF_E_SYSTEM);
     CHECK(write(got.descriptors[1], "x", 1) < 0);
-    CHECK(kvf_neighbour_map(got.descriptors[1], bytes, KVF_NEIGHBOUR_READ_ONLY, there) == KVF_OK);
+    CHECK(map_one(got.descriptors[1], bytes, KVF_NEIGHBOUR_READ_ONLY, there) == KVF_OK);
     CHECK(*(uint8_t *)(uintptr_t)there[0] == 7 && mprotect((void *)(uintptr_t)there[0], bytes, PROT_READ | PROT_WRITE) != 0);
-    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, -1) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, NULL, 0) == KVF_OK);
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", got.descriptors[2]);
     int again = open(path, O_RDWR | O_CLOEXEC);
     CHECK(again < 0 || (mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0) == MAP_FAILED && write(again, "x", 1) < 0));
     if (again >= 0) close(again);
-    CHECK(kvf_neighbour_map(got.descriptors[2], bytes, KVF_NEIGHBOUR_READ_ONLY, there) == KVF_OK);
+    CHECK(map_one(got.descriptors[2], bytes, KVF_NEIGHBOUR_READ_ONLY, there) == KVF_OK);
     kept[5] = 3;
     CHECK(((uint8_t *)(uintptr_t)there[0])[5] == 3);
-    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, -1) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)there[0], bytes, NULL, 0) == KVF_OK);
 
     /* As many as fit with one message, queued behind a socket that is full; those nobody took are closed at the end. */
     double many[2 * KVF_NEIGHBOUR_DESCRIPTORS];
@@ -273,8 +278,8 @@ static void descriptors(void) {
     CHECK(kvf_neighbour_send(a.self, to, NULL, 0, many, KVF_NEIGHBOUR_DESCRIPTORS, out) == KVF_OK);
     const double wrong[] = {owned[2], 0, 987654, 0};
     CHECK(kvf_neighbour_send(a.self, to, NULL, 0, wrong, 2, out) == KVF_E_SYSTEM);
-    CHECK(kvf_memory_unmap((kvf_word)owned[0], bytes, (int32_t)owned[2]) == KVF_OK);
-    CHECK(kvf_memory_unmap((kvf_word)guarded[0], bytes, (int32_t)guarded[2]) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)owned[0], bytes, owned + 2, 1) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)guarded[0], bytes, guarded + 2, 1) == KVF_OK);
     close_side(&a);
     close_side(&b);
     CHECK(open_descriptors() == before);
@@ -312,11 +317,11 @@ static void shrunk_while_looked_at(uint32_t rounds) {
         __atomic_store_n(&other.turn, round, __ATOMIC_RELEASE);
         int32_t status = KVF_E_INVALID;
         for (int tries = 0; tries < 5 && status == KVF_E_INVALID; tries++)
-            status = kvf_neighbour_map(other.descriptor, bytes, KVF_NEIGHBOUR_KEEP, out);
+            status = map_one(other.descriptor, bytes, KVF_NEIGHBOUR_KEEP, out);
         while (__atomic_load_n(&other.done, __ATOMIC_ACQUIRE) < round) sched_yield();
         if (status == KVF_OK) { /* ends this process if there is no file behind it */
             *(volatile uint8_t *)(uintptr_t)((kvf_word)out[0] + bytes - 1) = 1;
-            CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], -1) == KVF_OK);
+            CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], NULL, 0) == KVF_OK);
         }
         close(other.descriptor);
     }
@@ -330,31 +335,33 @@ static void refused_maps(void) {
     const kvf_word bytes = 1 << 20;
     int pipes[2];
     CHECK(pipe2(pipes, O_CLOEXEC) == 0);
-    CHECK(kvf_neighbour_map(pipes[0], bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(pipes[0], bytes, 0, out) == KVF_E_INVALID);
     close(pipes[1]);
-    CHECK(kvf_neighbour_map(open("/dev/zero", O_RDWR | O_CLOEXEC), bytes, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(open("/proc/self/exe", O_RDONLY | O_CLOEXEC), bytes, KVF_NEIGHBOUR_READ_ONLY, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(memory_file(bytes, 0), bytes, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(memory_file(bytes, F_SEAL_GROW), bytes, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(memory_file(bytes + 4096, F_SEAL_SHRINK), bytes, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(memory_file(bytes - 4096, F_SEAL_SHRINK), bytes, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(memory_file(bytes, F_SEAL_SHRINK | F_SEAL_WRITE), bytes, 0, out) == KVF_E_SYSTEM);
-    CHECK(kvf_neighbour_map(memory_file(bytes, F_SEAL_SHRINK), 0, 0, out) == KVF_E_INVALID);
-    CHECK(kvf_neighbour_map(-1, bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(open("/dev/zero", O_RDWR | O_CLOEXEC), bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(open("/proc/self/exe", O_RDONLY | O_CLOEXEC), bytes, KVF_NEIGHBOUR_READ_ONLY, out) == KVF_E_INVALID);
+    CHECK(map_one(memory_file(bytes, 0), bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(memory_file(bytes, F_SEAL_GROW), bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(memory_file(bytes + 4096, F_SEAL_SHRINK), bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(memory_file(bytes - 4096, F_SEAL_SHRINK), bytes, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(memory_file(bytes, F_SEAL_SHRINK | F_SEAL_WRITE), bytes, 0, out) == KVF_E_SYSTEM);
+    CHECK(map_one(memory_file(bytes, F_SEAL_SHRINK), 0, 0, out) == KVF_E_INVALID);
+    CHECK(map_one(-1, bytes, 0, out) == KVF_E_INVALID);
     int gone = memory_file(bytes, F_SEAL_SHRINK);
     close(gone);
-    CHECK(kvf_neighbour_map(gone, bytes, 0, out) == KVF_E_SYSTEM);
+    CHECK(map_one(gone, bytes, 0, out) == KVF_E_SYSTEM);
     shrunk_while_looked_at(1000);
     /* A caller's file: sealed where it can be. */
     int own = memory_file(bytes + 100, 0);
     CHECK(kvf_neighbour_inspect(own, out) == KVF_OK && out[0] == (double)bytes + 100 && out[1] == 1);
     close((int)out[2]);
     CHECK(ftruncate(own, 10) != 0);
-    CHECK(kvf_neighbour_map(own, bytes, KVF_NEIGHBOUR_OWN | KVF_NEIGHBOUR_KEEP, out) == KVF_OK);
-    CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], -1) == KVF_OK);
-    CHECK(kvf_neighbour_map(own, bytes + 101, KVF_NEIGHBOUR_OWN, out) == KVF_E_INVALID);
+    CHECK(map_one(own, bytes, KVF_NEIGHBOUR_OWN | KVF_NEIGHBOUR_KEEP, out) == KVF_OK);
+    CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], NULL, 0) == KVF_OK);
+    CHECK(map_one(own, bytes + 101, KVF_NEIGHBOUR_OWN, out) == KVF_E_INVALID);
     CHECK(open_descriptors() == before);
 }
+
+#include "neighbour_files.h"
 
 /* ---- strangers ----------------------------------------------------------------------------------------------- */
 
@@ -543,6 +550,10 @@ int main(int count, char **arguments) {
     printf("held descriptors\n");
     refused_maps();
     printf("held refused maps\n");
+    several_files();
+    printf("held several files\n");
+    refused_files();
+    printf("held refused files\n");
     strangers();
     printf("held strangers\n");
     exits(percent / 5 + 2);

@@ -154,7 +154,7 @@ function simStaging({ world }: SimNetwork, process: SimProcess): StagingMemory {
     map: (bytes) => {
       const region = world.allocate(process, bytes, `staging of P${process.id}`, true);
       regions.set(region.base, region);
-      return { address: region.base, bytes, descriptor: -1 };
+      return { address: region.base, bytes, files: [] };
     },
     release: async ({ address }) => {
       const region = regions.get(address);

@@ -56,7 +56,7 @@ function world(answer: Answer, mapping: () => Promise<MappedMemory> | MappedMemo
   const said: string[] = [];
   const moved: string[] = [];
   const host = {
-    map: (bytes: number): MappedMemory => ({ address: 4096, bytes, descriptor: -1 }),
+    map: (bytes: number): MappedMemory => ({ address: 4096, bytes, files: [] }),
     release: async (): Promise<void> => undefined,
   };
   const client: StagingClient = new StagingClient(async (_agent, body) => {
@@ -94,7 +94,7 @@ function world(answer: Answer, mapping: () => Promise<MappedMemory> | MappedMemo
   return { run, said, moved, client, lent };
 }
 
-const ready = async (): Promise<MappedMemory> => ({ address: 1 << 20, bytes: 8 * ROW_BYTES, descriptor: -1 });
+const ready = async (): Promise<MappedMemory> => ({ address: 1 << 20, bytes: 8 * ROW_BYTES, files: [] });
 const credit: Answer = ({ id, device }) => ({
   word: "credit",
   id,

@@ -23,14 +23,14 @@ if (usable) {
   );
   test(
     "two processes that share a GPU, as neighbours",
-    () => expectCases("test/cuda/neighbours.cases.ts", 42, { ...environment, KVF_STANDIN_IPC: "1" }),
+    () => expectCases("test/cuda/neighbours.cases.ts", 44, { ...environment, KVF_STANDIN_IPC: "1" }),
     180_000,
   );
   for (const ipc of ["1", "2"])
     test(
       `two processes on two GPUs, as neighbours, by ${ipc === "1" ? "IPC handles" : "descriptors"}`,
       () =>
-        expectCases("test/cuda/neighbours.cases.ts", 42, {
+        expectCases("test/cuda/neighbours.cases.ts", 44, {
           ...environment,
           KVF_STANDIN_IPC: ipc,
           KVF_STANDIN_DEVICES: "2",
@@ -40,7 +40,7 @@ if (usable) {
     );
   test(
     "two processes that share a GPU whose driver gives no IPC handles, by descriptors",
-    () => expectCases("test/cuda/neighbours.cases.ts", 42, { ...environment, KVF_STANDIN_IPC: "2" }),
+    () => expectCases("test/cuda/neighbours.cases.ts", 44, { ...environment, KVF_STANDIN_IPC: "2" }),
     180_000,
   );
   test(

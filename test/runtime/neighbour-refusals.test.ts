@@ -322,7 +322,9 @@ describe("a layout for reading", () => {
     if (again >= 0) {
       expect(() => writeSync(again, one, 0, 1, 0)).toThrow("EPERM");
       const context = NativeContext.open(openLibrary(), 64);
-      expect(() => mapNeighbourMemory(context, again, 4096, false)).toThrow("Operation not permitted");
+      expect(() => mapNeighbourMemory(context, [{ descriptor: again, bytes: 4096 }], false)).toThrow(
+        "Operation not permitted",
+      );
       context.close(100);
     }
     closeSync(descriptor);
@@ -334,11 +336,13 @@ describe("a layout for reading", () => {
 describe("what is handed over", () => {
   const context = NativeContext.open(openLibrary(), 64);
   const sealed = (bytes: number): MappedMemory => mapMemory(context, bytes, true);
+  const descriptorsOf = ({ files }: MappedMemory): number[] => files.map(({ descriptor }) => descriptor);
 
   /** Hands descriptors and words to an importer, and says why it did not map them. */
   async function handing(
     describe: (layout: string) => {
-      readonly segments: readonly number[];
+      /** Bytes of the files of each segment. */
+      readonly segments: readonly (readonly number[])[];
       readonly region: readonly [number, number, number];
       readonly descriptors: readonly number[];
       readonly name?: string;
@@ -360,7 +364,7 @@ describe("what is handed over", () => {
           say: "layout",
           layout,
           readOnly: false,
-          segments,
+          segments: segments.map((files) => ({ files })),
           components: [{ name, regions: [region], why: null }],
         },
         descriptors,
@@ -377,7 +381,11 @@ describe("what is handed over", () => {
     const memory = sealed(8192);
     for (const size of [4096, 12_288])
       expect(
-        await handing(() => ({ segments: [size], region: [0, 0, 2048], descriptors: [memory.descriptor] })),
+        await handing(() => ({
+          segments: [[size]],
+          region: [0, 0, 2048],
+          descriptors: descriptorsOf(memory),
+        })),
       ).toContain(`has 8192 bytes instead of ${size}`);
     unmapMemory(context, memory);
   });
@@ -386,7 +394,7 @@ describe("what is handed over", () => {
     const libc = dlopen("libc.so.6", { memfd_create: { args: ["ptr", "u32"], returns: "i32" } });
     const file = libc.symbols.memfd_create(new Uint8Array([0x78, 0]), MFD_CLOEXEC | MFD_ALLOW_SEALING);
     ftruncateSync(file, 8192);
-    const handed = { segments: [8192], region: [0, 0, 2048], descriptors: [file] } as const;
+    const handed = { segments: [[8192]], region: [0, 0, 2048], descriptors: [file] } as const;
     expect(await handing(() => handed)).toContain("is not sealed: it could shrink");
     ftruncateSync(file, 1024);
     // Seals it, for it can be.
@@ -398,10 +406,53 @@ describe("what is handed over", () => {
     closeSync(file);
   });
 
+  test("in several files is refused whole when one of them is wrong, missing or could shrink", async () => {
+    const STEP = 2 ** 21;
+    const memory = mapMemory(context, 3 * STEP, true, STEP);
+    const good = descriptorsOf(memory);
+    const region = [0, STEP - 1024, 2048] as const;
+    const libc = dlopen("libc.so.6", { memfd_create: { args: ["ptr", "u32"], returns: "i32" } });
+    const made = libc.symbols.memfd_create(new Uint8Array([0x78, 0]), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    const handing3 = (at: number, bytes: number, descriptor = good[at] ?? -1): Promise<string> =>
+      handing(() => ({
+        segments: [[0, 1, 2].map((index) => (index === at ? bytes : STEP))],
+        region,
+        descriptors: good.with(at, descriptor),
+      }));
+    ftruncateSync(made, STEP);
+    for (const at of [0, 1, 2]) {
+      expect(await handing3(at, 2 * STEP)).toContain(`has ${STEP} bytes instead of ${2 * STEP}`);
+      expect(await handing3(at, STEP, made)).toContain("is not sealed: it could shrink");
+      const fewer = good.toSpliced(at, 1);
+      expect(await handing(() => ({ segments: [[STEP, STEP, STEP]], region, descriptors: fewer }))).toContain(
+        "2 descriptors came for 3 files",
+      );
+    }
+    expect(await handing3(0, STEP / 2)).toContain("could not follow at once");
+    expect(await handing3(2, STEP / 2)).toContain(`has ${STEP} bytes instead of ${STEP / 2}`);
+    expect(await handing(() => ({ segments: [[STEP, STEP]], region, descriptors: good }))).toContain(
+      "3 descriptors came for 2 files",
+    );
+    expect(
+      await handing(() => ({
+        segments: [[STEP, STEP, STEP]],
+        region: [0, 3 * STEP - 1024, 2048],
+        descriptors: good,
+      })),
+    ).toContain("does not lie in its segment");
+    ftruncateSync(made, 4096);
+    const { sealed: isSealed, descriptor } = inspectFile(context, made);
+    expect(isSealed).toBe(true);
+    for (const at of [0, 1, 2])
+      expect(await handing3(at, STEP, made)).toContain(`has 4096 bytes instead of ${STEP}`);
+    closeSync(descriptor);
+    closeSync(made);
+    unmapMemory(context, memory);
+  });
+
   test("with regions outside their segment, too few or of other components, is refused", async () => {
     const memory = sealed(8192);
-    const descriptors = [memory.descriptor];
-    const [bytes] = [8192];
+    const descriptors = descriptorsOf(memory);
     for (const region of [
       [0, 8192, 2048],
       [0, 6145, 2048],
@@ -409,14 +460,14 @@ describe("what is handed over", () => {
       [0, 2 ** 53 - 1, 2048],
       [1, 0, 2048],
     ] as const)
-      expect(await handing(() => ({ segments: [bytes], region, descriptors }))).toContain(
+      expect(await handing(() => ({ segments: [[8192]], region, descriptors }))).toContain(
         "does not lie in its segment",
       );
-    expect(await handing(() => ({ segments: [bytes, bytes], region: [0, 0, 2048], descriptors }))).toContain(
-      "1 descriptors came for 2 segments",
-    );
+    expect(
+      await handing(() => ({ segments: [[8192], [8192]], region: [0, 0, 2048], descriptors })),
+    ).toContain("1 descriptors came for 2 files");
     expect(await handing(() => ({ segments: [], region: [0, 0, 2048], descriptors }))).toContain(
-      "1 descriptors came for 0 segments",
+      "1 descriptors came for 0 files",
     );
     unmapMemory(context, memory);
   });
@@ -425,7 +476,7 @@ describe("what is handed over", () => {
     for (const path of ["/dev/zero", "/tmp", "/proc/self/status"]) {
       const descriptor = openSync(path, "r");
       expect(
-        await handing(() => ({ segments: [4096], region: [0, 0, 2048], descriptors: [descriptor] })),
+        await handing(() => ({ segments: [[4096]], region: [0, 0, 2048], descriptors: [descriptor] })),
       ).toContain("What the peer handed over was refused");
       closeSync(descriptor);
     }
@@ -443,9 +494,11 @@ describe("what is handed over", () => {
     expect(reasonOf(peer.layouts[0] as RemoteLayout)).toBe("Not today.");
     const before = openDescriptors("self");
     const layout = (1n as LayoutHandle).toString();
-    impostor.say(connection, { say: "layout", layout, readOnly: false, segments: [4096], components: [] }, [
-      memory.descriptor,
-    ]);
+    impostor.say(
+      connection,
+      { say: "layout", layout, readOnly: false, segments: [{ files: [4096] }], components: [] },
+      descriptorsOf(memory),
+    );
     expect((await impostor.hears()).word).toEqual({ say: "released", layouts: [layout] });
     expect(openDescriptors("self")).toBe(before);
     impostor.sockets.send(connection, new Uint8Array([0, 123, 1, 2]));

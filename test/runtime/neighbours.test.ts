@@ -151,7 +151,7 @@ describe("between two processes", () => {
       const theirs = await b.register(
         spec({ kind: "external-fd", regions: [{ fd: file, offset: 8192, size }] }),
       );
-      openLibrary().kvf_memory_unmap(address, mapped, file);
+      openLibrary().kvf_memory_unmap(address, mapped, new Float64Array([file]), 1);
       const own = await a.register(spec({ kind: "system" }));
       const peer = await pair.meet();
       const remote = peer.layout("bundle");
@@ -520,6 +520,6 @@ describe("leaving", () => {
 /** Address, bytes and descriptor of a file in memory. */
 function shareableFile(bytes: number): number[] {
   const out = new Float64Array(new ArrayBuffer(32));
-  if (openLibrary().kvf_memory_map(bytes, KVF_MEMORY_SHARED, out) !== 0) throw new Error("no memory");
+  if (openLibrary().kvf_memory_map(bytes, KVF_MEMORY_SHARED, 0, out) !== 0) throw new Error("no memory");
   return [...out];
 }

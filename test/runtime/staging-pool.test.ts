@@ -131,7 +131,7 @@ test("memory of a GPU is made once, when it is first asked for, as many bytes as
   for (let times = 0; times < 4; times++) one.ask();
   two.ask();
   expect([made, one.waiting, two.waiting, pool.registration]).toEqual([[256], 4, 1, null]);
-  mapping.resolve({ address: 4096, bytes: 256, descriptor: -1 });
+  mapping.resolve({ address: 4096, bytes: 256, files: [] });
   await mapping.promise;
   await Bun.sleep(0);
   // Half for one peer, so that one that falls silent leaves some: then who asked next.

@@ -23,7 +23,7 @@ export interface Arena {
 
 export function makeArena(bytes: number): Arena {
   const out = new Float64Array(new ArrayBuffer(32));
-  if (openLibrary().kvf_memory_map(bytes, KVF_MEMORY_SHARED, out) !== 0)
+  if (openLibrary().kvf_memory_map(bytes, KVF_MEMORY_SHARED, 0, out) !== 0)
     throw new Error("no memory for an arena");
   const [address = 0, , descriptor = -1] = out;
   const memory = new Uint8Array(toArrayBuffer(address as never, 0, bytes));

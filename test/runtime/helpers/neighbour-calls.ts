@@ -1,9 +1,16 @@
 // What a test asks of a process that plays a neighbour. Everything travels as structured clones.
 import type { LayoutSpec, OpenOptions } from "../../../index.ts";
+import type { FileCut } from "../../../lib/runtime/neighbour-memory.ts";
 
 /** A call to the process of fixtures/neighbour.ts. */
 export type NeighbourCall =
-  | { readonly do: "open"; readonly options: Partial<OpenOptions>; readonly user?: number }
+  | {
+      readonly do: "open";
+      readonly options: Partial<OpenOptions>;
+      readonly user?: number;
+      /** How memory is cut into files; left out: as usual. */
+      readonly cut?: FileCut;
+    }
   | { readonly do: "register"; readonly specs: readonly LayoutSpec[] }
   | { readonly do: "export"; readonly layouts?: readonly string[]; readonly audience?: readonly bigint[] }
   | { readonly do: "import"; readonly bytes: Uint8Array }

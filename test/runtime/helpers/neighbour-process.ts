@@ -92,6 +92,7 @@ export class NeighbourProcess implements AsyncDisposable {
 
 /** A mapping of a process, as the kernel lists it. */
 export interface ListedMapping {
+  readonly start: number;
   /** `rw-s`, `r--s` ... */
   readonly rights: string;
   readonly inode: string;
@@ -106,7 +107,8 @@ export function listedMappings(pid: number | "self"): ListedMapping[] {
     .map((line) => {
       const [range = "", rights = "", , , inode = ""] = line.split(/\s+/);
       const [start = "0", end = "0"] = range.split("-");
-      return { rights, inode, bytes: Number.parseInt(end, 16) - Number.parseInt(start, 16) };
+      const from = Number.parseInt(start, 16);
+      return { start: from, rights, inode, bytes: Number.parseInt(end, 16) - from };
     });
 }
 
