@@ -1,9 +1,49 @@
 // What memory that neighbours can map costs against private memory.
 import { Transport } from "../index.ts";
+import { NativeContext } from "../lib/native/context.ts";
+import { openLibrary } from "../lib/native/library.ts";
+import { touchMemory } from "../lib/native/memory.ts";
+import {
+  FILE_CUT,
+  type FileCut,
+  mapShareable,
+  ONE_FILE,
+  releaseShareable,
+} from "../lib/runtime/neighbour-memory.ts";
 import { CHUNKS, listsOf, rateOf, requestOf, specOf } from "./neighbour-moves.ts";
 import type { Move } from "./neighbour-moves.ts";
 import { alternate } from "./processes.ts";
 import type { Contender } from "./processes.ts";
+
+/** Bytes of a pool whose making is measured. */
+export const POOL: number = 2 * 2 ** 30;
+
+/** Samples of making a pool whose pages are all there, as a pinned pool is before it is registered with a driver. */
+export async function pools(samples: number): Promise<Record<string, number[]>> {
+  const context = NativeContext.open(openLibrary(), 64);
+  const threads = Math.min(16, navigator.hardwareConcurrency);
+  const make = async (cut: FileCut | null): Promise<number> => {
+    const begun = Bun.nanoseconds();
+    const memory = mapShareable(
+      context,
+      POOL,
+      cut === null ? null : { access: "read-write", components: 1, cut },
+    );
+    await touchMemory(context, memory.mapping, threads);
+    const millis = (Bun.nanoseconds() - begun) / 1e6;
+    await releaseShareable(context, memory);
+    return millis;
+  };
+  try {
+    return await alternate(
+      { ours: () => make(FILE_CUT), "one file": () => make(ONE_FILE), "private memory": () => make(null) },
+      samples,
+      1,
+    );
+  } finally {
+    context.close(1_000);
+  }
+}
 
 /** Samples of touching such memory for the first time, or of copying inside it. */
 export async function sharing(samples: number, what: "touch" | "copy"): Promise<Record<string, number[]>> {

@@ -6,7 +6,7 @@ import { buildNative } from "./native.ts";
 import { CHUNKS, moves, REGION, SLOW_NIXL } from "./neighbour-moves.ts";
 import type { Move } from "./neighbour-moves.ts";
 import { notifications, PINGS } from "./neighbour-pings.ts";
-import { sharing } from "./neighbour-sharing.ts";
+import { POOL, pools, sharing } from "./neighbour-sharing.ts";
 import { inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
@@ -51,6 +51,14 @@ const SINGLE: readonly Row[] = [
     note: `${REGION / MIB} MiB that neighbours can map, registered and written for the first time; the peer: private memory`,
     gpus: 0,
     measure: (samples) => sharing(Math.min(samples, 5), "touch"),
+  },
+  {
+    id: "share.ready",
+    unit: "ms",
+    direction: "time",
+    note: `${POOL / 2 ** 30} GiB that neighbours can map, in files that the threads of this machine fill at once (at most 16 files and threads); the peers: in one file, private memory`,
+    gpus: 0,
+    measure: (samples) => pools(Math.min(samples, 5)),
   },
   {
     id: "share.copy",
