@@ -137,7 +137,7 @@ export function buildHop(
     op: byGds ? (work.destinationKind === 2 ? "write" : "read") : route.op,
     agent: route.agent,
     programs,
-    ...(route.assisted ? { components: names } : undefined),
+    ...(route.assisted || peerWrites(route, work, prepared) ? { components: names } : undefined),
     bytes,
     descriptorsBefore: before,
     descriptorsAfter: after,
@@ -147,6 +147,16 @@ export function buildHop(
     predictedMicros: choice.predictedMicros,
     candidates: slab === null ? choice.candidates : [...choice.candidates, slab.candidate],
   };
+}
+
+/** Of two hops the one from the peer is such that the peer had better write it, and it helps. */
+function peerWrites(
+  { executor, agent }: PreparedRoute["route"],
+  work: Work,
+  { profile, environment }: PreparedPair,
+): boolean {
+  if (executor !== "staged" || agent === null || environment.assists?.(agent) !== true) return false;
+  return readsInSoftware(work, profile, environment);
 }
 
 /**

@@ -17,7 +17,7 @@ export type RunProgram = (
 ) => RunningHop;
 
 /** Requests to the peer that one transfer has under way at most. */
-const MOST_ASKED = 4;
+const MOST_ASKED = 16;
 /** The same between GPUs, where asking takes longer than moving: some wait over there for a chunk. */
 const MOST_ASKED_ON_DEVICE = 32;
 /** With so many it begins: each answer lets one more begin, for what is asked later is not to hold up what was answered. */

@@ -376,6 +376,29 @@ describe("the route table names the way or what is missing", () => {
     },
   );
 
+  test.each([
+    ["read", "tcp", true, true],
+    ["read", "tcp", false, false],
+    ["read", "cma", true, false],
+    ["read", "rdma", true, false],
+    ["write", "tcp", true, false],
+  ] as const)(
+    "between GPU memory here and host memory of a peer a %s over %s, where it helps: %p, goes with its help: %p",
+    (op, transport, assists, helped) => {
+      const world = new World();
+      const gpu = world.add({ ...device });
+      const host = world.add({ reach: "nixl" });
+      const [source, destination] = op === "read" ? [host, gpu] : [gpu, host];
+      const plan = world.plan(
+        { source: source.handle, destination: destination.handle, sourceBlocks: [1], destinationBlocks: [2] },
+        { ...everything, gpuRdma: false, assists: () => assists, nixlTransport: () => transport },
+      );
+      const [hop] = plan.legs[0]?.hops ?? [];
+      expect([hop?.executor, hop?.op, hop?.agent]).toEqual(["staged", op, "peer"]);
+      expect(hop?.components).toEqual(helped ? ["kv"] : undefined);
+    },
+  );
+
   describe("GPU memory and files: GPUDirect Storage", () => {
     const config = {
       numBlocks: 8,

@@ -291,6 +291,43 @@ test("many transfers both ways at once over few chunks all end with the right by
   await until("nothing is held", () => JSON.stringify([lent(a), lent(b)]) === HELD_NOT);
 });
 
+test("over TCP a peer whose host memory is read into a GPU writes it itself, into staging memory here", async () => {
+  const before = process.env["UCX_TLS"];
+  process.env["UCX_TLS"] = "tcp,self";
+  try {
+    const staged = { capabilities: { gpuRdma: false } };
+    const [a, b] = [await open(staged), await open(staged)];
+    await using opened = new AsyncDisposableStack();
+    for (const { transport } of [a, b]) opened.defer(() => transport.close().then(() => undefined));
+    const here = await a.transport.register(spec("here", 0));
+    const there = await b.transport.register(spec("there", 0, { memory: { kind: "system" }, order: "hnd" }));
+    // Whose GPU memory is known is known to have staging memory.
+    await b.transport.register(spec("other", 1));
+    await Promise.all([here.fill(0xee), there.fill({ random: 2 })]);
+    const peer = await a.transport.importMetadata(await b.transport.exportMetadata());
+    await b.transport.importMetadata(await a.transport.exportMetadata());
+    await until("the peer is heard", () => a.session.staged?.assists(peer.wireName) === true);
+    const pull = {
+      source: peer.layout("there"),
+      destination: here,
+      sourceBlocks: FROM,
+      destinationBlocks: TO,
+    };
+    const result = await a.transport.transfer(pull);
+    expect(result).toMatchObject({ settlement: "done", bytes: FROM.length * BLOCK });
+    expect(await here.checksums(TO)).toEqual(await there.checksums(FROM));
+    for (let block = 0; block < 64; block++)
+      if (!TO.includes(block)) expect(new Set(await here.read(block))).toEqual(new Set([0xee]));
+    // Nothing was read: the owner wrote, from host memory to host memory.
+    expect(a.moved).toEqual([]);
+    expect(new Set(b.moved.map((ends) => ends.join()))).toEqual(new Set([ON_HOSTS.join()]));
+    await until("nothing is held", () => JSON.stringify([lent(a), lent(b)]) === HELD_NOT);
+  } finally {
+    if (before === undefined) delete process.env["UCX_TLS"];
+    else process.env["UCX_TLS"] = before;
+  }
+});
+
 /** Why the slab is taken, in explain's words. */
 function reasonOf(met: Met, way: "push" | "pull"): string {
   const [hop] = met.a.transport.explain(met[way]).legs[0]?.hops ?? [];

@@ -38,7 +38,7 @@ test("standin-gds: between GPU memory and files, by stand-ins, GPUDirect Storage
 test(
   "standin-device-slab: between GPUs, by stand-ins for NIXL and the driver, what fails leaves nothing behind either",
   () =>
-    expectCases("test/runtime/standin-device-slab.cases.ts", 21, {
+    expectCases("test/runtime/standin-device-slab.cases.ts", 22, {
       KVFERRY_NIXL_LIBRARY: STANDIN,
       KVFERRY_CUDA_LIBRARY: STANDIN_PATH,
       KVF_STANDIN_DEVICES: "2",
