@@ -11,7 +11,7 @@ import {
   openDescriptors,
 } from "./helpers/neighbour-process.ts";
 import { refused } from "./helpers/refusal.ts";
-import { freshWorker, openLocal, systemSpec, until } from "./helpers/transports.ts";
+import { freshWorker, nixlTest, openLocal, systemSpec, until } from "./helpers/transports.ts";
 
 const MILLIS = 60_000;
 
@@ -255,6 +255,46 @@ describe("byte by byte", () => {
       expect(await theirs.checksums(ids.toReversed())).toEqual(await own.checksums(ids));
     }
   });
+});
+
+describe("over NIXL", () => {
+  nixlTest(
+    "memory in several files is registered as one, and blocks across their ends arrive whole, both ways",
+    async () => {
+      const open = (): Promise<Transport> =>
+        openInFiles(
+          { workerId: freshWorker(), nixl: { backends: { UCX: {} } }, cuda: false, neighbours: false },
+          SMALL_FILES,
+        );
+      await using a = await open();
+      await using b = await open();
+      const own = await a.register(systemSpec("own", ODD));
+      const theirs = await b.register(systemSpec("theirs", ODD));
+      expect([mappingsOf(own).length, mappingsOf(theirs).length]).toEqual([3, 3]);
+      const remote = (await a.importMetadata(await b.exportMetadata())).layout("theirs");
+      expect(remote.distance).toBe("remote");
+      const places = ALL.toReversed();
+      await own.fill({ random: 31 });
+      await a.transfer({
+        source: own,
+        destination: remote,
+        sourceBlocks: ALL,
+        destinationBlocks: places,
+        method: "nixl/write",
+      });
+      expect(await theirs.checksums(places)).toEqual(await own.checksums(ALL));
+      await theirs.fill({ random: 32 });
+      await a.transfer({
+        source: remote,
+        destination: own,
+        sourceBlocks: ALL,
+        destinationBlocks: places,
+        method: "nixl/read",
+      });
+      expect(await own.checksums(places)).toEqual(await theirs.checksums(ALL));
+    },
+    MILLIS,
+  );
 });
 
 describe("how many files", () => {
