@@ -260,13 +260,13 @@ export const defaultProfile: MachineProfile = Object.freeze({
   nixl: {
     postMicros: 6,
     lanes: 2,
-    slabRowMicros: 1.1,
+    slabRowMicros: 0.35,
     slabGigabytesPerSecond: 5,
     // 5 to 9 measured over UCX.
     deviceDescriptorMicros: 7,
     // Not measured: half of the host's figure, which has the copy of each row in it, and half of what two passes over
     // the memory of a GPU take by kernels for pieces of 16 KiB.
-    deviceSlabRowMicros: 0.5,
+    deviceSlabRowMicros: 0.17,
     deviceSlabGigabytesPerSecond: 470,
     transports: {
       cma: {
