@@ -22,6 +22,7 @@ static atomic_bool loaded;
 static const char *const environment[][2] = {
     {"UCX_MEM_EVENTS", "n"},           {"UCX_DEBUG_SIGNO", "0"},    {"UCX_HANDLE_ERRORS", "none"},
     {"UCX_WARN_UNUSED_ENV_VARS", "n"}, {"UCX_LOG_LEVEL", "fatal"}, {"NIXL_LOG_LEVEL", "FATAL"},
+    {"UCX_TCP_CONN_NB", "y"},
 };
 
 /* What a libnixl_capi.so from a source install needs and, having no RUNPATH, does not find, in the order of need. */

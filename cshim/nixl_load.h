@@ -13,6 +13,9 @@
  *   UCX_MEM_EVENTS=n            no patching of mmap and brk in the host process; ten times faster start
  *   UCX_DEBUG_SIGNO=0           else UCX takes SIGHUP from the host program
  *   UCX_HANDLE_ERRORS=none      else some builds of UCX install handlers for fatal signals
+ *   UCX_TCP_CONN_NB=y           a connection is made in UCX's progress and not inside the call that loads a peer: where it
+ *                               broke off inside that call, UCX 1.23 freed the endpoint and returned it as a good one, and
+ *                               ended the process (stubs.c, Assertion `0' failed) over what was put on it
  *   UCX_WARN_UNUSED_ENV_VARS=n, UCX_LOG_LEVEL=fatal, NIXL_LOG_LEVEL=FATAL    nothing on the host's stderr
  *
  * KVF_OK, KVF_E_INVALID (a relative path), KVF_E_UNAVAILABLE (not found, not loadable, or a function is missing: the text

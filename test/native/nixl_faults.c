@@ -109,9 +109,11 @@ static void case_load(const char *standin, const char *empty) {
     kvf_slot_result(context, 0, (uint8_t *)path, sizeof path, out);
     outcome again = await(kvf_nixl_load_job(context, 0, empty), 0);
     const char *events = getenv("UCX_MEM_EVENTS"), *signo = getenv("UCX_DEBUG_SIGNO"), *level = getenv("UCX_LOG_LEVEL");
+    const char *connects = getenv("UCX_TCP_CONN_NB");
     verdict("load: once, with the environment set and the user's own kept",
             good.status == KVF_OK && strcmp(path, standin) == 0 && again.status == KVF_OK && events &&
-                strcmp(events, "n") == 0 && signo && strcmp(signo, "0") == 0 && strcmp(level, "warn") == 0,
+                strcmp(events, "n") == 0 && signo && strcmp(signo, "0") == 0 && connects &&
+                strcmp(connects, "y") == 0 && strcmp(level, "warn") == 0,
             "%d %s, path %s", good.status, good.text, path);
     void *library = dlopen(standin, RTLD_NOW | RTLD_LOCAL);
     void *symbol = library ? dlsym(library, "standin_control") : NULL;
