@@ -560,7 +560,8 @@ class Play {
     if (send.waiting > 0 || receive.waiting > 0)
       this.#world.find(`P${member.process.id} has somebody who waits for a chunk at peace`);
     const { doubtful: kept } = dump.staging;
-    if (dump.metrics["kvferry.transfers.in_doubt"] === 0 && send.lent > kept)
+    // A write that hangs behind a copy that hung may still run, and has its chunk.
+    if (dump.metrics["kvferry.transfers.in_doubt"] === 0 && send.lent > kept + member.agent.running)
       this.#world.find(`P${member.process.id} has lost ${send.lent} chunks of its own`);
     if (!this.#faulty && kept > 0)
       this.#world.find(`P${member.process.id} keeps ${kept} chunks though nothing has failed`);

@@ -207,6 +207,11 @@ export class SimAgent {
     this.#running.add(transfer);
   }
 
+  /** Transfers that have not ended. */
+  get running(): number {
+    return this.#running.size;
+  }
+
   ended(transfer: SimTransfer): void {
     this.#running.delete(transfer);
   }
