@@ -63,7 +63,7 @@ export async function moves(move: Move, samples: number, slow: boolean): Promise
   };
   // JavaScript's engine compiles what runs often: what is measured in microseconds is measured after that.
   const taken = await alternate(contenders, samples, gpu ? WARM_ROUNDS : 5);
-  if (slow && findNixl() !== null) {
+  if (slow && move.deep === undefined && findNixl() !== null) {
     // A NIXL that cannot reach this memory leaves our own figures as they are.
     const rates = await overNixl(move, theirs, lists, cuda).catch((error: unknown) => {
       process.stderr.write(`NOT RUN: NIXL: ${error instanceof Error ? error.message : String(error)}\n`);

@@ -26,7 +26,17 @@ const SETTLE_MILLIS = 10_000;
 /** What a driver may keep for itself, far below the layouts of all cases. MiB. */
 const DRIVER_NOISE = 64;
 
+/** Neighbours at once, at most. */
+const MOST_LANES = 6;
+
 type Kind = "system" | "pinned" | "device";
+
+/** Neighbours one after the other, each the same worker again, and the memory here that is moved to and from them. */
+interface Lane {
+  readonly worker: bigint;
+  /** One of each kind. */
+  readonly layouts: readonly LocalLayout[];
+}
 
 function specOf(name: string, kind: Kind): LayoutSpec {
   return { name, config: CONFIG, memory: { kind } };
@@ -52,25 +62,37 @@ export async function run(options: ProofOptions): Promise<ProofResult> {
     nixl: false,
     ...(kinds.length > 1 ? {} : { cuda: false }),
   });
-  const layouts: LocalLayout[] = [];
-  for (const kind of kinds) {
-    const own = await here.register(specOf(`own ${kind}`, kind));
-    await own.fill(1); // resident from the beginning
-    layouts.push(own);
+  const lanes: Lane[] = [];
+  // On a large machine some neighbours at once: one ends while others are in the middle of theirs.
+  for (let lane = 0; lane < Math.max(1, Math.min(MOST_LANES, navigator.hardwareConcurrency >> 2)); lane++) {
+    const layouts: LocalLayout[] = [];
+    for (const kind of kinds) {
+      const own = await here.register(specOf(`own ${kind} ${lane}`, kind));
+      await own.fill(1); // resident from the beginning
+      layouts.push(own);
+    }
+    lanes.push({ worker: BigInt(2 + lane), layouts });
   }
-  const ownOf = (index: number): LocalLayout => layouts[index % layouts.length] as LocalLayout; // there is one
   // The first cases warm up threads and sockets; what they leave is what every later one must leave.
-  for (const own of layouts) await tryCase(here, own, options.seed, -1, {});
+  await Promise.all(
+    lanes.map(async (lane) => {
+      for (const own of lane.layouts) await tryCase(here, lane.worker, own, options.seed, -1, {});
+    }),
+  );
   const before = await footprint();
-  for (let index = 0; index < options.cases && performance.now() < until; index++) {
-    cases++;
-    const problem = await tryCase(here, ownOf(index), options.seed, index, tally).catch((error: unknown) =>
-      error instanceof Error ? (error.stack ?? error.message) : String(error),
-    );
-    if (problem === null) continue;
-    failures++;
-    if (findings.length < 20) findings.push(`seed ${options.seed} case ${index}: ${problem}`);
-  }
+  const work = async ({ worker, layouts }: Lane): Promise<void> => {
+    while (cases < options.cases && performance.now() < until) {
+      const index = cases++;
+      const own = layouts[index % layouts.length] as LocalLayout; // there is one
+      const problem = await tryCase(here, worker, own, options.seed, index, tally).catch((error: unknown) =>
+        error instanceof Error ? (error.stack ?? error.message) : String(error),
+      );
+      if (problem === null) continue;
+      failures++;
+      if (findings.length < 20) findings.push(`seed ${options.seed} case ${index}: ${problem}`);
+    }
+  };
+  await Promise.all(lanes.map(work));
   const after = await footprint();
   for (const what of ["mappings", "descriptors", "threads", "sharedKilobytes"] as const)
     if (after[what] > before[what]) {
@@ -94,6 +116,7 @@ export async function run(options: ProofOptions): Promise<ProofResult> {
 
 async function tryCase(
   here: Transport,
+  worker: bigint,
   own: LocalLayout,
   seed: number,
   index: number,
@@ -104,10 +127,10 @@ async function tryCase(
   const kind = index % 2 === 0 ? "killed" : index % 4 === 1 ? "closed" : "exited";
   const memory = own.storage.kind as Kind; // as it was registered
   const far = new NeighbourProcess();
-  await far.call({ do: "open", options: { workerId: 2n, ...(memory === "system" ? {} : { cuda: {} }) } });
+  await far.call({ do: "open", options: { workerId: worker, ...(memory === "system" ? {} : { cuda: {} }) } });
   await far.call({ do: "register", specs: [specOf("theirs", memory)] });
   // Handed to the neighbour, and to be had back after its end.
-  const lent = await here.register(specOf("lent", memory));
+  const lent = await here.register(specOf(`lent ${worker}`, memory));
   await far.call({ do: "import", bytes: await here.exportMetadata({ layouts: [lent] }) });
   const peer = await here.importMetadata(await far.call<Uint8Array>({ do: "export" }));
   const theirs = peer.layout("theirs");
@@ -115,7 +138,10 @@ async function tryCase(
   const shared = listedMappings("self").filter(({ inode }) => inodes.has(inode)).length;
   if (theirs.distance !== "neighbour" || shared !== (memory === "device" ? 0 : 2))
     return `${theirs.distance}, ${shared} shared mappings`;
-  await far.call({ do: "storm", move: { own: "theirs", peers: "lent", direction: "push", ids: [...IDS] } });
+  await far.call({
+    do: "storm",
+    move: { own: "theirs", peers: `lent ${worker}`, direction: "push", ids: [...IDS] },
+  });
 
   const transfers: Transfer[] = [];
   const start = (): void => {
