@@ -1,7 +1,8 @@
 import { KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
-import { betweenChunks, executorBeside, stageMemory, stagePieces, type StagePiece } from "../core/staging.ts";
+import type { StagePiece } from "../core/stage-piece.ts";
+import { betweenChunks, executorBeside, stageMemory, stagePieces } from "../core/staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";

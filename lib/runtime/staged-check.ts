@@ -3,7 +3,8 @@ import { KvferryError } from "../core/errors.ts";
 import { stagedOffset } from "../core/intersect.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
-import { counted, stageMemory } from "../core/staging.ts";
+import { counted } from "../core/stage-piece.ts";
+import { stageMemory } from "../core/staging.ts";
 import type { BlockOffsets, CopyProgram, ProgramMemory } from "../core/program.ts";
 import { countOf, type NumberList, valuesOf } from "./number-lists.ts";
 import {

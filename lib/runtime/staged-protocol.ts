@@ -1,6 +1,6 @@
 import type { LayoutHandle } from "../core/handle.ts";
 import { MAX_LOOPS } from "../core/program.ts";
-import type { StagePiece } from "../core/staging.ts";
+import type { StagePiece } from "../core/stage-piece.ts";
 import {
   boundsOf,
   countOf,
