@@ -235,10 +235,16 @@ class Play {
     const kept = this.#kept.filter((one) => one.of === of);
     if (kept.length > 0 && this.#random.chance(0.2)) return this.#random.pick(kept).bytes;
     const some = this.#random.chance(0.3);
-    const bytes = await of.transport.exportMetadata(
+    const asked = of.transport.exportMetadata(
       some ? { layouts: of.layouts.filter(() => this.#random.chance(0.7)) } : {},
     );
+    // Another one is made meanwhile, and may be ready before.
+    if (this.#random.chance(0.3)) void of.transport.exportMetadata().catch(() => undefined);
+    const bytes = await asked;
     this.#kept.push({ of, bytes });
+    // It travels for a while, or lies somewhere, while its maker goes on.
+    const millis = this.#random.pick([0, 5, 40]);
+    await new Promise<void>((resolve) => void this.#world.schedule(null, millis, resolve));
     return bytes;
   }
 
