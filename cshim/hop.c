@@ -3,135 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
+#include "numbers.h"
 #include "status.h"
 
-/* 2^53: every number in a hop lies between its negative and itself. */
-#define MOST 9007199254740992
 typedef __int128 wide;
 
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #define LEAST_HUGE (2 * HUGE_PAGE)
-
-/* ---- numbers ------------------------------------------------------------------------------------------------- */
-
-static bool whole(double value, int64_t *out) {
-    if (!(value >= -(double)MOST && value <= (double)MOST)) return false;
-    *out = (int64_t)value;
-    return (double)*out == value;
-}
-
-static bool natural(double value, uint64_t *out) {
-    int64_t signed_value;
-    if (!whole(value, &signed_value) || signed_value < 0) return false;
-    *out = (uint64_t)signed_value;
-    return true;
-}
-
-/* Smallest and largest of an array of whole numbers and all their bits or-ed; false when one of them is none. Runs over
- * every block of a hop: whole numbers up to 2^51 are told by adding and taking away 1.5 x 2^52, whose last mantissa bit
- * counts ones, two at a time (what every processor has); anything else is looked at singly. */
-typedef double pair __attribute__((vector_size(16)));
-typedef int64_t pair_bits __attribute__((vector_size(16)));
-#define ROUNDER 0x1.8p52
-#define HALF_MOST 0x1p51
-#define LANES 4
-
-typedef struct bounds {
-    pair low, high;
-    pair_bits good, all;
-} bounds;
-
-static inline void bound_two(bounds *b, const double *at) {
-    const pair rounder = {ROUNDER, ROUNDER}, limit = {HALF_MOST, HALF_MOST};
-    pair value;
-    memcpy(&value, at, sizeof value);
-    const pair sum = value + rounder;
-    b->good &= (sum - rounder == value) & (value <= limit) & (value >= -limit);
-    b->all |= (pair_bits)sum - (pair_bits)rounder;
-#if defined(__SSE2__)
-    b->low = _mm_min_pd(value, b->low);
-    b->high = _mm_max_pd(value, b->high);
-#else
-    const pair_bits below = value < b->low, above = value > b->high;
-    b->low = (pair)((below & (pair_bits)value) | (~below & (pair_bits)b->low));
-    b->high = (pair)((above & (pair_bits)value) | (~above & (pair_bits)b->high));
-#endif
-}
-
-static bool slow_bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most, uint64_t *bits) {
-    for (uint64_t k = 0; k < count; k++) {
-        int64_t value;
-        if (!whole(values[k], &value)) return false;
-        if (k == 0 || value < *least) *least = value;
-        if (k == 0 || value > *most) *most = value;
-        *bits |= (uint64_t)value;
-    }
-    return true;
-}
-
-static bool bounds_of(const double *values, uint64_t count, int64_t *least, int64_t *most, uint64_t *bits) {
-    *bits = 0;
-    if (count < 2 * LANES) return slow_bounds_of(values, count, least, most, bits);
-    bounds lane[LANES]; /* each waits for its own last step only */
-    for (int i = 0; i < LANES; i++) lane[i] = (bounds){{values[0], values[0]}, {values[0], values[0]}, {-1, -1}, {0, 0}};
-    for (uint64_t k = 0; k < count; k += 2 * LANES) {
-        const double *at = values + (k + 2 * LANES <= count ? k : count - 2 * LANES);
-        for (int i = 0; i < LANES; i++) bound_two(&lane[i], at + 2 * i);
-    }
-    double low = values[0], high = values[0];
-    pair_bits good = {-1, -1}, all = {0, 0};
-    for (int i = 0; i < LANES; i++) {
-        good &= lane[i].good;
-        all |= lane[i].all;
-        for (int k = 0; k < 2; k++) {
-            if (lane[i].low[k] < low) low = lane[i].low[k];
-            if (lane[i].high[k] > high) high = lane[i].high[k];
-        }
-    }
-    if (!(good[0] && good[1])) return slow_bounds_of(values, count, least, most, bits);
-    *least = (int64_t)low;
-    *most = (int64_t)high;
-    *bits = (uint64_t)(all[0] | all[1]);
-    return true;
-}
-
-/* The same for block ids, four at a time. Shifted by half their range they compare as signed numbers, which every
- * processor does. */
-typedef int32_t quad __attribute__((vector_size(16)));
-#define HALF_RANGE 0x80000000u
-
-static void bound_ids(const uint32_t *ids, uint64_t count, uint32_t *least, uint32_t *most, uint32_t *bits) {
-    const int32_t half = (int32_t)HALF_RANGE, first = (int32_t)(ids[0] ^ HALF_RANGE);
-    const quad shift = {half, half, half, half};
-    quad low = {first, first, first, first}, high = low, all = {0, 0, 0, 0};
-    uint64_t k = 0;
-    for (; k + 4 <= count; k += 4) {
-        quad value;
-        memcpy(&value, ids + k, sizeof value);
-        all |= value;
-        value ^= shift;
-        const quad below = value < low, above = value > high;
-        low = (below & value) | (~below & low);
-        high = (above & value) | (~above & high);
-    }
-    *least = *most = ids[0];
-    *bits = 0;
-    for (int i = 0; i < 4; i++) {
-        const uint32_t l = (uint32_t)low[i] ^ HALF_RANGE, h = (uint32_t)high[i] ^ HALF_RANGE;
-        if (l < *least) *least = l;
-        if (h > *most) *most = h;
-        *bits |= (uint32_t)all[i];
-    }
-    for (; k < count; k++) {
-        if (ids[k] < *least) *least = ids[k];
-        if (ids[k] > *most) *most = ids[k];
-        *bits |= ids[k];
-    }
-}
 
 /* ---- one program --------------------------------------------------------------------------------------------- */
 
@@ -172,11 +51,11 @@ static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t
 static bool bound_places(kvf_program *program, int side) {
     const kvf_places *place = &program->place[side];
     int64_t *least = &program->offset_least[side], *most = &program->offset_most[side];
-    if (place->offset) return bounds_of(place->offset, program->pairs, least, most, &program->offset_bits[side]);
+    if (place->offset) return kvf_bounds_of(place->offset, program->pairs, least, most, &program->offset_bits[side]);
     uint32_t low, high, bits;
-    bound_ids(place->id, program->pairs, &low, &high, &bits);
+    kvf_bound_ids(place->id, program->pairs, &low, &high, &bits);
     const wide first = (wide)low * place->stride, last = (wide)high * place->stride;
-    if (first < -(wide)MOST || first > (wide)MOST || last < -(wide)MOST || last > (wide)MOST) return false;
+    if (first < -(wide)KVF_MOST_NUMBER || first > (wide)KVF_MOST_NUMBER || last < -(wide)KVF_MOST_NUMBER || last > (wide)KVF_MOST_NUMBER) return false;
     *least = (int64_t)(first < last ? first : last);
     *most = (int64_t)(first < last ? last : first);
     program->offset_bits[side] = (uint64_t)bits * (uint64_t)place->stride;
@@ -195,7 +74,7 @@ static bool sum_runs(kvf_program *program) {
     }
     program->blocks = sum;
     /* With the longest run inside the limits the others fit 64 bits as well. */
-    wide limit = MOST;
+    wide limit = KVF_MOST_NUMBER;
     if ((wide)(longest - 1) * llabs(program->src_run) > limit || (wide)(longest - 1) * llabs(program->dst_run) > limit) return false;
     int64_t src_low = INT64_MAX, src_high = INT64_MIN, dst_low = INT64_MAX, dst_high = INT64_MIN;
     for (uint64_t p = 0; p < program->pairs; p++) {
@@ -220,21 +99,21 @@ static bool sum_runs(kvf_program *program) {
 }
 
 static bool in_memory(const span *extent, uint32_t kind) {
-    return extent->low >= (kind == 2 ? 0 : 1) && extent->high <= (wide)MOST;
+    return extent->low >= (kind == 2 ? 0 : 1) && extent->high <= (wide)KVF_MOST_NUMBER;
 }
 
 static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     kvf_program *program = &hop->program[index];
     const double *word = hop->words + KVF_HOP_HEADER_WORDS + (uint64_t)index * KVF_PROGRAM_WORDS;
     uint64_t loops, kinds[4], at[5], ids, bytes;
-    if (!natural(word[0], &program->bases) || program->bases == 0) return malformed(index, "bases");
-    if (!natural(word[1], &program->pairs) || program->pairs == 0) return malformed(index, "pairs");
-    if (!natural(word[2], &loops) || loops > KVF_MAX_LOOPS) return malformed(index, "loops");
-    if (!natural(word[3], &program->row_bytes) || program->row_bytes == 0) return malformed(index, "row bytes");
-    if (!whole(word[4], &program->src_run) || !whole(word[5], &program->dst_run)) return malformed(index, "run strides");
+    if (!kvf_natural(word[0], &program->bases) || program->bases == 0) return malformed(index, "bases");
+    if (!kvf_natural(word[1], &program->pairs) || program->pairs == 0) return malformed(index, "pairs");
+    if (!kvf_natural(word[2], &loops) || loops > KVF_MAX_LOOPS) return malformed(index, "loops");
+    if (!kvf_natural(word[3], &program->row_bytes) || program->row_bytes == 0) return malformed(index, "row bytes");
+    if (!kvf_whole(word[4], &program->src_run) || !kvf_whole(word[5], &program->dst_run)) return malformed(index, "run strides");
     program->loops = (uint32_t)loops;
     for (int k = 0; k < 4; k++)
-        if (!natural(word[24 + k], &kinds[k]) || kinds[k] > (k % 2 ? UINT32_MAX : 2)) return malformed(index, "memory kind or device");
+        if (!kvf_natural(word[24 + k], &kinds[k]) || kinds[k] > (k % 2 ? UINT32_MAX : 2)) return malformed(index, "memory kind or device");
     program->src_kind = (uint32_t)kinds[0];
     program->src_device = (uint32_t)kinds[1];
     program->dst_kind = (uint32_t)kinds[2];
@@ -242,27 +121,27 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     for (int k = 37; k < KVF_PROGRAM_WORDS; k++)
         if (word[k] != 0) return malformed(index, "reserved words are not zero");
 
-    if (!natural(word[34], &ids) || ids > 1) return malformed(index, "kind of its offsets");
+    if (!kvf_natural(word[34], &ids) || ids > 1) return malformed(index, "kind of its offsets");
     for (int side = 0; side < 2; side++) {
         int64_t *stride = &program->place[side].stride;
-        if (!whole(word[35 + side], stride) || (!ids && *stride != 0)) return malformed(index, "strides of block ids");
+        if (!kvf_whole(word[35 + side], stride) || (!ids && *stride != 0)) return malformed(index, "strides of block ids");
     }
 
     span src = {0, (wide)program->row_bytes}, dst = src;
     wide rows_per_block = 1;
     for (uint32_t k = 0; k < program->loops; k++) {
-        if (!natural(word[6 + k], &program->count[k]) || program->count[k] == 0) return malformed(index, "loop count");
-        if (!whole(word[12 + k], &program->src_stride[k]) || !whole(word[18 + k], &program->dst_stride[k]))
+        if (!kvf_natural(word[6 + k], &program->count[k]) || program->count[k] == 0) return malformed(index, "loop count");
+        if (!kvf_whole(word[12 + k], &program->src_stride[k]) || !kvf_whole(word[18 + k], &program->dst_stride[k]))
             return malformed(index, "loop strides");
         rows_per_block *= program->count[k];
-        if (rows_per_block > MOST) return malformed(index, "more rows than 2^53");
+        if (rows_per_block > KVF_MOST_NUMBER) return malformed(index, "more rows than 2^53");
         widen(&src, program->count[k], program->src_stride[k]);
         widen(&dst, program->count[k], program->dst_stride[k]);
     }
     program->rows_per_block = (uint64_t)rows_per_block;
 
     for (int k = 0; k < 5; k++)
-        if (!natural(word[28 + k], &at[k])) return malformed(index, "place of an array");
+        if (!kvf_natural(word[28 + k], &at[k])) return malformed(index, "place of an array");
     program->src_base = array_at(hop, at[0], program->bases);
     program->dst_base = array_at(hop, at[1], program->bases);
     program->run = at[4] == 0 ? NULL : (const uint32_t *)array_at(hop, at[4], (program->pairs + 1) / 2);
@@ -271,10 +150,10 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
 
     int64_t low, high;
     uint64_t bits;
-    if (!bounds_of(program->src_base, program->bases, &low, &high, &bits)) return malformed(index, "source bases");
+    if (!kvf_bounds_of(program->src_base, program->bases, &low, &high, &bits)) return malformed(index, "source bases");
     src.low += low;
     src.high += high;
-    if (!bounds_of(program->dst_base, program->bases, &low, &high, &bits)) return malformed(index, "destination bases");
+    if (!kvf_bounds_of(program->dst_base, program->bases, &low, &high, &bits)) return malformed(index, "destination bases");
     dst.low += low;
     dst.high += high;
     int64_t *least = program->offset_least, *most = program->offset_most;
@@ -297,11 +176,11 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     if (!in_memory(&dst, program->dst_kind)) return malformed(index, "destination addresses outside 1 to 2^53");
 
     wide rows = (wide)program->bases * program->blocks;
-    if (rows > MOST || (rows *= rows_per_block) > MOST || rows * program->row_bytes > MOST)
+    if (rows > KVF_MOST_NUMBER || (rows *= rows_per_block) > KVF_MOST_NUMBER || rows * program->row_bytes > KVF_MOST_NUMBER)
         return malformed(index, "more bytes than 2^53");
     program->rows = (uint64_t)rows;
     program->bytes = program->rows * program->row_bytes;
-    if (!natural(word[33], &bytes) || bytes != program->bytes) return malformed(index, "its bytes are not what its loops move");
+    if (!kvf_natural(word[33], &bytes) || bytes != program->bytes) return malformed(index, "its bytes are not what its loops move");
     return KVF_OK;
 }
 
@@ -313,11 +192,11 @@ static int32_t parse_header(kvf_hop *hop, uint64_t *bytes) {
     if (hop->word_count < KVF_HOP_HEADER_WORDS) return kvf_refuse(KVF_E_INVALID, "hop: shorter than its header");
     if (word[0] != (double)KVF_HOP_MAGIC) return kvf_refuse(KVF_E_INVALID, "hop: the magic number is wrong");
     if (word[1] != (double)KVF_HOP_VERSION) return kvf_refuse(KVF_E_INVALID, "hop: version %g; %d is known", word[1], KVF_HOP_VERSION);
-    if (!natural(word[3], &words) || words != hop->word_count)
+    if (!kvf_natural(word[3], &words) || words != hop->word_count)
         return kvf_refuse(KVF_E_INVALID, "hop: it says %g words, %llu were given", word[3], (unsigned long long)hop->word_count);
-    if (!natural(word[2], &programs) || programs > (words - KVF_HOP_HEADER_WORDS) / KVF_PROGRAM_WORDS)
+    if (!kvf_natural(word[2], &programs) || programs > (words - KVF_HOP_HEADER_WORDS) / KVF_PROGRAM_WORDS)
         return kvf_refuse(KVF_E_INVALID, "hop: %g programs do not fit", word[2]);
-    if (!natural(word[4], bytes)) return kvf_refuse(KVF_E_INVALID, "hop: bytes");
+    if (!kvf_natural(word[4], bytes)) return kvf_refuse(KVF_E_INVALID, "hop: bytes");
     for (int k = 5; k < KVF_HOP_HEADER_WORDS; k++)
         if (word[k] != 0) return kvf_refuse(KVF_E_INVALID, "hop: reserved words are not zero");
     hop->programs = (uint32_t)programs;
@@ -344,7 +223,7 @@ int32_t kvf_hop_parse(kvf_hop *hop, const double *words, uint64_t count) {
         if (status != KVF_OK) break;
         hop->rows += hop->program[p].rows;
         hop->bytes += hop->program[p].bytes;
-        if (hop->bytes > (uint64_t)MOST) status = kvf_refuse(KVF_E_INVALID, "hop: more bytes than 2^53");
+        if (hop->bytes > (uint64_t)KVF_MOST_NUMBER) status = kvf_refuse(KVF_E_INVALID, "hop: more bytes than 2^53");
     }
     if (status == KVF_OK && hop->bytes != bytes) status = kvf_refuse(KVF_E_INVALID, "hop: its bytes are not what its programs move");
     if (status != KVF_OK) kvf_hop_free(hop);
@@ -361,7 +240,7 @@ static double *room_for(uint64_t bytes) {
 }
 
 int32_t kvf_hop_parse_copy(kvf_hop *hop, const double *words, uint64_t count) {
-    if (!words || (uintptr_t)words % sizeof(double) || count < KVF_HOP_HEADER_WORDS || count > (uint64_t)MOST / sizeof(double))
+    if (!words || (uintptr_t)words % sizeof(double) || count < KVF_HOP_HEADER_WORDS || count > (uint64_t)KVF_MOST_NUMBER / sizeof(double))
         return kvf_refuse(KVF_E_INVALID, "hop: no block, not aligned to 8 bytes, or shorter than its header");
     double *copy = room_for(count * sizeof(double));
     if (!copy) return kvf_refuse(KVF_E_NOMEM, "no memory for a hop of %llu words", (unsigned long long)count);

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 out=${1:-$(mktemp -d)}; shift || true
 mkdir -p "$out"; work=$(mktemp -d)
 flags='-std=c17 -D_GNU_SOURCE= -DKVF_ABI_HASH="0123456789abcdef" -Wall -Wextra -O3 -g -pthread -Icshim -Itest/native'
-parts="cshim/cuda*.c cshim/hop.c cshim/status.c cshim/context.c cshim/ring.c cshim/pool.c cshim/thread.c cshim/memory.c cshim/mapping.c"
+parts="cshim/cuda*.c cshim/hop.c cshim/numbers.c cshim/status.c cshim/context.c cshim/ring.c cshim/pool.c cshim/thread.c cshim/memory.c cshim/mapping.c"
 # shellcheck disable=SC2086
 { gcc $flags test/native/cuda_jobs.c $parts -o "$work/jobs" -lm -ldl && gcc $flags test/gpu/native_bench.c $parts -o "$work/bench" -lm -ldl; } || exit 1
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,pcie.link.gen.current,pcie.link.width.current --format=csv > "$out/gpu.csv" 2>&1
