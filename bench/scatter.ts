@@ -54,8 +54,8 @@ const CASES: readonly Case[] = [
 const DEVICE_STAGING = {
   sendBytes: 64 * 2 ** 20,
   receiveBytes: 64 * 2 ** 20,
-  deviceBytes: 768 * 2 ** 20,
-  deviceChunkBytes: 56 * 2 ** 20,
+  deviceBytes: 1_536 * 2 ** 20,
+  deviceChunkBytes: 112 * 2 ** 20,
 } as const;
 
 const DIRECT = "NIXL, one descriptor a block";
