@@ -33,6 +33,8 @@ export class Registrar {
   readonly #adopted: WeakSet<LocalLayout> = new WeakSet();
   /** Layouts that are gone and whose memory somebody may still touch. */
   readonly #retained: Map<LocalLayout, Promise<void>> = new Map();
+  /** Layouts that are gone while it is found out who may still touch their memory. */
+  readonly #leaving: Map<LocalLayout, Promise<void>> = new Map();
   /** Ends waits for layouts that are in use. */
   readonly #waits: Set<(error: KvferryError) => void> = new Set();
   /** Live layouts by id. */
@@ -99,7 +101,11 @@ export class Registrar {
       if (options.wait !== true) throw this.#inUse(layout);
       while (this.#busy(handle)) await this.#orClosed(this.#leases.idle(handle));
     }
-    if (this.#layouts[layout.record.layoutId] !== layout) return await this.#untilLetGo(layout, options);
+    if (this.#layouts[layout.record.layoutId] !== layout) {
+      // Whoever else asked for it may still be finding out who is to be waited for.
+      await this.#leaving.get(layout);
+      return await this.#untilLetGo(layout, options);
+    }
     const { neighbours } = this.#session;
     if (neighbours !== null && neighbours.holders(handle).length > 0) {
       const millis = options.wait === true ? Infinity : RELEASE_MILLIS;
@@ -111,7 +117,9 @@ export class Registrar {
     this.#layouts[layout.record.layoutId] = undefined;
     this.#state.changed();
     layout.retire();
-    await this.#letGo(layout, this.#state.isOpen);
+    const leaving = this.#letGo(layout, this.#state.isOpen).finally(() => this.#leaving.delete(layout));
+    this.#leaving.set(layout, leaving);
+    await leaving;
     await this.#untilLetGo(layout, options);
   }
 

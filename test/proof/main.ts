@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
+import { readyShim } from "../../lib/cli/shim.ts";
 import type { ProofOptions, ProofResult } from "./proof.ts";
 
 const HELP = `Usage: bun run proof -- NAME [--cases N] [--minutes M] [--seed S] [--json]
@@ -28,6 +29,8 @@ async function main(): Promise<number> {
     );
     return 2;
   }
+  // Proofs of real processes need the library, which a fresh clone does not have.
+  await readyShim((line) => void process.stderr.write(`${line}\n`));
   const proof: { run(options: ProofOptions): Promise<ProofResult> | ProofResult } = await import(
     `./${name}.ts`
   );

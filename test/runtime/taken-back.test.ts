@@ -108,6 +108,19 @@ test("what was taken back before a package with it was taken in is not written t
   close(pair);
 });
 
+test("a layout that is taken back twice at once lets go of its memory when nobody touches it, for both who asked", async () => {
+  const pair = await simPair();
+  const { b, settle, pass, peers } = pair;
+  const adopted = await adopt(pair, b, "adopted");
+  await settle(peers.b.update(await settle(b.transport.exportMetadata())));
+  pass(100);
+  // On its way while both ask.
+  const pushed = codeOf(push(pair, peers.b, "adopted"));
+  await settle(Promise.all([takeBack(adopted), takeBack(adopted)]));
+  expect(await settle(pushed)).toBe("done");
+  close(pair);
+});
+
 test("memory of a peer that does not say that it knows its importer is not touched, however long that takes", async () => {
   const pair = await simPair();
   const { world, a, b, settle, pass, peers } = pair;
