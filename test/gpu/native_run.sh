@@ -6,11 +6,22 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-$(mktemp -d)}; shift || true
-mkdir -p "$out"; work=$(mktemp -d)
+mkdir -p "$out"; work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 flags='-std=c17 -D_GNU_SOURCE= -DKVF_ABI_HASH="0123456789abcdef" -Wall -Wextra -O3 -g -pthread -Icshim -Itest/native'
-parts="cshim/cuda*.c cshim/hop.c cshim/numbers.c cshim/status.c cshim/context.c cshim/ring.c cshim/pool.c cshim/thread.c cshim/memory.c cshim/mapping.c"
-# shellcheck disable=SC2086
-{ gcc $flags test/native/cuda_jobs.c $parts -o "$work/jobs" -lm -ldl && gcc $flags test/gpu/native_bench.c $parts -o "$work/bench" -lm -ldl; } || exit 1
+# program SOURCE NAME FLAGS: links a program with what it needs of the library, whatever that is. The library is compiled once
+# for the flags.
+program() {
+  local library; library="$work/$(printf %s "$3" | cksum | cut -d' ' -f1)"
+  if [ ! -e "$library.a" ]; then
+    mkdir -p "$library"
+    # shellcheck disable=SC2086
+    printf '%s\n' cshim/*.c | xargs -P "$(nproc)" -I{} sh -c 'gcc "$@" -c {} -o "'"$library"'/$(basename {} .c).o"' gcc $3 || return 1
+    ar rcs "$library.a" "$library"/*.o || return 1
+  fi
+  # shellcheck disable=SC2086
+  gcc $3 "$1" "$library.a" -o "$work/$2" -lm -ldl
+}
+{ program test/native/cuda_jobs.c jobs "$flags" && program test/gpu/native_bench.c bench "$flags"; } || exit 1
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,pcie.link.gen.current,pcie.link.width.current --format=csv > "$out/gpu.csv" 2>&1
 result=0
 while [ $# -gt 0 ]; do
@@ -27,7 +38,7 @@ while [ $# -gt 0 ]; do
           echo $? > "$out/sanitize-$tool.exit"; } &
       done
       # The driver maps memory where AddressSanitizer guards its shadow; leaks of the driver itself are not ours.
-      { gcc ${flags/-O3/-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all} test/native/cuda_jobs.c $parts -o "$work/jobs-asan" -lm -ldl &&
+      { program test/native/cuda_jobs.c jobs-asan "${flags/-O3/-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all}" &&
           ASAN_OPTIONS=protect_shadow_gap=0:detect_leaks=0 timeout 150 "$work/jobs-asan" "" 100 6; } > "$out/sanitize-address.txt" 2>&1
       echo $? > "$out/sanitize-address.exit"
       echo "ERROR SUMMARY: $(($(cat "$out/sanitize-address.exit") != 0)) errors" >> "$out/sanitize-address.txt"
