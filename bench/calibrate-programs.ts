@@ -1,7 +1,8 @@
 // The copies that calibration measures, between pieces of memory that stay meanwhile.
 import type { LocalLayout, Transport } from "../index.ts";
 import type { CopyProgram } from "../lib/core/program.ts";
-import { seededRandom } from "./statistics.ts";
+import { copyProgram } from "./copy-program.ts";
+import { shuffled } from "./statistics.ts";
 
 const MIB = 1024 * 1024;
 /** Bytes of each piece of memory, and of one measured copy. */
@@ -100,43 +101,19 @@ export function blocks(from: Arena, to: Arena, bytes: number): CopyProgram {
 }
 
 /** What of a program is not the same for all. */
-type Change = Pick<CopyProgram, "rowBytes"> &
-  Partial<
-    Pick<CopyProgram, "srcBase" | "dstBase" | "srcOffset" | "dstOffset" | "count" | "srcStride" | "dstStride">
-  >;
+type Change = Omit<Parameters<typeof copyProgram>[0], "srcMemory" | "dstMemory">;
 
 function program(from: Arena, to: Arena, fromKind: 0 | 1, toKind: 0 | 1, change: Change): CopyProgram {
-  const said = {
+  return copyProgram({
     srcBase: Float64Array.of(from.address),
     dstBase: Float64Array.of(to.address),
-    srcOffset: new Float64Array(1),
-    dstOffset: new Float64Array(1),
-    blocks: null,
-    run: null,
-    srcRunStride: 0,
-    dstRunStride: 0,
-    count: [],
-    srcStride: [],
-    dstStride: [],
     srcMemory: { kind: fromKind, device: 0 },
     dstMemory: { kind: toKind, device: 0 },
-    layers: null,
     ...change,
-  } as const;
-  const pairs = said.srcOffset.length;
-  const rows = said.srcBase.length * pairs * said.count.reduce((product, count) => product * count, 1);
-  return { ...said, pairs, rows, bytes: rows * said.rowBytes };
+  });
 }
 
 /** The first `rows` places of that size in random order. */
 function places(rows: number, bytes: number, seed: number): Float64Array {
-  const random = seededRandom(seed);
-  const order = Float64Array.from({ length: rows }, (_, index) => index * bytes);
-  for (let index = rows - 1; index > 0; index -= 1) {
-    const other = Math.floor(random() * (index + 1));
-    const kept = order[index] as number; // in bounds
-    order[index] = order[other] as number; // in bounds
-    order[other] = kept;
-  }
-  return order;
+  return Float64Array.from(shuffled(rows, seed), (place) => place * bytes);
 }

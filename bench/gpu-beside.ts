@@ -3,7 +3,7 @@
 import { Transport } from "../index.ts";
 import type { LocalLayout } from "../index.ts";
 import { defaultProfile } from "../lib/core/index.ts";
-import { again, dmaOf, KIB, MIB, release, timed, verify } from "./gpu-world.ts";
+import { acrossLink, again, dmaOf, KIB, MIB, release, timed, verify } from "./gpu-world.ts";
 import type { Row, World } from "./gpu-world.ts";
 import { alternate } from "./processes.ts";
 import { shuffled } from "./statistics.ts";
@@ -62,19 +62,11 @@ async function beside(
     cuda: {},
     profile,
   });
-  const numBlocks = Math.floor((512 * MIB) / (2 * LAYERS * CHUNK));
-  const config = { numBlocks, numLayers: LAYERS, outerDim: 2, pageSize: 1, innerDim: CHUNK / 2 } as const;
-  const gpu = await transport.register({
-    config,
-    arrangement: "layer-separate/block-second",
-    memory: { kind: "device" },
+  const { source, destination, numBlocks } = await acrossLink(transport, direction, {
+    bytes: 512 * MIB,
+    layers: LAYERS,
+    chunk: CHUNK,
   });
-  const pool = await transport.register({
-    config,
-    arrangement: "fully-contiguous",
-    memory: { kind: "pinned" },
-  });
-  const [source, destination] = direction === "d2h" ? [gpu, pool] : [pool, gpu];
   const request = {
     source,
     sourceBlocks: shuffled(numBlocks, 1),

@@ -4,7 +4,7 @@ import { Transport } from "../index.ts";
 import type { TransferRequest } from "../index.ts";
 import { defaultProfile } from "../lib/core/index.ts";
 import { SameProduct } from "./gpu-product.ts";
-import { KIB, least, MIB, verify } from "./gpu-world.ts";
+import { acrossLink, KIB, least, MIB, verify } from "./gpu-world.ts";
 import type { Row, World } from "./gpu-world.ts";
 import { alternate } from "./processes.ts";
 import { shuffled } from "./statistics.ts";
@@ -135,19 +135,12 @@ function profileOf({ ctas }: Way): typeof defaultProfile {
 }
 
 async function requestOf(transport: Transport, direction: Direction, way: Way): Promise<TransferRequest> {
-  const numBlocks = Math.floor(BYTES / (2 * LAYERS * CHUNK));
-  const config = { numBlocks, numLayers: LAYERS, outerDim: 2, pageSize: 1, innerDim: CHUNK / 2 } as const;
-  const gpu = await transport.register({
-    config,
-    arrangement: way.whole === true ? "fully-contiguous" : "layer-separate/block-second",
-    memory: { kind: "device" },
-  });
-  const pool = await transport.register({
-    config,
-    arrangement: "fully-contiguous",
-    memory: { kind: "pinned" },
-  });
-  const [source, destination] = direction === "d2h" ? [gpu, pool] : [pool, gpu];
+  const { source, destination, numBlocks } = await acrossLink(
+    transport,
+    direction,
+    { bytes: BYTES, layers: LAYERS, chunk: CHUNK },
+    way.whole,
+  );
   const inOrder = Uint32Array.from({ length: numBlocks }, (_, block) => block);
   const request = {
     source,

@@ -225,6 +225,33 @@ export function tablesOf(
   return anchors.tables(src, dst);
 }
 
+/**
+ * Layouts on both ends of the link: layers with memory of their own on the GPU, whole blocks in pinned memory.
+ *
+ * @param whole - On the GPU too whole blocks follow each other.
+ */
+export async function acrossLink(
+  transport: Transport,
+  direction: "d2h" | "h2d",
+  { bytes, layers, chunk }: { readonly bytes: number; readonly layers: number; readonly chunk: number },
+  whole = false,
+): Promise<{ readonly source: LocalLayout; readonly destination: LocalLayout; readonly numBlocks: number }> {
+  const numBlocks = Math.floor(bytes / (2 * layers * chunk));
+  const config = { numBlocks, numLayers: layers, outerDim: 2, pageSize: 1, innerDim: chunk / 2 } as const;
+  const gpu = await transport.register({
+    config,
+    arrangement: whole ? "fully-contiguous" : "layer-separate/block-second",
+    memory: { kind: "device" },
+  });
+  const pool = await transport.register({
+    config,
+    arrangement: "fully-contiguous",
+    memory: { kind: "pinned" },
+  });
+  const [source, destination] = direction === "d2h" ? [gpu, pool] : [pool, gpu];
+  return { source, destination, numBlocks };
+}
+
 /** Moves once and compares some of the blocks. */
 export async function verify(world: Pick<World, "transport">, request: TransferRequest): Promise<void> {
   const { source, destination } = request;

@@ -174,8 +174,7 @@ export function pairRuns(
     }
     return runsApart(total, continued) ?? collect(marks, source, destination, total - continued);
   } finally {
-    if (marked * DENSE > largest) marks.fill(0, 0, largest + 1);
-    else for (let index = 0; index < marked; index++) marks[(destination[index] as number) + 1] = 0; // in bounds
+    clear(marks, destination, marked, largest, 1);
   }
 }
 
@@ -201,10 +200,15 @@ function marksFor(largest: number): Uint32Array | null {
   return scratch;
 }
 
-/** Puts zeros back where ids were marked: all at once where they lie dense, else one by one. */
-function clear(marks: Uint32Array, ids: Uint32Array, count: number, largest: number): void {
+/**
+ * Puts zeros back where ids were marked: all at once where they lie dense, else one by one.
+ *
+ * @param largest - Index of the last entry that may be marked.
+ * @param behind - How far the entry of an id lies behind its number.
+ */
+function clear(marks: Uint32Array, ids: Uint32Array, count: number, largest: number, behind = 0): void {
   if (count * DENSE > largest) marks.fill(0, 0, largest + 1);
-  else for (let index = 0; index < count; index++) marks[ids[index] as number] = 0; // in bounds
+  else for (let index = 0; index < count; index++) marks[(ids[index] as number) + behind] = 0; // in bounds
 }
 
 function largestOf(ids: Uint32Array): number {

@@ -99,33 +99,21 @@ export const MOST_LISTED = 7_000;
 /** The far side's half of a piece, as the message says it. */
 export function stagedProgram(piece: StagePiece, far: "source" | "destination"): StagedProgram {
   const [inward, outward] = piece.hops(0);
-  const program = far === "source" ? inward : outward;
-  const { count, rowBytes, bytes, pairs, blocks } = program;
-  const ids = blocks?.[far];
-  const unit = (far === "source" ? blocks?.sourceStride : blocks?.destinationStride) ?? 0;
-  const bases = program.srcBase.length;
-  const stageBase = { first: 0, step: piece.pairBytes / bases, count: bases };
-  const stageOffset = { first: 0, step: piece.pairBytes, count: pairs };
-  if (far === "source")
-    return {
-      stageBase,
-      farBase: program.srcBase,
-      stageOffset,
-      farOffset: ids !== undefined && unit <= MOST_UNIT ? { unit, times: ids } : program.srcOffset,
-      count,
-      stageStride: program.dstStride,
-      farStride: program.srcStride,
-      rowBytes,
-      bytes,
-    };
+  const reads = far === "source";
+  const program = reads ? inward : outward;
+  const { srcStride, dstStride, count, rowBytes, bytes, pairs, blocks } = program;
+  const unit = (reads ? blocks?.sourceStride : blocks?.destinationStride) ?? 0;
+  const farBase = reads ? program.srcBase : program.dstBase;
+  // Offsets are made only where they are asked for.
+  const offsets = (): Float64Array => (reads ? program.srcOffset : program.dstOffset);
   return {
-    stageBase,
-    farBase: program.dstBase,
-    stageOffset,
-    farOffset: ids !== undefined && unit <= MOST_UNIT ? { unit, times: ids } : program.dstOffset,
+    stageBase: { first: 0, step: piece.pairBytes / farBase.length, count: farBase.length },
+    farBase,
+    stageOffset: { first: 0, step: piece.pairBytes, count: pairs },
+    farOffset: blocks !== null && unit <= MOST_UNIT ? { unit, times: blocks[far] } : offsets(),
     count,
-    stageStride: program.srcStride,
-    farStride: program.dstStride,
+    stageStride: reads ? dstStride : srcStride,
+    farStride: reads ? srcStride : dstStride,
     rowBytes,
     bytes,
   };
