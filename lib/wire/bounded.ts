@@ -27,7 +27,7 @@ interface Allowance {
 
 /** Components, and so much more for each further shape: a shape costs much more to check than its bytes. */
 const COMPONENTS: Allowance = { first: 1_024, bytes: 64 };
-const SHAPE_COMPONENTS = 20;
+const SHAPE_COMPONENTS = 24;
 const REGIONS: Allowance = { first: 16_384, bytes: 16 };
 const LISTED_LAYERS: Allowance = { first: 4_096, bytes: 16 };
 

@@ -19,7 +19,7 @@ const MEBIBYTE = 2 ** 20;
 const MAX_INTERLEAVED = 64;
 
 // What a check costs beside its search steps, in steps.
-const STEPS_A_CALL = 600;
+const STEPS_A_CALL = 1_250;
 
 /** What the overlap checks of one package have in common: budgets, and the interleaving that was proven last. */
 export interface OverlapState {

@@ -189,7 +189,8 @@ describe("regions of one layout", () => {
       );
     accepted(crowd(1_000, 1));
     expect(refused(crowd(1_000, 2))).toContain("too many components");
-    accepted(crowd(8, 2));
+    accepted(crowd(6, 2));
+    expect(refused(crowd(7, 2))).toContain("too many components");
   });
 });
 
