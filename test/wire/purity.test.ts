@@ -18,8 +18,9 @@ describe("lib/wire stands on lib/core and @msgpack/msgpack alone", () => {
 
   test("no file touches a clock, randomness, I/O or the process", async () => {
     const transpiler = new Bun.Transpiler({ loader: "ts" });
+    // A checksum is a value of its bytes.
     const effects =
-      /\b(?:Bun|process|performance|crypto|console|globalThis|Buffer)\.[a-zA-Z]|\bDate\b\s*[.(]|\bMath\.random\b|\b(?:fetch|require|setTimeout|setInterval|queueMicrotask)\s*\(/;
+      /\b(?:Bun(?!\.hash\.crc32\()|process|performance|crypto|console|globalThis|Buffer)\.[a-zA-Z]|\bDate\b\s*[.(]|\bMath\.random\b|\b(?:fetch|require|setTimeout|setInterval|queueMicrotask)\s*\(/;
     for (const file of files) {
       const code = transpiler.transformSync(await Bun.file(`${WIRE}/${file}`).text());
       expect(`${file}: ${effects.exec(code)?.[0] ?? "pure"}`).toBe(`${file}: pure`);
