@@ -9,7 +9,7 @@ import { Deadlines, systemClock, type Expiring } from "../lib/runtime/deadlines.
 import { Leases } from "../lib/runtime/leases.ts";
 import { Transfer } from "../lib/runtime/transfer.ts";
 import type { NixlNotification } from "../lib/native/agent.ts";
-import { NO_FAULTS } from "../test/proof/sim-case.ts";
+import { NO_FAULTS } from "../test/proof/sim-faults.ts";
 import { startWorker } from "../test/proof/sim-worker.ts";
 import { SimWorld } from "../test/proof/sim-world.ts";
 import { randomOf } from "../test/random.ts";

@@ -5,23 +5,8 @@ import type { Hop } from "../../lib/core/plan.ts";
 import type { NixlNotification, NixlRegion } from "../../lib/native/agent.ts";
 import type { Executor, HopContext, HopOutcome, RunningHop } from "../../lib/runtime/executor.ts";
 import { visitRows } from "../interpreter.ts";
+import type { SimFaults } from "./sim-faults.ts";
 import type { SimLanding, SimProcess, SimRoute, SimRow, SimWorld } from "./sim-world.ts";
-
-/** What may go wrong in a case; everything off is a world without faults. */
-export interface SimFaults {
-  readonly refuse: number;
-  readonly fail: number;
-  readonly breakOff: number;
-  readonly hang: number;
-  readonly slow: number;
-  readonly deafToCancel: number;
-  /** Calls of the control thread that fail. */
-  readonly control: number;
-  /** Copies inside a process that take long: a disk that is busy. */
-  readonly slowCopy: number;
-  /** Copies inside a process of which the first piece takes very long, whatever they are asked. */
-  readonly hangCopy: number;
-}
 
 /** What the agents of a world share. */
 export interface SimNetwork {

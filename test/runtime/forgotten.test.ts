@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { isKvferryError, type LocalLayout, type Peer, type Transport } from "../../index.ts";
 import { loadExchange } from "../../lib/runtime/exchange.ts";
 import { randomOf } from "../random.ts";
-import { NO_FAULTS } from "../proof/sim-case.ts";
+import { NO_FAULTS } from "../proof/sim-faults.ts";
 import type { SimNetwork } from "../proof/sim-nixl.ts";
 import { startWorker } from "../proof/sim-worker.ts";
 import { SimWorld } from "../proof/sim-world.ts";

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import type { LocalLayout } from "../../lib/runtime/local-layout.ts";
 import type { RemoteLayout } from "../../lib/runtime/remote-layout.ts";
-import type { SimFaults } from "../proof/sim-nixl.ts";
+import type { SimFaults } from "../proof/sim-faults.ts";
 import { HANG_MILLIS } from "../proof/sim-nixl.ts";
 import { SETTLE_BOUND_MILLIS } from "../../lib/runtime/task.ts";
 import { isKvferryError } from "../../lib/core/errors.ts";

@@ -2,8 +2,8 @@
 import { loadExchange } from "../../../lib/runtime/exchange.ts";
 import type { Peer } from "../../../lib/runtime/peer.ts";
 import type { OpenOptions } from "../../../lib/runtime/options.ts";
-import { NO_FAULTS } from "../../proof/sim-case.ts";
-import type { SimFaults, SimNetwork } from "../../proof/sim-nixl.ts";
+import { NO_FAULTS, type SimFaults } from "../../proof/sim-faults.ts";
+import type { SimNetwork } from "../../proof/sim-nixl.ts";
 import { startWorker, type SimWorker } from "../../proof/sim-worker.ts";
 import { SimWorld } from "../../proof/sim-world.ts";
 import { randomOf } from "../../random.ts";
