@@ -1,5 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
-import { cString, type NativeContext } from "./context.ts";
+import { cString } from "./c-string.ts";
+import type { NativeContext } from "./context.ts";
 import type { NixlLocation } from "./find-nixl.ts";
 
 /** A run of memory as NIXL registers it. */

@@ -1,24 +1,12 @@
 import { toArrayBuffer } from "bun:ffi";
 import { KvferryError, type ErrorDetails } from "../core/errors.ts";
+import { textOf } from "./c-string.ts";
+import { LEFT_BEHIND, type Completion, type CompletionHandler } from "./completion.ts";
 import { connectDoorbell, type Doorbell } from "./doorbell.ts";
 import type { NativeLibrary } from "./library.ts";
+import { nativeError, remedyOf } from "./native-error.ts";
 import { statusWord } from "./status.ts";
-import { KVF_DONE_IN_DOUBT, KVF_DONE_TOUCHED, KVF_E_CANCELLED, KVF_E_CLOSED, KVF_OK } from "./symbols.ts";
-
-/** How a job ended. */
-export interface Completion {
-  /** `KVF_OK` or a negative status. */
-  readonly status: number;
-  /** `KVF_DONE_*`. */
-  readonly flags: number;
-  /** What the job answers with: bytes moved, a handle, a count. */
-  readonly value: number;
-  /** Microseconds from submission to completion, as the library measured it. */
-  readonly micros: number;
-}
-
-/** What a job's owner gets told; called on the JavaScript thread, once. The slot is free again when it returns. */
-export type CompletionHandler = (completion: Completion, slot: number) => void;
+import { KVF_OK } from "./symbols.ts";
 
 const HEAD = 0;
 const TAIL = 1;
@@ -358,56 +346,9 @@ export class NativeContext {
   }
 }
 
-/** The error for a call that returned a negative status on this thread. */
-export function nativeError(
-  library: NativeLibrary,
-  status: number,
-  operation: string,
-  what: string,
-  details: ErrorDetails = {},
-): KvferryError {
-  const text = new Uint8Array(new ArrayBuffer(1024));
-  library.kvf_last_error(text, text.byteLength);
-  const reason = textOf(text);
-  return new KvferryError(
-    statusWord(status),
-    operation,
-    reason === "" ? what : `${what}: ${reason}`,
-    remedyOf(status),
-    { ...details, status },
-  );
-}
-
-/** Bytes of a zero-terminated string for a call. Pass the returned view itself; do not keep its address. */
-export function cString(text: string): Uint8Array<ArrayBuffer> {
-  const encoded = new TextEncoder().encode(text);
-  const bytes = new Uint8Array(new ArrayBuffer(encoded.byteLength + 1));
-  bytes.set(encoded);
-  return bytes;
-}
-
-function textOf(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? bytes.byteLength : end));
-}
-
-function remedyOf(status: number): string {
-  return status === KVF_E_CANCELLED
-    ? "The job was cancelled; start it again if it is still wanted."
-    : "See the message for what the system reported; `kvferry doctor` shows what this machine offers.";
-}
-
 function closed(operation: string): KvferryError {
   return new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
 }
-
-/** What the owner of a job is told that had not ended when its context was closed. */
-const LEFT_BEHIND: Completion = {
-  status: KVF_E_CLOSED,
-  flags: KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT,
-  value: 0,
-  micros: 0,
-};
 
 /** A mistake in what is called must neither stop the drain nor leak a slot. */
 function guarded(work: () => void): void {

@@ -1,5 +1,8 @@
 import { KvferryError, type ErrorDetails } from "../core/errors.ts";
-import { cString, nativeError, type Completion, type NativeContext } from "./context.ts";
+import { cString } from "./c-string.ts";
+import type { Completion } from "./completion.ts";
+import type { NativeContext } from "./context.ts";
+import { nativeError } from "./native-error.ts";
 import { noCuda } from "./no-cuda.ts";
 import { KVF_CUDA_IPC_BYTES, KVF_CUDA_POINTER_DEVICE, KVF_CUDA_POINTER_PINNED, KVF_OK } from "./symbols.ts";
 

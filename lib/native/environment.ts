@@ -1,5 +1,5 @@
 import { dlopen, CString, type Pointer } from "bun:ffi";
-import { cString } from "./context.ts";
+import { cString } from "./c-string.ts";
 
 interface Libc {
   readonly getenv: (name: Uint8Array) => Pointer | null;

@@ -1,5 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
-import { cString, type NativeContext } from "./context.ts";
+import { cString } from "./c-string.ts";
+import type { NativeContext } from "./context.ts";
 import { KVF_FILE_CREATE, KVF_FILE_REPLACE, KVF_FILE_TEMPORARY, KVF_OK } from "./symbols.ts";
 
 /** How a file is opened. */

@@ -1,6 +1,7 @@
 import { toArrayBuffer } from "bun:ffi";
 import { KvferryError } from "../core/errors.ts";
-import { nativeError, type NativeContext } from "./context.ts";
+import type { NativeContext } from "./context.ts";
+import { nativeError } from "./native-error.ts";
 import {
   KVF_MEMORY_FILES,
   KVF_MEMORY_GUARDED,

@@ -1,5 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
-import { cString, nativeError, type NativeContext } from "./context.ts";
+import { cString } from "./c-string.ts";
+import type { NativeContext } from "./context.ts";
+import { nativeError } from "./native-error.ts";
 import type { MappedMemory, MemoryFile } from "./memory.ts";
 import {
   KVF_AGAIN,

@@ -1,7 +1,8 @@
 import type { ResolvedConfig } from "../core/config.ts";
 import { KvferryError } from "../core/errors.ts";
 import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
-import { nativeError, type NativeContext } from "../native/context.ts";
+import type { NativeContext } from "../native/context.ts";
+import { nativeError } from "../native/native-error.ts";
 import { mapMemory, releaseMemory } from "../native/memory.ts";
 import { toArrayBuffer } from "bun:ffi";
 import { KVF_OK } from "../native/symbols.ts";

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { encodeHop } from "../core/encode.ts";
 import type { CopyProgram, ProgramMemory } from "../core/program.ts";
 import type { NixlAgent } from "../native/agent.ts";
-import { cString, type NativeContext } from "../native/context.ts";
+import { cString } from "../native/c-string.ts";
+import type { NativeContext } from "../native/context.ts";
 import type { CudaDriver } from "../native/cuda.ts";
 import { mapMemory, unmapMemory, ViewSet } from "../native/memory.ts";
 import {

@@ -1,6 +1,7 @@
 import type { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
-import { nativeError, type NativeContext } from "../native/context.ts";
+import type { NativeContext } from "../native/context.ts";
+import { nativeError } from "../native/native-error.ts";
 import { KVF_COPY_NONTEMPORAL } from "../native/symbols.ts";
 import type { Executor, HopOutcome, RunningHop } from "./executor.ts";
 import { hopEncoder } from "./hop-encoder.ts";

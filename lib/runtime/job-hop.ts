@@ -1,4 +1,5 @@
-import type { Completion, NativeContext } from "../native/context.ts";
+import type { Completion } from "../native/completion.ts";
+import type { NativeContext } from "../native/context.ts";
 import { KVF_DONE_IN_DOUBT, KVF_DONE_TOUCHED, KVF_E_CANCELLED } from "../native/symbols.ts";
 import type { HopOutcome, RunningHop } from "./executor.ts";
 

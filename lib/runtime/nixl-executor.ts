@@ -1,7 +1,8 @@
 import { KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
 import type { NixlAgent } from "../native/agent.ts";
-import { cString, type NativeContext } from "../native/context.ts";
+import { cString } from "../native/c-string.ts";
+import type { NativeContext } from "../native/context.ts";
 import { KVF_NIXL_READ, KVF_NIXL_WRITE } from "../native/symbols.ts";
 import type { Executor, RunningHop } from "./executor.ts";
 import { hopEncoder } from "./hop-encoder.ts";

@@ -9,7 +9,7 @@ import {
   type RemoteLayout,
   type TransferRequest,
 } from "../../../index.ts";
-import { cString } from "../../../lib/native/context.ts";
+import { cString } from "../../../lib/native/c-string.ts";
 import { freshWorker, systemSpec } from "./transports.ts";
 
 const library = process.env["KVFERRY_NIXL_LIBRARY"] ?? "";
