@@ -5,34 +5,24 @@ import type { LayoutSpec } from "../core/layout.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { isLocal, isRemote, localCount, remoteCount } from "../core/registry-queries.ts";
 import type { Arrival, ExpectOptions } from "./arrival.ts";
-import type { Arrivals } from "./arrivals.ts";
 import { closeTransport, type CloseReport } from "./closing.ts";
 import { dumpTransport, type TransportDump } from "./dump.ts";
-import type { Engine } from "./engine.ts";
-import type { EventHub, TransportEvents } from "./events.ts";
+import type { TransportEvents } from "./events.ts";
 import { loadedExchange, loadExchange } from "./exchange.ts";
 import type { ExportOptions } from "./exporting.ts";
-import type { Fences } from "./fences.ts";
-import type { Leases } from "./leases.ts";
-import type { Liveness } from "./liveness.ts";
 import type { LocalLayout } from "./local-layout.ts";
-import { prometheusText, type MetricsBook, type TransportMetrics } from "./metrics.ts";
-import type { Messenger } from "./messenger.ts";
-import type { NotificationQueue, Notification, NotificationOptions } from "./notifications.ts";
-import { connectParts } from "./transport-parts.ts";
+import { prometheusText, type TransportMetrics } from "./metrics.ts";
+import type { Notification, NotificationOptions } from "./notifications.ts";
+import { closeAtOnce, noteClosed, noteOpen, unwatch, watch } from "./open-transports.ts";
 import { resolveOptions, type OpenOptions } from "./options.ts";
-import type { StagingSides } from "./staging.ts";
-import type { PeerBook } from "./peer-book.ts";
 import type { Peer } from "./peer.ts";
-import type { Planning } from "./planning.ts";
 import { PreparedTransfer } from "./prepared.ts";
-import type { Registrar } from "./registrar.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
 import { openSession, type Session } from "./session.ts";
-import type { TransportState } from "./state.ts";
 import type { PrepareRequest, TransferRequest } from "./submit.ts";
 import type { Submitter } from "./submitter.ts";
 import type { Transfer } from "./transfer.ts";
+import { connectParts, type TransportParts } from "./transport-parts.ts";
 
 /**
  * Moves KV-cache blocks between registered layouts, here and at peers.
@@ -41,41 +31,15 @@ import type { Transfer } from "./transfer.ts";
  */
 export class Transport implements AsyncDisposable {
   readonly #session: Session;
-  readonly #state: TransportState;
-  readonly #events: EventHub;
-  readonly #metrics: MetricsBook;
-  readonly #leases: Leases;
-  readonly #engine: Engine;
-  readonly #registrar: Registrar;
-  readonly #peers: PeerBook;
-  readonly #queue: NotificationQueue;
-  readonly #messenger: Messenger;
-  readonly #liveness: Liveness<Peer>;
+  readonly #parts: TransportParts;
+  /** Of the parts: on the way of every transfer. */
   readonly #submitter: Submitter;
-  readonly #planning: Planning;
-  readonly #arrivals: Arrivals;
-  readonly #fences: Fences;
-  readonly #staging: StagingSides | null;
   #closing: Promise<CloseReport> | undefined;
 
   private constructor(session: Session) {
-    const parts = connectParts(session);
     this.#session = session;
-    this.#state = parts.state;
-    this.#events = parts.events;
-    this.#metrics = parts.metrics;
-    this.#leases = parts.leases;
-    this.#engine = parts.engine;
-    this.#registrar = parts.registrar;
-    this.#peers = parts.peers;
-    this.#queue = parts.queue;
-    this.#messenger = parts.messenger;
-    this.#liveness = parts.liveness;
-    this.#submitter = parts.submitter;
-    this.#planning = parts.planning;
-    this.#arrivals = parts.arrivals;
-    this.#fences = parts.fences;
-    this.#staging = parts.staging;
+    this.#parts = connectParts(session);
+    this.#submitter = this.#parts.submitter;
   }
 
   /**
@@ -86,16 +50,14 @@ export class Transport implements AsyncDisposable {
    */
   static async open(options: OpenOptions): Promise<Transport> {
     const transport = Transport.over(await openSession(resolveOptions(options, process.env)));
-    dropped.register(transport, transport.agentName, transport.#session);
-    installExitHook();
+    watch(transport, transport.#session);
     return transport;
   }
 
   /** @internal A transport over a session that was opened elsewhere; a simulation gives its own. */
   static over(session: Session): Transport {
     const transport = new Transport(session);
-    const open = { state: transport.#state, context: session.context };
-    openTransports.set(session, open);
+    noteOpen(session, transport.#parts.state);
     return transport;
   }
 
@@ -110,22 +72,22 @@ export class Transport implements AsyncDisposable {
 
   /** The current immutable snapshot; `kvferry/core` has the queries over it. */
   get registry(): RegistrySnapshot {
-    return this.#state.snapshot;
+    return this.#parts.state.snapshot;
   }
 
   /** Layouts of this transport in id order. */
   get localLayouts(): LocalLayout[] {
-    return this.#registrar.layouts;
+    return this.#parts.registrar.layouts;
   }
 
   /** Layouts of all peers, by worker id and then layout id. */
   get remoteLayouts(): RemoteLayout[] {
-    return this.#peers.remoteLayouts;
+    return this.#parts.peers.remoteLayouts;
   }
 
   /** Imported peers in worker id order. */
   get peers(): Peer[] {
-    return this.#peers.peers;
+    return this.#parts.peers.peers;
   }
 
   /** Why there is no NIXL agent; null when there is one, or none was wanted. */
@@ -151,7 +113,7 @@ export class Transport implements AsyncDisposable {
   /** The imported peer of a worker id, or undefined. */
   peer(workerId: bigint | number): Peer | undefined {
     return typeof workerId === "bigint" || Number.isSafeInteger(workerId)
-      ? this.#peers.peer(BigInt(workerId))
+      ? this.#parts.peers.peer(BigInt(workerId))
       : undefined;
   }
 
@@ -161,11 +123,11 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError `UNKNOWN_HANDLE` or `STALE_HANDLE`.
    */
   layout(handle: LayoutHandle): LocalLayout | RemoteLayout {
-    const record = this.#planning.record(handle);
+    const record = this.#parts.planning.record(handle);
     const found =
       record.owner === null
-        ? this.#registrar.find(record.layoutId, handle)
-        : this.#peers.peer(record.owner)?.layouts.find((layout) => layout.handle === handle);
+        ? this.#parts.registrar.find(record.layoutId, handle)
+        : this.#parts.peers.peer(record.owner)?.layouts.find((layout) => layout.handle === handle);
     if (found === undefined) {
       throw new KvferryError(
         "STALE_HANDLE",
@@ -179,11 +141,11 @@ export class Transport implements AsyncDisposable {
   }
 
   isLocal(handle: LayoutHandle): boolean {
-    return isLocal(this.#state.snapshot, handle);
+    return isLocal(this.#parts.state.snapshot, handle);
   }
 
   isRemote(handle: LayoutHandle): boolean {
-    return isRemote(this.#state.snapshot, handle);
+    return isRemote(this.#parts.state.snapshot, handle);
   }
 
   /**
@@ -193,7 +155,7 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError `INVALID_CONFIG`, `OUT_OF_MEMORY`, `TOO_MANY_LAYOUTS`, `NIXL`, `NO_CUDA`.
    */
   register(spec: LayoutSpec): Promise<LocalLayout> {
-    return this.#registrar.register(spec);
+    return this.#parts.registrar.register(spec);
   }
 
   /**
@@ -203,11 +165,11 @@ export class Transport implements AsyncDisposable {
    * cannot say.
    */
   async exportMetadata(options: ExportOptions = {}): Promise<Uint8Array> {
-    this.#state.demandOpen("exportMetadata");
+    this.#parts.state.demandOpen("exportMetadata");
     const { exportMetadata } = loadedExchange() ?? (await loadExchange());
-    return exportMetadata(this.#session, this.#state, options, {
-      shared: this.#fences.shared,
-      registrations: (handles) => this.#registrar.registrations(handles),
+    return exportMetadata(this.#session, this.#parts.state, options, {
+      shared: this.#parts.fences.shared,
+      registrations: (handles) => this.#parts.registrar.registrations(handles),
       warn: (code, message) => this.#warn(code, message),
     });
   }
@@ -219,8 +181,8 @@ export class Transport implements AsyncDisposable {
    * `AGENT_MISMATCH`, `NIXL`.
    */
   async importMetadata(bytes: Uint8Array): Promise<Peer> {
-    const peer = await this.#peers.import(bytes);
-    this.#liveness.start();
+    const peer = await this.#parts.peers.import(bytes);
+    this.#parts.liveness.start();
     return peer;
   }
 
@@ -235,7 +197,7 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError what the transfer would reject with.
    */
   explain(request: TransferRequest): Explanation {
-    return this.#planning.explain(request);
+    return this.#parts.planning.explain(request);
   }
 
   /**
@@ -244,13 +206,13 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError what every such transfer would reject with.
    */
   prepare(request: PrepareRequest): PreparedTransfer {
-    this.#state.demandOpen("prepare");
-    return new PreparedTransfer(this.#planning, this.#submitter, request);
+    this.#parts.state.demandOpen("prepare");
+    return new PreparedTransfer(this.#parts.planning, this.#submitter, request);
   }
 
   /** The receiving side of a peer's push: leases the blocks and awaits the notification `tag`. */
   expect(options: ExpectOptions): Arrival {
-    return this.#arrivals.expect(options);
+    return this.#parts.arrivals.expect(options);
   }
 
   /**
@@ -259,8 +221,8 @@ export class Transport implements AsyncDisposable {
    * dropped, which the `warning` event says.
    */
   notifications(options: NotificationOptions = {}): AsyncGenerator<Notification, void, undefined> {
-    this.#state.demandOpen("notifications");
-    return this.#queue.iterate(options);
+    this.#parts.state.demandOpen("notifications");
+    return this.#parts.queue.iterate(options);
   }
 
   /**
@@ -269,7 +231,7 @@ export class Transport implements AsyncDisposable {
    * @throws KvferryError `PEER_LOST` when the peer is forgotten or gone, `NO_NIXL` without an agent.
    */
   notify(peer: Peer, payload: Uint8Array | string): Promise<void> {
-    return this.#messenger.notify(peer, payload);
+    return this.#parts.messenger.notify(peer, payload);
   }
 
   /** @returns A function that takes the listener off again. */
@@ -277,18 +239,18 @@ export class Transport implements AsyncDisposable {
     event: Name,
     listener: (event: TransportEvents[Name]) => void,
   ): () => void {
-    return this.#events.on(event, listener);
+    return this.#parts.events.on(event, listener);
   }
 
   /** What was counted so far. */
   metrics(): TransportMetrics {
-    return this.#metrics.snapshot({
-      inFlight: this.#engine.runningCount,
-      inDoubt: this.#engine.doubtfulCount,
-      quarantined: this.#leases.quarantinedCount,
-      localLayouts: localCount(this.#state.snapshot),
-      remoteLayouts: remoteCount(this.#state.snapshot),
-      peers: this.#state.snapshot.peers.size,
+    return this.#parts.metrics.snapshot({
+      inFlight: this.#parts.engine.runningCount,
+      inDoubt: this.#parts.engine.doubtfulCount,
+      quarantined: this.#parts.leases.quarantinedCount,
+      localLayouts: localCount(this.#parts.state.snapshot),
+      remoteLayouts: remoteCount(this.#parts.state.snapshot),
+      peers: this.#parts.state.snapshot.peers.size,
     });
   }
 
@@ -299,7 +261,13 @@ export class Transport implements AsyncDisposable {
 
   /** A snapshot for bug reports, without secrets. */
   dump(): TransportDump {
-    return dumpTransport(this.#session, this.#state, this.#leases, this.metrics(), this.#staging);
+    return dumpTransport(
+      this.#session,
+      this.#parts.state,
+      this.#parts.leases,
+      this.metrics(),
+      this.#parts.staging,
+    );
   }
 
   /**
@@ -309,7 +277,7 @@ export class Transport implements AsyncDisposable {
    * @returns What it had to leave: layouts whose memory may still be touched, and native calls that are stuck.
    */
   close(): Promise<CloseReport> {
-    dropped.unregister(this.#session);
+    unwatch(this.#session);
     this.#closing ??= this.#close();
     return this.#closing;
   }
@@ -320,13 +288,13 @@ export class Transport implements AsyncDisposable {
 
   /** @internal The last chance at process exit, when nothing asynchronous runs any more. */
   closeNow(): void {
-    dropped.unregister(this.#session);
-    openTransports.delete(this.#session);
-    closeAtOnce({ state: this.#state, context: this.#session.context });
+    unwatch(this.#session);
+    noteClosed(this.#session);
+    closeAtOnce(this.#session, this.#parts.state);
   }
 
   #warn(code: string, message: string): void {
-    this.#events.emit("warning", { code, message });
+    this.#parts.events.emit("warning", { code, message });
     if (code === "NO_SECRET" && !secretWarned) {
       secretWarned = true;
       process.emitWarning(message, { type: "KvferryWarning", code: "KVF_NO_SECRET" });
@@ -334,50 +302,10 @@ export class Transport implements AsyncDisposable {
   }
 
   #close(): Promise<CloseReport> {
-    return closeTransport({
-      session: this.#session,
-      state: this.#state,
-      engine: this.#engine,
-      registrar: this.#registrar,
-      peers: this.#peers,
-      arrivals: this.#arrivals,
-      messenger: this.#messenger,
-      liveness: this.#liveness,
-      fences: this.#fences,
-      queue: this.#queue,
-    }).finally(() => openTransports.delete(this.#session));
+    return closeTransport({ session: this.#session, ...this.#parts }).finally(() =>
+      noteClosed(this.#session),
+    );
   }
 }
 
-/** What must be stopped before the process may end. */
-interface OpenParts {
-  readonly state: TransportState;
-  readonly context: Session["context"];
-}
-
-const openTransports: Map<Session, OpenParts> = new Map();
-
-/** Says what was left behind, and frees nothing: whoever was given a layout or a peer may still use it. */
-const dropped: FinalizationRegistry<string> = new FinalizationRegistry((agentName) =>
-  process.emitWarning(
-    `the transport ${agentName} was dropped without close(): its memory and its threads stay until the process ends`,
-    { type: "KvferryWarning", code: "KVF_LEAK" },
-  ),
-);
-
-let exitHook = false;
 let secretWarned = false;
-
-/** At exit neither destructors nor finalizers run: native threads are stopped here, synchronously. */
-function installExitHook(): void {
-  if (exitHook) return;
-  exitHook = true;
-  process.on("exit", () => {
-    for (const open of openTransports.values()) closeAtOnce(open);
-  });
-}
-
-function closeAtOnce({ state, context }: OpenParts): void {
-  state.close();
-  context.close(0);
-}
