@@ -1,16 +1,16 @@
-import { mappedAddresses } from "../core/attachment.ts";
-import { KvferryError } from "../core/errors.ts";
+import { KvferryError, type ErrorDetails } from "../core/errors.ts";
 import type { Attachment } from "../core/layout.ts";
-import type { MetadataPackage, PackageComponent, PackageLayout } from "../core/package.ts";
+import type { MetadataPackage } from "../core/package.ts";
 import type { PeerRecord } from "../core/registry.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import { forgetPeer, setAttachment, takeBackLayout } from "../core/registry-peers.ts";
 import { getPeer } from "../core/registry-queries.ts";
-import { macOf } from "./authentication.ts";
 import type { Engine } from "./engine.ts";
 import type { EventHub } from "./events.ts";
-import { loadedExchange, loadExchange, type ExchangeParts } from "./exchange.ts";
+import type { ExchangeParts } from "./exchange.ts";
 import type { NeighbourAttachment } from "./neighbour-import.ts";
+import { attachmentsOf } from "./package-attachment.ts";
+import { readPackage } from "./package-intake.ts";
 import { Peer, type PeerHost } from "./peer.ts";
 import type { PeersInNixl } from "./peers-in-nixl.ts";
 import type { RemoteLayout } from "./remote-layout.ts";
@@ -49,6 +49,8 @@ export class PeerBook implements PeerHost {
   readonly #inNixl: PeersInNixl | null;
   /** Peers that are being forgotten, by their names on NIXL's wire: only then can they be imported again. */
   readonly #leaving: Map<string, Promise<void>> = new Map();
+  /** Why nothing of a peer can be mapped; null where that has to be tried. */
+  readonly #unmapped: string | null;
 
   watcher: PeerWatcher | undefined;
 
@@ -57,7 +59,8 @@ export class PeerBook implements PeerHost {
     this.#state = state;
     this.#engine = engine;
     this.#events = events;
-    const { agent, overNixl } = session;
+    const { agent, overNixl, neighbours } = session;
+    this.#unmapped = neighbours === null ? "This transport was opened with neighbours: false." : null;
     this.#inNixl = agent === null || overNixl === null ? null : new overNixl.PeersInNixl(agent, engine);
   }
 
@@ -87,13 +90,13 @@ export class PeerBook implements PeerHost {
 
   async import(bytes: Uint8Array): Promise<Peer> {
     this.#state.demandOpen("importMetadata");
-    const { metadata, exchange } = await this.#decode(bytes, "importMetadata");
+    const { metadata, exchange } = await readPackage(bytes, this.#session.options, "importMetadata");
     return await this.#alone("importMetadata", metadata, () => this.#enter(metadata, exchange));
   }
 
   async update(peer: Peer, bytes: Uint8Array): Promise<void> {
     this.#state.demandOpen("update");
-    const { metadata, exchange } = await this.#decode(bytes, "update");
+    const { metadata, exchange } = await readPackage(bytes, this.#session.options, "update");
     if (
       metadata.workerId !== peer.workerId ||
       metadata.incarnation !== peer.generation ||
@@ -130,13 +133,7 @@ export class PeerBook implements PeerHost {
   async forget(peer: Peer): Promise<void> {
     if (this.#peers.get(peer.workerId) !== peer) return;
     this.#remove(peer);
-    const gone = new KvferryError(
-      "PEER_LOST",
-      "transfer",
-      `peer ${peer.agentName} was forgotten`,
-      "Import its metadata again.",
-      { workerId: peer.workerId.toString() },
-    );
+    const gone = peerLost(peer, "transfer", "was forgotten", "Import its metadata again.");
     this.#engine.failAgent(peer.wireName, gone);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#leaving.set(peer.wireName, promise);
@@ -165,21 +162,8 @@ export class PeerBook implements PeerHost {
   lose(peer: Peer, reason: string): void {
     if (this.#peers.get(peer.workerId) !== peer) return;
     this.#remove(peer);
-    const gone = new KvferryError(
-      "PEER_LOST",
-      "transfer",
-      `peer ${peer.agentName} is gone: ${reason}`,
-      "Import its metadata again once it is back.",
-      {
-        workerId: peer.workerId.toString(),
-        reason,
-      },
-    );
-    this.#engine.failAgent(peer.wireName, gone);
-    void this.#session.neighbours?.detach(peer.wireName);
-    void this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
-    peer.markLost(reason);
-    this.watcher?.left(peer);
+    const remedy = "Import its metadata again once it is back.";
+    this.#cutOff(peer, reason, peerLost(peer, "transfer", `is gone: ${reason}`, remedy, { reason }));
     this.#events.emit("peer", { change: "lost", workerId: peer.workerId, agentName: peer.agentName, reason });
   }
 
@@ -203,34 +187,8 @@ export class PeerBook implements PeerHost {
     }
   }
 
-  async #decode(
-    bytes: Uint8Array,
-    operation: string,
-  ): Promise<{ readonly metadata: MetadataPackage; readonly exchange: ExchangeParts }> {
-    if (!(bytes instanceof Uint8Array)) {
-      throw new KvferryError(
-        "METADATA_MALFORMED",
-        operation,
-        "a metadata package is bytes",
-        "Give the Uint8Array that the peer's exportMetadata made.",
-        { found: typeof bytes },
-      );
-    }
-    const { options } = this.#session;
-    // A copy: the caller may change its buffer while the import is under way.
-    const copy = new Uint8Array(bytes);
-    const exchange = loadedExchange() ?? (await loadExchange());
-    const decoded = exchange.decodePackage(copy, {
-      acceptUnauthenticated: options.acceptUnauthenticated,
-      ...(options.secrets.length === 0 ? undefined : { mac: macOf(options.secrets) }),
-    });
-    const metadata = exchange.checkPackage(decoded, options, Date.now(), operation);
-    exchange.checkBlob(metadata, operation);
-    return { metadata, exchange };
-  }
-
   async #enter(metadata: MetadataPackage, { importPackage, namesStaging }: ExchangeParts): Promise<Peer> {
-    const attach = this.#attach(metadata);
+    const attach = attachmentsOf(metadata, this.#unmapped);
     // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
     const trial = importPackage(this.#state.snapshot, metadata, attach);
     await this.#leaving.get(metadata.wireName);
@@ -240,7 +198,8 @@ export class PeerBook implements PeerHost {
     try {
       await this.#inNixl?.load(metadata);
       this.#state.demandOpen("importMetadata");
-      const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata, near));
+      const reached = attachmentsOf(metadata, near ?? this.#unmapped);
+      const entered = importPackage(this.#state.snapshot, metadata, reached);
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
     } catch (error) {
@@ -266,7 +225,7 @@ export class PeerBook implements PeerHost {
 
   /** Takes a newer package of a peer. What fails leaves the peer as it was. */
   async #renew(peer: Peer, metadata: MetadataPackage, { importPackage }: ExchangeParts): Promise<void> {
-    const attach = this.#attach(metadata);
+    const attach = attachmentsOf(metadata, this.#unmapped);
     // Throws for a sequence that is not higher, before NIXL hears of it.
     importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
@@ -280,9 +239,8 @@ export class PeerBook implements PeerHost {
     try {
       this.#state.demandOpen("update");
       if (this.#peers.get(peer.workerId) !== peer) throw await this.#forgottenMeanwhile(peer);
-      const entered = importPackage(this.#state.snapshot, metadata, this.#attach(metadata, near), {
-        updates: peer.workerId,
-      });
+      const reached = attachmentsOf(metadata, near ?? this.#unmapped);
+      const entered = importPackage(this.#state.snapshot, metadata, reached, { updates: peer.workerId });
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
     } catch (error) {
@@ -309,32 +267,27 @@ export class PeerBook implements PeerHost {
     // While it is being forgotten it still has to be told things.
     if (!this.#byWireName.has(peer.wireName) && !this.#leaving.has(peer.wireName))
       await this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
-    return new KvferryError(
-      "PEER_LOST",
-      "update",
-      `peer ${peer.agentName} was forgotten during its update`,
-      "Import its metadata again.",
-      { workerId: peer.workerId.toString() },
-    );
+    return peerLost(peer, "update", "was forgotten during its update", "Import its metadata again.");
   }
 
   /** A higher incarnation of a known worker was imported: the old one is gone. */
   #replaced(before: Peer): void {
     this.#byWireName.delete(before.wireName);
-    const gone = new KvferryError(
-      "PEER_LOST",
-      "transfer",
-      `peer ${before.agentName} came back in a new incarnation`,
-      "Use the layouts of the newly imported peer.",
-      {
-        workerId: before.workerId.toString(),
-      },
+    const remedy = "Use the layouts of the newly imported peer.";
+    this.#cutOff(
+      before,
+      "it came back in a new incarnation",
+      peerLost(before, "transfer", "came back in a new incarnation", remedy),
     );
-    this.#engine.failAgent(before.wireName, gone);
-    void this.#session.neighbours?.detach(before.wireName);
-    void this.#session.agent?.forgetPeer(before.wireName).catch(() => undefined);
-    before.markLost("it came back in a new incarnation");
-    this.watcher?.left(before);
+  }
+
+  /** Nothing more goes to a peer: what runs with it fails, what is mapped or known of it is let go. */
+  #cutOff(peer: Peer, reason: string, gone: KvferryError): void {
+    this.#engine.failAgent(peer.wireName, gone);
+    void this.#session.neighbours?.detach(peer.wireName);
+    void this.#session.agent?.forgetPeer(peer.wireName).catch(() => undefined);
+    peer.markLost(reason);
+    this.watcher?.left(peer);
   }
 
   #remove(peer: Peer): void {
@@ -351,25 +304,6 @@ export class PeerBook implements PeerHost {
       this.#engine.noteReached(peer.wireName);
     near.keep();
   }
-
-  /** @param near - What of the package is mapped; null before that was tried. */
-  #attach(
-    metadata: MetadataPackage,
-    near: NeighbourAttachment | null = null,
-  ): (layout: PackageLayout, component: PackageComponent) => Attachment {
-    const reachable = metadata.nixlMetadata.byteLength > 0;
-    const off =
-      this.#session.neighbours === null ? "This transport was opened with neighbours: false." : null;
-    return (layout, component) => {
-      const found = near?.component(layout, component) ?? off;
-      if (found !== null && typeof found === "object")
-        return mappedAddresses(found.bases, found.storage ?? undefined, found.via ?? undefined);
-      const why = found === null ? undefined : { unmapped: found };
-      if (layout.stagedOnly || !reachable || component.storage.kind === "disk")
-        return { kind: "staged", agent: metadata.wireName, ...why };
-      return { kind: "nixl", agent: metadata.wireName, bases: component.regionAddresses, ...why };
-    };
-  }
 }
 
 function twice(operation: string, { workerId, agentName }: MetadataPackage): KvferryError {
@@ -380,4 +314,15 @@ function twice(operation: string, { workerId, agentName }: MetadataPackage): Kvf
     "Await the first import and use its peer.",
     { workerId: workerId.toString(), agentName },
   );
+}
+
+function peerLost(
+  { agentName, workerId }: Peer,
+  operation: string,
+  what: string,
+  remedy: string,
+  details: ErrorDetails = {},
+): KvferryError {
+  const facts = { workerId: workerId.toString(), ...details };
+  return new KvferryError("PEER_LOST", operation, `peer ${agentName} ${what}`, remedy, facts);
 }
