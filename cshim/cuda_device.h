@@ -256,7 +256,7 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
  * (cuda_info.c) */
 char *kvf_cuda_describe(size_t *length);
 
-/* ---- known memory (cuda_memory.c) ------------------------------------------------------------------------------ */
+/* ---- known memory (cuda_known.c) ------------------------------------------------------------------------------- */
 
 /* True when [low, high) is device memory that `device` reaches (kind 1), or pinned memory (kind 0). Asks the driver for
  * what is not known. The context is entered. */
