@@ -1,7 +1,8 @@
 // oxlint-disable-next-line typescript/triple-slash-reference -- a virtual module is nothing that could be imported
 /// <reference path="./lib/plugin/native-module.d.ts" preserve="true" />
 export { Transport } from "./lib/runtime/transport.ts";
-export { LocalLayout, type LocalComponent, type UnregisterOptions } from "./lib/runtime/local-layout.ts";
+export { LocalLayout, type UnregisterOptions } from "./lib/runtime/local-layout.ts";
+export type { LocalComponent } from "./lib/runtime/local-component.ts";
 export { RemoteLayout, type RemoteComponent } from "./lib/runtime/remote-layout.ts";
 export { Peer, type PeerLoss } from "./lib/runtime/peer.ts";
 export {
