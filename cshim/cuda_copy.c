@@ -74,6 +74,21 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
     return status;
 }
 
+int32_t kvf_task_rehearse(kvf_task *task) {
+    kvf_submission s = {.task = task, .device = task->device, .cu = kvf_cuda_driver_get(), .rehearsal = true};
+    task->direction = kvf_hop_direction(&task->hop);
+    /* The lane whose turn is next. */
+    s.lane = &s.device->lane[task->direction][atomic_load(&s.device->turn[task->direction]) % KVF_LANES];
+    if (pthread_mutex_trylock(&s.lane->lock) != 0) return KVF_OK;
+    int32_t status = KVF_OK;
+    if (s.lane->ready && (status = kvf_cuda_enter(s.device)) == KVF_OK) {
+        status = submit_programs(&s);
+        kvf_cuda_leave();
+    }
+    pthread_mutex_unlock(&s.lane->lock);
+    return status;
+}
+
 /* Makes the side stream wait for all that was queued. */
 static int32_t join(kvf_submission *s) {
     kvf_lane *lane = s->lane;

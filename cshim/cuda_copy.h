@@ -14,6 +14,7 @@ typedef struct kvf_submission {
     kvf_lane *lane;
     bool patient; /* may wait for staging */
     bool touched; /* something that writes the destination was queued */
+    bool rehearsal; /* kernels are launched without work, lists are written where the next ones will be */
     int near;     /* slabs: the side in device memory */
     double *offsets;
     uint32_t chunk;

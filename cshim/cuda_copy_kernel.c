@@ -7,6 +7,11 @@
 /* Room for `bytes` of lists in the lane's staging. KVF_AGAIN: the oldest upload is not over and the caller is impatient. */
 static int32_t stage_lists(kvf_submission *s, uint32_t bytes, uint32_t *at) {
     kvf_lane *lane = s->lane;
+    if (s->rehearsal) {
+        if (!lane->list_device || lane->list_used + bytes > KVF_LIST_BYTES) return KVF_AGAIN;
+        *at = lane->list_segment * KVF_LIST_BYTES + lane->list_used; /* nobody has this part */
+        return KVF_OK;
+    }
     if (!lane->list_device) {
         if (!s->patient && !s->touched) return KVF_AGAIN;
         int32_t status = kvf_lane_lists(s->device, lane);
@@ -61,7 +66,7 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     if (status != KVF_OK) return status;
     if (external) {
         program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
-        if (how->sends) {
+        if (how->sends && !s->rehearsal) {
             status = send_lists(s, program.lists, lane->list_device + at, words * 4);
             if (status != KVF_OK) return status;
             program.lists = lane->list_device + at;
@@ -78,6 +83,10 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     uint32_t ctas = most < how->ctas ? (uint32_t)most : how->ctas;
     if (how->bulk) shared = threads / 32 * KVF_KERNEL_STAGES * tuning->bulk_stage;
     if (!s->device->kernel[kernel]) return kvf_refuse(KVF_E_UNAVAILABLE, "CUDA: there is no kernel for this method on device %d", s->device->ordinal);
+    if (s->rehearsal) {
+        program.units = 0;
+        ctas = 1;
+    }
     void *parameters[] = {&program};
     cu_result result = s->cu->launch(s->device->kernel[kernel], ctas, 1, 1, threads, 1, 1, shared, lane->work, parameters, NULL);
     if (result != CU_OK) return kvf_copy_failed(s, result, "CUDA: a kernel could not be launched");

@@ -130,6 +130,8 @@ typedef struct kvf_cuda_device {
         struct kvf_cuda_device *device;
         struct kvf_task *first, *last;
         pthread_cond_t queued; /* the thread sleeps here */
+        atomic_uint length;    /* of the list */
+        uint64_t awake_until;  /* until then it does not: see kvf_queue_stir; guarded by the device's lock */
         pthread_t thread;
     } queue[KVF_DIRECTIONS];
     pthread_cond_t watched;  /* the watching thread sleeps here */
@@ -204,6 +206,7 @@ typedef struct kvf_task {
     kvf_direction direction;
     uint64_t begun, lasts, expected, look_from, look_until; /* nanoseconds */
     bool seen;              /* its flag was looked at before it was written */
+    bool queued;            /* its direction's submit thread submits it */
     struct kvf_task *look_next;
     struct kvf_mark *marks; /* one for each program that is watched */
     atomic_bool settled;
@@ -224,6 +227,11 @@ bool kvf_task_flag(kvf_task *task);
 void kvf_task_look(kvf_task *task);
 /* Queues the driver's callback behind the task's event. The context is entered. */
 int32_t kvf_task_call(kvf_task *task);
+/* Wakes the submit thread of a long copy that has ended and keeps it awake for a moment: what follows such a copy mostly
+ * follows at once, and waking takes a percent of its time. The task may be freed once it is settled: the queue is asked
+ * for before; NULL for copies that are short or submitted otherwise. (cuda_task.c) */
+struct kvf_queue *kvf_queue_to_stir(const kvf_task *task, uint64_t now);
+void kvf_queue_stir(struct kvf_queue *queue);
 /* Puts a task on the list of what runs. */
 void kvf_task_started(kvf_task *task);
 /* Ends its job, unless somebody did. */
@@ -251,6 +259,8 @@ kvf_direction kvf_hop_direction(const kvf_hop *hop);
  * unless *touched says that some copies were queued: then it was started and will settle with the failure. With
  * `patient` false KVF_AGAIN says that it would have to wait: nothing was queued. (cuda_copy.c) */
 int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched);
+/* The same for a copy by a kernel, without any effect on the copy's memory; where a lane is free. (cuda_copy.c) */
+int32_t kvf_task_rehearse(kvf_task *task);
 
 /* The JSON text of kvf_cuda_info_job, from malloc; NULL (text set) when there is no memory. The driver is loaded.
  * (cuda_info.c) */

@@ -32,14 +32,6 @@
 
 static void learn(const kvf_task *task, uint64_t now);
 
-static void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* The rate of copies like this one: those of other sizes do not tell how long it takes. */
 static double *rate_of(const kvf_task *task) {
     uint32_t size = 0;
@@ -173,7 +165,9 @@ static uint64_t look_once(kvf_cuda_device *device, kvf_task **list, uint64_t now
 static void end_looks(kvf_cuda_device *device, kvf_task *over, kvf_task *late) {
     while (over) {
         kvf_task *next = over->look_next;
+        struct kvf_queue *queue = kvf_queue_to_stir(over, kvf_now_nanos());
         on_done(over);
+        if (queue) kvf_queue_stir(queue);
         over = next;
     }
     if (!late) return;
@@ -232,7 +226,7 @@ void *kvf_cuda_look_thread(void *argument) {
             uint64_t pause = again - now < PAUSE ? again - now : PAUSE; /* new tasks are seen that late at most */
             nanosleep(&(struct timespec){0, (long)(pause - SHORT / 2)}, NULL);
         } else {
-            for (int i = 0; i < 16; i++) relax();
+            for (int i = 0; i < 16; i++) kvf_relax();
             if ((now >> 12 & 3) == 0) sched_yield();
         }
     }

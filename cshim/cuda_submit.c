@@ -149,6 +149,17 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
     return launch_task(task, inlined, forced);
 }
 
+int32_t kvf_cuda_rehearse(int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width) {
+    kvf_cuda_device *device = kvf_cuda_device_get(ordinal);
+    if (!device) return KVF_E_CUDA;
+    kvf_task task = {.device = device, .method = method, .width = width};
+    int32_t status = kvf_hop_parse(&task.hop, hop, words);
+    if (status != KVF_OK) return status;
+    if (method == KVF_CUDA_METHOD_KERNEL) status = kvf_task_rehearse(&task);
+    kvf_hop_free(&task.hop);
+    return status;
+}
+
 int32_t kvf_cuda_event_job(kvf_word context, uint32_t slot, int32_t ordinal, kvf_word event) {
     kvf_context *ctx = kvf_context_from(context);
     if (!ctx) return KVF_E_CLOSED;

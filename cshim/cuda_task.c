@@ -12,6 +12,8 @@
 
 #define MILLI 1000000ull
 #define LOOK_EVERY (50 * MILLI) /* the watching thread, while something runs */
+#define STIR_AFTER MILLI        /* copies that took so long */
+#define STIR (MILLI / 5)        /* a submit thread stays awake so long after one */
 #define LOOK_ON 40              /* times more after nothing runs, so that a stream of small copies wakes nobody */
 
 void kvf_task_started(kvf_task *task) {
@@ -113,6 +115,8 @@ int32_t kvf_task_queue(kvf_task *task) {
             if (queue->last) queue->last->next = task;
             else queue->first = task;
             queue->last = task;
+            task->queued = true;
+            atomic_fetch_add_explicit(&queue->length, 1, memory_order_relaxed);
             pthread_cond_signal(&queue->queued);
         }
     }
@@ -130,15 +134,40 @@ int32_t kvf_task_queue(kvf_task *task) {
     return status;
 }
 
+struct kvf_queue *kvf_queue_to_stir(const kvf_task *task, uint64_t now) {
+    return task->queued && now >= task->begun + STIR_AFTER ? &task->device->queue[task->direction] : NULL;
+}
+
+void kvf_queue_stir(struct kvf_queue *queue) {
+    pthread_mutex_lock(&queue->device->lock);
+    queue->awake_until = kvf_now_nanos() + STIR;
+    pthread_cond_signal(&queue->queued);
+    pthread_mutex_unlock(&queue->device->lock);
+}
+
+/* Sleeps until something is queued, or looks for it while the thread is to stay awake. The device is locked. */
+static void await_queued(struct kvf_queue *queue) {
+    kvf_cuda_device *device = queue->device;
+    const uint64_t until = queue->awake_until;
+    if (kvf_now_nanos() >= until) {
+        pthread_cond_wait(&queue->queued, &device->lock);
+        return;
+    }
+    pthread_mutex_unlock(&device->lock);
+    while (atomic_load_explicit(&queue->length, memory_order_relaxed) == 0 && kvf_now_nanos() < until) kvf_relax();
+    pthread_mutex_lock(&device->lock);
+}
+
 void *kvf_cuda_submit_thread(void *argument) {
     struct kvf_queue *queue = argument;
     kvf_cuda_device *device = queue->device;
     pthread_mutex_lock(&device->lock);
     for (;;) {
-        while (!queue->first && !device->stop) pthread_cond_wait(&queue->queued, &device->lock);
+        while (!queue->first && !device->stop) await_queued(queue);
         kvf_task *task = queue->first;
         if (!task) break;
         queue->first = task->next;
+        atomic_fetch_sub_explicit(&queue->length, 1, memory_order_relaxed);
         if (!queue->first) queue->last = NULL;
         pthread_mutex_unlock(&device->lock);
         run_queued(task);

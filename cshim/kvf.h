@@ -297,6 +297,10 @@ KVF_API int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t devic
 /* A job that ends when a CUDA event has fired. */
 KVF_API int32_t kvf_cuda_event_job(kvf_word context, uint32_t slot, int32_t device, kvf_word event);
 
+/* Goes over what kvf_cuda_copy_job would do with the same, and moves nothing: a kernel is launched that has no work. So code and
+ * data that were not used for milliseconds are in the processor's caches when the next copy is submitted. */
+KVF_API int32_t kvf_cuda_rehearse(int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width);
+
 /* For tests and measurements. out[0] = the device's CUDA context. */
 KVF_API int32_t kvf_cuda_test_context(int32_t device, double *out);
 /* out[0] = a new stream. */

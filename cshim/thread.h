@@ -25,4 +25,13 @@ void kvf_condition_init(pthread_cond_t *condition);
 /* Waits until signalled or the deadline passes; KVF_OK or KVF_AGAIN (the deadline passed). */
 int32_t kvf_condition_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t deadline);
 
+/* A pause of some nanoseconds for a thread that looks for something again and again. */
+static inline void kvf_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 #endif

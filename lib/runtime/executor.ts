@@ -27,6 +27,8 @@ export interface HopContext {
   readonly order?: CudaOrder | null;
   /** Staging memory that the caller lends to hops that need two; else the managed pool. */
   readonly bounce?: ChunkSource | null;
+  /** Goes over what the next transfer will need, shortly before this one is foreseen to end. */
+  readonly rehearse?: (() => void) | undefined;
   /** The layouts of both sides, for hops that a peer has to help with. */
   readonly source?: LayoutHandle;
   readonly destination?: LayoutHandle;

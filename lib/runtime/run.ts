@@ -196,6 +196,7 @@ export class Run implements TransferControl, Expiring {
             watch: this.task.plan.layers !== null,
             order: this.#orderOf(hop),
             bounce: this.task.bounce ?? null,
+            rehearse: last ? this.task.rehearse : undefined,
             source: this.task.plan.source,
             destination: this.task.plan.destination,
           },

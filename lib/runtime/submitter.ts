@@ -149,7 +149,7 @@ export class Submitter {
       !(order instanceof Promise) &&
       this.#engine.paused(agentOf(planned), planned) === undefined
     ) {
-      this.#launch(transfer, options, planned, deadlineMillis, blocks, order);
+      this.#launch(transfer, options, planned, deadlineMillis, blocks, order, plan);
       return;
     }
     const notification = notificationOf(options);
@@ -185,6 +185,7 @@ export class Submitter {
     deadlineMillis: number,
     blocks: TransferBlocks,
     order: CudaOrder | null,
+    rehearse?: () => TransferPlan,
   ): void {
     const plan = order === null ? asked : orderedPlan(asked, order);
     const agent = agentOf(plan);
@@ -212,6 +213,7 @@ export class Submitter {
         options.bounce === undefined
           ? null
           : this.#bounces.source(this.#bounceOf(options.bounce, plan, blocks)),
+      ...(rehearse === undefined ? undefined : { rehearse }),
     };
     const lent = options.bounce === undefined ? null : handleOf(options.bounce.layout);
     if (lent !== null) this.#leases.acquire(lent);

@@ -27,6 +27,8 @@ export interface Task {
   readonly order?: CudaOrder | null;
   /** Staging memory that the caller lends. */
   readonly bounce?: ChunkSource | null;
+  /** Plans the same once more, so that what planning needs is in the processor's caches; changes nothing. */
+  readonly rehearse?: () => void;
   /** What is checked before the first hop and after the last one; an error fails the transfer. */
   readonly before?: (() => Promise<KvferryError | null>) | null;
   readonly after?: (() => Promise<KvferryError | null>) | null;

@@ -1,7 +1,20 @@
 // When a GPU's work ends, and after what it begins: sleeps that are queued, callers' streams, events, layers.
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { LocalLayout, Transport } from "../../index.ts";
-import { answer, failureOf, native, openCuda, scribble, specOf, STANDIN, verified } from "./harness.ts";
+import { encodeHop } from "../../lib/core/encode.ts";
+import { KVF_CUDA_METHOD_KERNEL } from "../../lib/native/symbols.ts";
+import { copyProgram } from "../copy-program.ts";
+import {
+  answer,
+  failureOf,
+  native,
+  openCuda,
+  regionsOf,
+  scribble,
+  specOf,
+  STANDIN,
+  verified,
+} from "./harness.ts";
 
 /** The sleep that a GPU is asked for, microseconds. */
 const SLEEP_MICROS = STANDIN === null ? 600_000 : 150_000;
@@ -254,4 +267,55 @@ test("progress is bytes, and rises to all of them", async () => {
   expect(transfer.progress.total).toBe(4 * gpu.config.blockBytes);
   await transfer;
   expect(transfer.progress).toEqual({ done: 4 * gpu.config.blockBytes, total: 4 * gpu.config.blockBytes });
+});
+
+test("a rehearsal of a copy changes no byte on either side, nor what the copies after it do", async () => {
+  const [few, many] = [3, 2_000];
+  const spec = (kind: "device" | "pinned") => specOf(kind, "FC", { numBlocks: many, numLayers: 1 });
+  const [device, other, host] = [
+    await transport.register(spec("device")),
+    await transport.register(spec("device")),
+    await transport.register(spec("pinned")),
+  ];
+  const memory = (layout: LocalLayout) =>
+    ({ kind: layout.storage.kind === "device" ? 1 : 0, device: 0 }) as const;
+  for (const [source, destination] of [
+    [device, host],
+    [host, device],
+    [device, other],
+  ] as const)
+    for (const pairs of [few, many]) {
+      // Rows of a page, in reversed order: so many lists that the library stages them, and so few that it does not.
+      const { blockBytes } = source.config;
+      const ids = Array.from({ length: pairs }, (_unused, index) => index);
+      const hop = encodeHop([
+        copyProgram({
+          srcBase: Float64Array.of(source.regions[0]?.address ?? 0),
+          dstBase: Float64Array.of(destination.regions[0]?.address ?? 0),
+          srcOffset: Float64Array.from(ids, (id) => id * blockBytes),
+          dstOffset: Float64Array.from(ids, (id) => (many - 1 - id) * blockBytes),
+          rowBytes: 4_096,
+          srcMemory: memory(source),
+          dstMemory: memory(destination),
+        }),
+      ]);
+      scribble(source, 5);
+      scribble(destination, 6);
+      const before = [...regionsOf(source), ...regionsOf(destination)];
+      for (let time = 0; time < 3; time++)
+        answer(() => native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0));
+      expect([...regionsOf(source), ...regionsOf(destination)]).toEqual(before);
+      // The lists that were written for nothing lie where the next ones go.
+      const moved = transport.transfer({
+        source,
+        sourceBlocks: ids,
+        destination,
+        destinationBlocks: ids.toReversed(),
+        method: "cuda/kernel",
+      });
+      answer(() => native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0));
+      await moved;
+      expect(await destination.checksums(ids.toReversed())).toEqual(await source.checksums(ids));
+    }
+  for (const layout of [device, other, host]) await layout.unregister();
 });
