@@ -36,6 +36,8 @@ typedef struct kvf_launch {
     bool bulk;
     bool sends; /* lists go to device memory: many warps will read them; across the link they are read where they are */
     uint32_t ctas, threads;
+    bool staged;  /* room for its lists was taken before, at: */
+    uint32_t at;
 } kvf_launch;
 int32_t kvf_copy_launch(const kvf_nest *nest, void *launch);
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads);

@@ -59,7 +59,9 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     uint32_t at = 0;
     bool external = false;
     if (words > KVF_KERNEL_INLINE_WORDS) {
-        int32_t status = stage_lists(s, (uint32_t)words * 4, &at);
+        int32_t status = KVF_OK;
+        if (how->staged) at = how->at;
+        else status = stage_lists(s, (uint32_t)words * 4, &at);
         if (status != KVF_OK) return status;
     }
     int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lane->list_host + at / 4, &external, &program);
@@ -94,23 +96,38 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     return KVF_OK;
 }
 
+#define FEW_PAIRS 2048    /* so many go in one launch */
 #define FIRST_PAIRS 1024
+#define LEAST_INLINE 64u  /* fewer are not worth a launch */
+
+/* How many of a nest's pairs are launched first: as many as travel inside the launch, where that is enough of them. */
+static uint64_t first_pairs(const kvf_nest *nest) {
+    const uint64_t beside = (nest->bases > 1 ? 4 * nest->bases : 0) + (nest->run ? 1 : 0), a_pair = nest->run ? 3 : 2;
+    const uint64_t fit = beside < KVF_KERNEL_INLINE_WORDS ? (KVF_KERNEL_INLINE_WORDS - beside) / a_pair : 0;
+    return fit < LEAST_INLINE ? FIRST_PAIRS : fit;
+}
 
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
-    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads};
+    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads, false, 0};
     const uint32_t width = kvf_nest_alignment(nest, false);
     kvf_shape shape = bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
     const uint64_t pairs = KVF_LIST_BYTES / 16; /* three words a pair, and bases beside them */
     if (4 * nest->bases > KVF_LIST_BYTES / 16) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u has too many bases", s->program);
     if (kvf_nest_units(nest, shape, width, bulk ? s->device->tuning.bulk_stage : KVF_KERNEL_PIECE) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
-        if (nest->pairs < 2 * FIRST_PAIRS) return kvf_copy_launch(nest, &how);
+        if (nest->pairs < FEW_PAIRS) return kvf_copy_launch(nest, &how);
         /* Writing long lists takes as long as copying some of what they name: the device starts on the first of them. */
-        kvf_nest part;
-        kvf_nest_pairs(nest, 0, FIRST_PAIRS, &part);
-        int32_t status = kvf_copy_launch(&part, &how);
-        if (status != KVF_OK) return status;
-        kvf_nest_pairs(nest, FIRST_PAIRS, nest->pairs, &part);
-        return kvf_copy_launch(&part, &how);
+        const uint64_t first = first_pairs(nest);
+        kvf_nest part, rest;
+        kvf_nest_pairs(nest, 0, first, &part);
+        kvf_nest_pairs(nest, first, nest->pairs, &rest);
+        /* Whoever cannot wait for room must find out before anything moves. */
+        int32_t status = KVF_OK;
+        if (kvf_nest_words(&part) <= KVF_KERNEL_INLINE_WORDS) {
+            status = stage_lists(s, (uint32_t)kvf_nest_words(&rest) * 4, &how.at);
+            how.staged = true;
+        }
+        if (status == KVF_OK) status = kvf_copy_launch(&part, &how);
+        return status == KVF_OK ? kvf_copy_launch(&rest, &how) : status;
     }
     if (!s->patient && !s->touched) return KVF_AGAIN; /* several launches may wait for staging in between */
     return kvf_nest_cut(nest, side, (uint64_t)(shape == KVF_SHAPE_ROWS ? width : 1024) << 29, pairs, kvf_copy_launch, &how);

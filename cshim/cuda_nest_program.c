@@ -3,6 +3,7 @@
  */
 #include <string.h>
 
+#include "cpu.h"
 #include "cuda_nest.h"
 #include "cuda_nest_side.h"
 #include "status.h"
@@ -87,15 +88,38 @@ static bool divides(const kvf_side *side, uint32_t shift) {
     return place->id && place->stride > 0 && shift <= (uint32_t)__builtin_ctzll((uint64_t)place->stride);
 }
 
-/* Both columns at once, in 32-bit products: what comes out is below 2^32, whatever overflows on the way. */
-static void fill_ids(const kvf_nest *nest, const int64_t least[2], const uint32_t shift[2], uint32_t *at) {
-    const kvf_places *src = &nest->side[KVF_SRC].place, *dst = &nest->side[KVF_DST].place;
-    const uint32_t unit[2] = {(uint32_t)((uint64_t)src->stride >> shift[0]), (uint32_t)((uint64_t)dst->stride >> shift[1])};
-    const uint32_t first[2] = {(uint32_t)((uint64_t)least[0] >> shift[0]), (uint32_t)((uint64_t)least[1] >> shift[1])};
-    for (uint64_t p = 0; p < nest->pairs; p++) {
-        at[2 * p] = src->id[p] * unit[0] - first[0];
-        at[2 * p + 1] = dst->id[p] * unit[1] - first[1];
+/* A column of block ids in 32-bit products: what comes out is below 2^32, whatever overflows on the way. */
+typedef struct id_column {
+    const uint32_t *id;
+    uint32_t unit, first;
+} id_column;
+
+/* Both columns at once. A plain loop, which compilers turn into what each processor does many of at once. */
+#define FILL_IDS(NAME, TARGET)                                                               \
+    TARGET static void NAME(id_column src, id_column dst, uint64_t pairs, uint32_t *at) {     \
+        for (uint64_t p = 0; p < pairs; p++) {                                               \
+            at[2 * p] = src.id[p] * src.unit - src.first;                                    \
+            at[2 * p + 1] = dst.id[p] * dst.unit - dst.first;                                \
+        }                                                                                    \
     }
+FILL_IDS(fill_ids_base, )
+#if defined(__x86_64__)
+FILL_IDS(fill_ids_avx2, __attribute__((target("avx2"))))
+#endif
+
+static void fill_ids(const kvf_nest *nest, const int64_t least[2], const uint32_t shift[2], uint32_t *at) {
+    id_column column[2];
+    for (int s = 0; s < 2; s++) {
+        const kvf_places *place = &nest->side[s].place;
+        column[s] = (id_column){place->id, (uint32_t)((uint64_t)place->stride >> shift[s]), (uint32_t)((uint64_t)least[s] >> shift[s])};
+    }
+#if defined(__x86_64__)
+    if (kvf_cpu_level() > KVF_CPU_BASE) {
+        fill_ids_avx2(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+        return;
+    }
+#endif
+    fill_ids_base(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
 }
 
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,

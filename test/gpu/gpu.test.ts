@@ -21,6 +21,11 @@ if (gpus === 0) {
       400_000,
     );
     test(
+      "lists so long that they are written while the first of them are moved",
+      () => expectCases("test/cuda/long-lists.cases.ts", 15, environment),
+      400_000,
+    );
+    test(
       "the route table: every pair of memory kinds, here and at a peer",
       () => expectCases("test/cuda/routes.cases.ts", findNixl() === null ? 2 : 4, environment),
       400_000,

@@ -5,6 +5,7 @@
  *
  *   cuda_driver CASES SEED      prints one line of JSON; exit status 1 when a byte was wrong
  */
+#include "cpu.h"
 #include "cuda_nest.h"
 #include "cuda_sample.h"
 #include "hop.h"
@@ -115,6 +116,7 @@ int main(int argc, char **argv) {
     for (uint64_t n = 0; n < cases && failures < 10; n++) {
         sample s;
         make(&s);
+        kvf_cpu_limit((uint32_t)(n % 3));
         const uint64_t length = write_hop(&s, (uint64_t[2]){(uint64_t)(uintptr_t)s.memory[0], (uint64_t)(uintptr_t)s.memory[1]}, (uint32_t[2]){0, 0}, 0, words);
         kvf_hop hop;
         if (kvf_hop_parse(&hop, words, length) != KVF_OK) {

@@ -9,6 +9,7 @@
 #include "driver_contexts.h"
 #include "driver_copies.h"
 #include "driver_files.h"
+#include "driver_pairs.h"
 #include "driver_refusals.h"
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
@@ -159,6 +160,8 @@ int main(int count, char **arguments) {
     held("blake3");
     fills();
     held("patterns");
+    pairs_are_looked_at(40 * percent);
+    held("pairs of block ids");
     random_hops(percent);
     held("random hops");
     large_rows();

@@ -15,6 +15,7 @@ const PARTS = [
   "memory in files",
   "blake3",
   "patterns",
+  "pairs of block ids",
   "random hops",
   "split rows, many programs, many runs",
   "programs in order",

@@ -17,6 +17,11 @@ if (usable) {
     300_000,
   );
   test(
+    "lists so long that they are written while the first of them are moved",
+    () => expectCases("test/cuda/long-lists.cases.ts", 15, environment),
+    300_000,
+  );
+  test(
     "two devices in one process",
     () => expectCases("test/cuda/devices.cases.ts", 3, { ...environment, KVF_STANDIN_DEVICES: "2" }),
     120_000,
