@@ -2,7 +2,8 @@ import { KvferryError } from "../core/errors.ts";
 import { cudaProfileOf, defaultProfile, type MachineProfile } from "../core/profile.ts";
 import type { GpuFacts } from "../core/route.ts";
 import type { NativeContext } from "../native/context.ts";
-import type { CudaDeviceInfo, CudaDriver } from "../native/cuda.ts";
+import type { CudaDeviceInfo } from "../native/cuda-info.ts";
+import type { CudaDriver } from "../native/cuda.ts";
 import { CUDA_LIBRARY_VARIABLE, noCuda } from "../native/no-cuda.ts";
 import type { ResolvedOptions } from "./options.ts";
 
