@@ -1,10 +1,10 @@
 import type { RegionScheme, StridedArrangement } from "./arrangement.ts";
 import { resolveArrangement } from "./arrangement-view.ts";
-import type { DTypeName, LayoutConfig } from "./config.ts";
+import type { LayoutConfig } from "./config.ts";
 import { resolveConfig } from "./config-resolve.ts";
-import { dtypeBits, isDTypeName } from "./dtype.ts";
-import { KvferryError } from "./errors.ts";
 import { checkedInteger } from "./integers.ts";
+import { resolveDType, type TensorDType } from "./tensor-dtype.ts";
+import { TENSOR_OPERATION, wrongTensor } from "./tensor-error.ts";
 
 /**
  * What an axis of a tensor means. The innermost values are one of `element` (of one head), `inner` (heads and
@@ -14,9 +14,6 @@ export type TensorAxis = "block" | "layer" | "outer" | "page" | "head" | "elemen
 
 /** Sizes or strides: numbers, or as PyTorch prints them, e.g. `"torch.Size([64, 2, 16, 8, 128])"` or `"(1, 2)"`. */
 export type TensorNumbers = readonly number[] | string;
-
-/** An element type: kvferry's name, PyTorch's (`torch.bfloat16`) or DLPack's triple. */
-export type TensorDType = string | { readonly code: number; readonly bits: number; readonly lanes: number };
 
 /** A tensor as an engine describes it. */
 export interface TensorDescription {
@@ -58,11 +55,16 @@ export function layoutFromTensor(tensor: TensorDescription): TensorLayout {
   const axes = readAxes(tensor, bits);
   const find = (name: TensorAxis): Axis | undefined => axes.find((axis) => axis.name === name);
   const block = find("block");
-  if (block === undefined) throw wrong("block", -1, "the tensor has no axis block", tensor.axes);
+  if (block === undefined) throw wrongTensor("block", -1, "the tensor has no axis block", tensor.axes);
   const values = valuesAxis(axes, tensor);
   const head = find("head");
   if (head !== undefined && values.name === "inner")
-    throw wrong("head", head.index, "inner holds the heads already, so there can be no axis head", head.size);
+    throw wrongTensor(
+      "head",
+      head.index,
+      "inner holds the heads already, so there can be no axis head",
+      head.size,
+    );
   const regions = tensor.regions ?? "one";
   const numLayers = layersOf(tensor, find("layer"), regions);
   const outer = outerOf(tensor, find("outer"), values, regions, bits);
@@ -88,11 +90,9 @@ export function layoutFromTensor(tensor: TensorDescription): TensorLayout {
     },
     regions,
   };
-  resolveArrangement(resolveConfig(config, OPERATION), arrangement, undefined, OPERATION);
+  resolveArrangement(resolveConfig(config, TENSOR_OPERATION), arrangement, undefined, TENSOR_OPERATION);
   return { config, arrangement };
 }
-
-const OPERATION = "layoutFromTensor";
 
 const AXES: ReadonlySet<string> = new Set<TensorAxis>([
   "block",
@@ -118,26 +118,26 @@ interface Axis {
 function readAxes(tensor: TensorDescription, bits: number): readonly Axis[] {
   const shape = readNumbers(tensor.shape, "shape");
   const names = tensor.axes;
-  if (!Array.isArray(names)) throw wrong("axes", -1, "axes must list the meaning of each axis", names);
+  if (!Array.isArray(names)) throw wrongTensor("axes", -1, "axes must list the meaning of each axis", names);
   if (shape.length !== names.length)
-    throw wrong(
+    throw wrongTensor(
       names[shape.length] ?? "axes",
       Math.min(shape.length, names.length),
       `the shape has ${shape.length} axes, ${names.length} are named`,
       names,
     );
   for (const [index, name] of names.entries()) {
-    if (!AXES.has(name)) throw wrong(String(name), index, `unknown axis ${JSON.stringify(name)}`, name);
-    if (names.indexOf(name) !== index) throw wrong(name, index, `axis ${name} stands twice`, names);
+    if (!AXES.has(name)) throw wrongTensor(String(name), index, `unknown axis ${JSON.stringify(name)}`, name);
+    if (names.indexOf(name) !== index) throw wrongTensor(name, index, `axis ${name} stands twice`, names);
     const size = shape[index];
     if (!Number.isSafeInteger(size) || (size ?? 0) < 1)
-      throw wrong(name, index, `axis ${name} must have a size of at least 1, found ${size}`, size);
+      throw wrongTensor(name, index, `axis ${name} must have a size of at least 1, found ${size}`, size);
   }
   const inBytes = tensor.strideUnit === "bytes";
   const absent = tensor.strides === undefined || tensor.strides === null;
   const given = absent ? denseStrides(shape) : readNumbers(tensor.strides ?? [], "strides");
   if (given.length !== shape.length)
-    throw wrong(
+    throw wrongTensor(
       names[given.length] ?? "strides",
       Math.min(given.length, shape.length),
       `the shape has ${shape.length} axes, the strides ${given.length}`,
@@ -147,7 +147,7 @@ function readAxes(tensor: TensorDescription, bits: number): readonly Axis[] {
     const size = shape[index] ?? 1;
     const count = given[index] ?? Number.NaN;
     if (!Number.isSafeInteger(count) || count < (size > 1 ? 1 : 0))
-      throw wrong(
+      throw wrongTensor(
         name,
         index,
         `axis ${name} of size ${size} must have a positive stride, found ${count}`,
@@ -157,7 +157,7 @@ function readAxes(tensor: TensorDescription, bits: number): readonly Axis[] {
     const stride = inBytes && !absent ? count : (count * bits) / 8;
     // The stride of the values themselves may be half a byte; that they are contiguous is checked on its own.
     if (!isValues && size > 1 && !Number.isSafeInteger(stride))
-      throw wrong(
+      throw wrongTensor(
         name,
         index,
         `axis ${name} has a stride of ${stride} bytes, which is not a whole number`,
@@ -171,9 +171,9 @@ function valuesAxis(axes: readonly Axis[], tensor: TensorDescription): Axis {
   const found = axes.filter(({ name }) => name === "element" || name === "inner" || name === "content");
   const [values, second] = found;
   if (values === undefined)
-    throw wrong("element", -1, "the tensor has no axis element, inner or content", tensor.axes);
+    throw wrongTensor("element", -1, "the tensor has no axis element, inner or content", tensor.axes);
   if (second !== undefined)
-    throw wrong(
+    throw wrongTensor(
       second.name,
       second.index,
       `${second.name} stands beside ${values.name}: only one can be`,
@@ -183,7 +183,7 @@ function valuesAxis(axes: readonly Axis[], tensor: TensorDescription): Axis {
   const bytes = tensor.strideUnit === "bytes" && tensor.strides !== undefined && tensor.strides !== null;
   const dense = bytes ? bits / 8 : 1;
   if (values.size > 1 && values.given !== dense)
-    throw wrong(
+    throw wrongTensor(
       values.name,
       values.index,
       `axis ${values.name} must be contiguous: a stride of ${dense} ${bytes ? "bytes" : "elements"}, found ${values.given}`,
@@ -196,16 +196,16 @@ function layersOf(tensor: TensorDescription, layer: Axis | undefined, regions: R
   if (layer === undefined)
     return tensor.numLayers === undefined
       ? 1
-      : checkedInteger(tensor.numLayers, "numLayers", 1, regions === "one" ? 1 : 65_536, OPERATION);
+      : checkedInteger(tensor.numLayers, "numLayers", 1, regions === "one" ? 1 : 65_536, TENSOR_OPERATION);
   if (regions !== "one")
-    throw wrong(
+    throw wrongTensor(
       "layer",
       layer.index,
       `each layer has a tensor of its own (${regions}), yet there is an axis layer`,
       layer.size,
     );
   if (tensor.numLayers !== undefined && tensor.numLayers !== layer.size)
-    throw wrong(
+    throw wrongTensor(
       "layer",
       layer.index,
       `axis layer has size ${layer.size}, numLayers is ${tensor.numLayers}`,
@@ -225,16 +225,21 @@ function outerOf(
   const fused = values.name === "content";
   if (outer !== undefined) {
     if (apart || fused)
-      throw wrong(
+      throw wrongTensor(
         "outer",
         outer.index,
         `keys and values ${fused ? "stand in content" : "have tensors of their own"}, yet there is an axis outer`,
         outer.size,
       );
     if (outer.size !== 1 && outer.size !== 2)
-      throw wrong("outer", outer.index, `axis outer must have size 1 or 2, found ${outer.size}`, outer.size);
+      throw wrongTensor(
+        "outer",
+        outer.index,
+        `axis outer must have size 1 or 2, found ${outer.size}`,
+        outer.size,
+      );
     if (tensor.outerDim !== undefined && tensor.outerDim !== outer.size)
-      throw wrong(
+      throw wrongTensor(
         "outer",
         outer.index,
         `axis outer has size ${outer.size}, outerDim is ${tensor.outerDim}`,
@@ -243,13 +248,13 @@ function outerOf(
     return { size: outer.size, stride: outer.stride };
   }
   const size = tensor.outerDim ?? (apart || fused ? 2 : 1);
-  if (size !== 1 && size !== 2) throw wrong("outer", -1, "outerDim must be 1 or 2", size);
+  if (size !== 1 && size !== 2) throw wrongTensor("outer", -1, "outerDim must be 1 or 2", size);
   if (size === 2 && !apart && !fused)
-    throw wrong("outer", -1, "outerDim is 2, yet the tensor has no axis outer or content", size);
+    throw wrongTensor("outer", -1, "outerDim is 2, yet the tensor has no axis outer or content", size);
   if (!fused) return { size, stride: null };
   const bytes = (values.size / size) * (bits / 8);
   if (values.size % size !== 0 || !Number.isSafeInteger(bytes))
-    throw wrong(
+    throw wrongTensor(
       "content",
       values.index,
       `axis content of ${values.size} elements cannot be split in ${size}`,
@@ -270,69 +275,12 @@ function denseStrides(shape: readonly number[]): readonly number[] {
 
 function readNumbers(given: TensorNumbers, field: string): readonly number[] {
   if (typeof given !== "string") {
-    if (!Array.isArray(given)) throw wrong(field, -1, `${field} must be a list of numbers`, given);
+    if (!Array.isArray(given)) throw wrongTensor(field, -1, `${field} must be a list of numbers`, given);
     return given;
   }
   const inside = /^\s*(?:torch\.Size\()?[([]?\s*([-\d\s,]*?)\s*,?\s*[)\]]*\s*$/.exec(given)?.[1];
   const numbers = inside?.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
   if (numbers === undefined || numbers.some(Number.isNaN))
-    throw wrong(field, -1, `${field} cannot be read: ${JSON.stringify(given)}`, given);
+    throw wrongTensor(field, -1, `${field} cannot be read: ${JSON.stringify(given)}`, given);
   return numbers;
-}
-
-const TORCH_DTYPES: Readonly<Record<string, DTypeName>> = {
-  float16: "f16",
-  half: "f16",
-  bfloat16: "bf16",
-  float32: "f32",
-  float: "f32",
-  float64: "f64",
-  double: "f64",
-  float8_e4m3fn: "fp8",
-  float8_e4m3fnuz: "fp8",
-  float8_e5m2: "fp8",
-  float8_e5m2fnuz: "fp8",
-  int8: "int8",
-  uint8: "u8",
-  int32: "i32",
-  int64: "i64",
-};
-
-/** By DLPack's type code and bits. */
-const DLPACK_DTYPES: Readonly<Record<string, DTypeName>> = {
-  "0/8": "int8",
-  "0/32": "i32",
-  "0/64": "i64",
-  "1/8": "u8",
-  "2/16": "f16",
-  "2/32": "f32",
-  "2/64": "f64",
-  "4/16": "bf16",
-};
-
-function resolveDType(given: TensorDType): { readonly bits: number; readonly dtype: DTypeName | null } {
-  if (typeof given === "object" && given !== null) {
-    const lanes = checkedInteger(given.lanes, "dtype.lanes", 1, 64, OPERATION);
-    const bits = checkedInteger(given.bits, "dtype.bits", 1, 64, OPERATION) * lanes;
-    checkedInteger(bits, "dtype.bits x dtype.lanes", 1, 64, OPERATION);
-    return { bits, dtype: lanes === 1 ? (DLPACK_DTYPES[`${given.code}/${bits}`] ?? null) : null };
-  }
-  const short = typeof given === "string" ? given.replace(/^torch\./, "") : "";
-  const dtype = isDTypeName(short)
-    ? short
-    : Object.hasOwn(TORCH_DTYPES, short)
-      ? TORCH_DTYPES[short]
-      : undefined;
-  if (dtype === undefined) throw wrong("dtype", -1, `unknown element type ${JSON.stringify(given)}`, given);
-  return { bits: dtypeBits(dtype), dtype };
-}
-
-function wrong(axis: string, index: number, message: string, found: unknown): KvferryError {
-  return new KvferryError(
-    "INVALID_CONFIG",
-    OPERATION,
-    index < 0 ? message : `${message} (axis ${index} of the tensor)`,
-    "Compare shape, strides and axes with what the engine prints for the tensor.",
-    { axis, index, found },
-  );
 }
