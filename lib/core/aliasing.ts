@@ -1,5 +1,5 @@
+import { attachmentBases } from "./attachment.ts";
 import type { ComponentPair } from "./intersect.ts";
-import { basesOf } from "./intersect.ts";
 import type { ComponentRecord } from "./layout.ts";
 import { regionSet, stridedSetsOverlap } from "./overlap.ts";
 import type { CopyProgram } from "./program.ts";
@@ -151,7 +151,7 @@ function shareSpace(source: ComponentRecord, destination: ComponentRecord): bool
 }
 
 function spanOf(component: ComponentRecord): { readonly start: number; readonly end: number } {
-  const bases = basesOf(component.attachment);
+  const bases = attachmentBases(component.attachment);
   const { regionBytes } = component.shape.view;
   let start = Number.POSITIVE_INFINITY;
   let end = 0;
@@ -166,8 +166,8 @@ function sameView(source: ComponentRecord, destination: ComponentRecord): boolea
   const from = source.shape.view;
   const to = destination.shape.view;
   if (from !== to) for (const key of VIEW_KEYS) if (from[key] !== to[key]) return false;
-  const fromBases = basesOf(source.attachment);
-  const toBases = basesOf(destination.attachment);
+  const fromBases = attachmentBases(source.attachment);
+  const toBases = attachmentBases(destination.attachment);
   return fromBases !== null && toBases !== null && fromBases.every((base, index) => base === toBases[index]);
 }
 
@@ -190,8 +190,8 @@ const VIEW_KEYS: readonly (keyof StridedView)[] = [
 function regionsMeet(source: ComponentRecord, destination: ComponentRecord): boolean {
   const fromView = source.shape.view;
   const toView = destination.shape.view;
-  const from = [...(basesOf(source.attachment) ?? [])].sort((left, right) => left - right);
-  const to = [...(basesOf(destination.attachment) ?? [])].sort((left, right) => left - right);
+  const from = [...(attachmentBases(source.attachment) ?? [])].sort((left, right) => left - right);
+  const to = [...(attachmentBases(destination.attachment) ?? [])].sort((left, right) => left - right);
   let first = 0;
   for (const base of from) {
     while (first < to.length && (to[first] as number) + toView.regionBytes <= base) first++;

@@ -1,6 +1,8 @@
+import { attachmentBases } from "./attachment.ts";
 import type { ResolvedConfig } from "./config.ts";
-import type { Attachment, ComponentRecord } from "./layout.ts";
-import { refusal } from "./refuse.ts";
+import { incompatible, requireEqual } from "./incompatible.ts";
+import { intersectLayers, type LayerRange } from "./intersect-layers.ts";
+import type { ComponentRecord } from "./layout.ts";
 import type { StridedView } from "./view.ts";
 
 /** What two components of one name have in common: the cells that a transfer moves, with strides on both sides. */
@@ -43,12 +45,6 @@ export interface Axis {
   readonly destination: number;
   /** Whether its steps may be joined into one row. */
   readonly joins: boolean;
-}
-
-/** A range of model layers, end excluded. */
-export interface LayerRange {
-  readonly start: number;
-  readonly end: number;
 }
 
 /**
@@ -102,29 +98,6 @@ export function intersectComponents(
     tokenBytes: layers.model.length * outers * rows.axis.count * rows.rowBytes,
     askedTokenBytes: layers.asked * outers * to.tokenBytes,
   };
-}
-
-/**
- * One past the last layer that a request may name for this pair of components.
- *
- * The model's layer count where a side tells it, else one past the last layer that either side holds.
- */
-export function layerLimit(from: ResolvedConfig, to: ResolvedConfig): number {
-  return Math.max(sideLimit(from), sideLimit(to));
-}
-
-/** How many of a component's layers lie in a range. */
-export function layersInRange(config: ResolvedConfig, range: LayerRange | null): number {
-  if (range === null) return config.numLayers;
-  if (config.modelLayers === null) return Math.max(0, Math.min(range.end, config.numLayers) - range.start);
-  let count = 0;
-  for (const layer of config.modelLayers) if (layer >= range.start && layer < range.end) count++;
-  return count;
-}
-
-/** The attachment's base addresses; null where only the peer itself can touch the bytes. */
-export function basesOf(attachment: Attachment): Float64Array | null {
-  return attachment.kind === "staged" ? null : attachment.bases;
 }
 
 /** Regions of bytes that only their owner can touch are named by offsets: each begins at a multiple of this. */
@@ -207,83 +180,13 @@ function intersectHeads(name: string, source: ComponentRecord, destination: Comp
   };
 }
 
-interface Layers {
-  readonly model: readonly number[];
-  readonly source: readonly number[];
-  readonly destination: readonly number[];
-  /** Layers of the destination within the asked range. */
-  readonly asked: number;
-}
-
-function intersectLayers(
-  name: string,
-  from: ResolvedConfig,
-  to: ResolvedConfig,
-  range: LayerRange | null,
-): Layers {
-  if (from.modelLayers === null && to.modelLayers === null) {
-    requireEqual(name, "numLayers", from.numLayers, to.numLayers, "layers");
-    const start = range === null ? 0 : Math.min(range.start, from.numLayers);
-    const end = range === null ? from.numLayers : Math.min(range.end, from.numLayers);
-    const own = Array.from({ length: Math.max(0, end - start) }, (_, index) => start + index);
-    return { model: own, source: own, destination: own, asked: own.length };
-  }
-  const fromTotal = from.modelLayers === null ? from.numLayers : from.modelLayerTotal;
-  const toTotal = to.modelLayers === null ? to.numLayers : to.modelLayerTotal;
-  if (fromTotal !== null && toTotal !== null)
-    requireEqual(name, "layerWindow.total", fromTotal, toTotal, "layers of the model");
-  const total = fromTotal ?? toTotal;
-  for (const [side, config] of [
-    ["source", from],
-    ["destination", to],
-  ] as const) {
-    const beyond = total === null ? undefined : config.modelLayers?.find((layer) => layer >= total);
-    if (beyond !== undefined) {
-      throw incompatible(name, `the ${side} holds model layer ${beyond} of a model with ${total} layers`, {
-        field: "layers",
-        side,
-        layer: beyond,
-        total,
-      });
-    }
-  }
-  const indexInSource = new Map<number, number>();
-  for (let index = 0; index < from.numLayers; index++)
-    indexInSource.set(from.modelLayers?.[index] ?? index, index);
-  const met: { readonly model: number; readonly source: number; readonly destination: number }[] = [];
-  let asked = 0;
-  let meets = false;
-  for (let index = 0; index < to.numLayers; index++) {
-    const model = to.modelLayers?.[index] ?? index;
-    const at = indexInSource.get(model);
-    if (at !== undefined) meets = true;
-    if (range !== null && (model < range.start || model >= range.end)) continue;
-    asked++;
-    if (at !== undefined) met.push({ model, source: at, destination: index });
-  }
-  if (!meets) {
-    throw incompatible(name, "the two sides hold different layers of the model", {
-      field: "layers",
-      source: from.modelLayers ?? [0, from.numLayers],
-      destination: to.modelLayers ?? [0, to.numLayers],
-    });
-  }
-  met.sort((left, right) => left.model - right.model);
-  return {
-    model: met.map((layer) => layer.model),
-    source: met.map((layer) => layer.source),
-    destination: met.map((layer) => layer.destination),
-    asked,
-  };
-}
-
 function cellAddresses(
   component: ComponentRecord,
   layers: readonly number[],
   headOffset: number,
 ): Float64Array {
   const { view } = component.shape;
-  const bases = basesOf(component.attachment);
+  const bases = attachmentBases(component.attachment);
   const cells = new Float64Array(layers.length * view.outers);
   let cell = 0;
   for (const layer of layers) {
@@ -309,11 +212,6 @@ function headTotal(config: ResolvedConfig): number {
   return config.headWindow?.total ?? config.numHeads;
 }
 
-function sideLimit(config: ResolvedConfig): number {
-  if (config.modelLayers === null) return config.numLayers;
-  return config.modelLayerTotal ?? Math.max(...config.modelLayers) + 1;
-}
-
 function requireWhole(name: string, from: ResolvedConfig, to: ResolvedConfig): void {
   const why = "of whole blocks, which are never split";
   requireEqual(name, "pageSize", from.pageSize, to.pageSize, `page sizes ${why}`);
@@ -327,23 +225,5 @@ function requireWhole(name: string, from: ResolvedConfig, to: ResolvedConfig): v
     from.headWindow?.start ?? 0,
     to.headWindow?.start ?? 0,
     `head windows ${why}`,
-  );
-}
-
-function requireEqual(name: string, field: string, source: number, destination: number, what: string): void {
-  if (source !== destination)
-    throw incompatible(name, `${what} differ: ${source} at the source, ${destination} at the destination`, {
-      field,
-      source,
-      destination,
-    });
-}
-
-function incompatible(name: string, message: string, details: Readonly<Record<string, unknown>>): Error {
-  return refusal(
-    "INCOMPATIBLE_LAYOUTS",
-    `component ${JSON.stringify(name)}: ${message}`,
-    "Register both sides with one model's shape; shards may differ only by their head and layer windows.",
-    { component: name, ...details },
   );
 }

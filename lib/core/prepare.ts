@@ -1,11 +1,6 @@
 import { type Aliasing, aliasingOf } from "./aliasing.ts";
-import {
-  type ComponentPair,
-  intersectComponents,
-  layerLimit,
-  type LayerRange,
-  layersInRange,
-} from "./intersect.ts";
+import { type ComponentPair, intersectComponents } from "./intersect.ts";
+import { layerLimit, type LayerRange, layersInRange } from "./intersect-layers.ts";
 import { type PreparedStep, stepsOf, unionOfLayers } from "./layer-steps.ts";
 import type { ComponentRecord, LayoutRecord } from "./layout.ts";
 import { checkAccess, checkFingerprints, matchComponents, warnAboutTypes } from "./match.ts";

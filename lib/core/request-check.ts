@@ -1,6 +1,6 @@
 import { refusal } from "./refuse.ts";
 import type { BlockList, BlockSelection, PlanRequest } from "./request.ts";
-import type { LayerRange } from "./intersect.ts";
+import type { LayerRange } from "./intersect-layers.ts";
 import type { LayoutRecord } from "./layout.ts";
 
 /** Layers that complete together in a layer-wise plan; null when the plan is not layer-wise. */
