@@ -1,18 +1,10 @@
-import type {
-  Arrangement,
-  EnginePreset,
-  Order,
-  OrderAxis,
-  RegionScheme,
-  StridedArrangement,
-} from "./arrangement.ts";
+import type { Arrangement, EnginePreset, Order, OrderAxis, RegionScheme } from "./arrangement.ts";
 import type { PresetAxis, ResolvedOrder } from "./axes.ts";
-import { ENGINE_AXES, isEnginePreset, ORDER_AXES, ORDERS, resolveOrder } from "./axes.ts";
+import { axisSize, ENGINE_AXES, isEnginePreset, ORDERS, requireSameOrder, resolveOrder } from "./axes.ts";
 import type { ResolvedConfig } from "./config.ts";
 import { KvferryError } from "./errors.ts";
-import { checkedInteger, checkedProduct, checkedSum } from "./integers.ts";
-import { regionSet, stridedSetOverlapsItself } from "./overlap.ts";
-import type { StridedView } from "./view.ts";
+import { stridedArrangement } from "./strided-arrangement.ts";
+import { viewOf, type StridedView } from "./view.ts";
 
 /** A checked arrangement: its order inside a block and the strides that follow. */
 export interface ResolvedArrangement {
@@ -94,7 +86,7 @@ export function resolveArrangement(
     default:
       if (isEnginePreset(arrangement)) return enginePreset(config, arrangement, order, operation);
       if (typeof arrangement === "object" && arrangement !== null)
-        return strided(config, arrangement, order, operation, alias);
+        return stridedArrangement(config, arrangement, order, operation, alias);
       throw unknownArrangement(arrangement, operation);
   }
 }
@@ -168,181 +160,4 @@ function enginePreset(
   const perLayer = axes[0] === "layer";
   const view = denseView(config, perLayer ? axes.slice(1) : axes, perLayer ? "per-layer" : "one", operation);
   return { arrangement: preset, order: own, view };
-}
-
-function strided(
-  config: ResolvedConfig,
-  given: StridedArrangement,
-  order: Order | undefined,
-  operation: string,
-  alias: boolean,
-): ResolvedArrangement {
-  for (const key in given)
-    if (key !== "strides" && key !== "regions") throw badStride(operation, key, `unknown field ${key}`, key);
-  const { regions, strides } = given;
-  if (regions !== "one" && regions !== "per-layer" && regions !== "per-layer-and-outer")
-    throw badStride(operation, "regions", "regions must be one, per-layer or per-layer-and-outer", regions);
-  if (typeof strides !== "object" || strides === null)
-    throw badStride(
-      operation,
-      "strides",
-      "strides must be { block, layer, outer, page, head } in bytes",
-      strides,
-    );
-  for (const key in strides)
-    if (key !== "block" && !(ORDER_AXES as readonly string[]).includes(key))
-      throw badStride(operation, key, `strides has an unknown axis ${JSON.stringify(key)}`, key);
-  const selects = (axis: PresetAxis): boolean =>
-    (axis === "layer" && regions !== "one") || (axis === "outer" && regions === "per-layer-and-outer");
-  const strideOf = (axis: PresetAxis): number => {
-    const found = axis === "head" && strides.head === undefined ? config.headBytes : strides[axis];
-    const size = axisSize(config, axis);
-    if (selects(axis)) {
-      if (found !== undefined && found !== 0)
-        throw badStride(operation, axis, `axis ${axis} selects the region and can have no stride`, found);
-      return 0;
-    }
-    if (found === undefined && size === 1) return 0;
-    if (found === undefined)
-      throw badStride(operation, axis, `axis ${axis} of size ${size} needs a stride`, found);
-    return checkedInteger(found, `strides.${axis}`, size > 1 ? 1 : 0, Number.MAX_SAFE_INTEGER, operation);
-  };
-  const own = {
-    block: strideOf("block"),
-    layer: strideOf("layer"),
-    outer: strideOf("outer"),
-    page: strideOf("page"),
-    head: strideOf("head"),
-  };
-  let bytes = config.headBytes;
-  for (const axis of ["block", ...ORDER_AXES] as const) {
-    if (selects(axis)) continue;
-    const reach = checkedProduct(operation, `the stride of ${axis}`, axisSize(config, axis) - 1, own[axis]);
-    bytes = checkedSum(operation, "a region", bytes, reach);
-  }
-  const view = viewOf(config, regions, own, bytes, operation);
-  if (!alias) {
-    const result = stridedSetOverlapsItself(regionSet(view, 0));
-    if (result.overlaps) throw sharedRows(operation, config, own, result.reason);
-  }
-  const sequence = orderOfStrides(config, own, selects);
-  requireSameOrder(config, sequence, order, operation, "these strides");
-  const copy: StridedArrangement = Object.freeze({ strides: Object.freeze({ ...strides }), regions });
-  return { arrangement: copy, order: sequence, view };
-}
-
-/** Largest stride first; axes that select the region or have size 1 go in front, as in `nhd`. */
-function orderOfStrides(
-  config: ResolvedConfig,
-  strides: Readonly<Record<PresetAxis, number>>,
-  selects: (axis: PresetAxis) => boolean,
-): ResolvedOrder {
-  const free = ORDER_AXES.filter((axis) => selects(axis) || axisSize(config, axis) === 1);
-  const strided = ORDER_AXES.filter((axis) => !free.includes(axis));
-  return resolveOrder([...free, ...strided.toSorted((a, b) => strides[b] - strides[a])]);
-}
-
-function requireSameOrder(
-  config: ResolvedConfig,
-  own: ResolvedOrder,
-  order: Order | undefined,
-  operation: string,
-  what: string,
-): void {
-  if (order === undefined) return;
-  const given = resolveOrder(order, operation);
-  // Named orders are one object each: the plain case.
-  if (given === own) return;
-  const long = (axis: OrderAxis): boolean => axisSize(config, axis) > 1;
-  const asked = given.filter(long).join(", ");
-  const found = own.filter(long).join(", ");
-  if (asked !== found)
-    throw new KvferryError(
-      "INVALID_CONFIG",
-      operation,
-      `${what} put the axes in the sequence ${found}, the order asks for ${asked}`,
-      "Leave the order out, or use fully-contiguous or layer-separate, which take one.",
-      { field: "order", found: asked, expected: found },
-    );
-}
-
-function axisSize(config: ResolvedConfig, axis: PresetAxis): number {
-  switch (axis) {
-    case "block":
-      return config.numBlocks;
-    case "layer":
-      return config.numLayers;
-    case "outer":
-      return config.outerDim;
-    case "page":
-      return config.pageSize;
-    case "head":
-      return config.numHeads;
-  }
-}
-
-function viewOf(
-  config: ResolvedConfig,
-  regionScheme: RegionScheme,
-  strides: Readonly<Record<PresetAxis, number>>,
-  regionBytes: number,
-  operation: string,
-): StridedView {
-  const regionCount =
-    regionScheme === "one"
-      ? 1
-      : regionScheme === "per-layer"
-        ? config.numLayers
-        : config.numLayers * config.outerDim;
-  checkedProduct(operation, "all regions", regionCount, regionBytes);
-  return Object.freeze({
-    regionScheme,
-    regionCount,
-    blocks: config.numBlocks,
-    layers: config.numLayers,
-    outers: config.outerDim,
-    pages: config.pageSize,
-    heads: config.numHeads,
-    rowBytes: config.headBytes,
-    strideBlock: strides.block,
-    strideLayer: strides.layer,
-    strideOuter: strides.outer,
-    stridePage: strides.page,
-    strideHead: strides.head,
-    regionBytes,
-  });
-}
-
-/** Blames the first axis whose stride is smaller than what lies inside it: there the caller's number is most likely wrong. */
-function sharedRows(
-  operation: string,
-  config: ResolvedConfig,
-  strides: Readonly<Record<PresetAxis, number>>,
-  reason: string,
-): KvferryError {
-  const axes = (["block", ...ORDER_AXES] as const)
-    .filter((axis) => strides[axis] > 0 && axisSize(config, axis) > 1)
-    .toSorted((a, b) => strides[a] - strides[b]);
-  let inner = config.headBytes;
-  for (const axis of axes) {
-    if (strides[axis] < inner)
-      return badStride(
-        operation,
-        axis,
-        `the stride of ${axis} is ${strides[axis]} bytes, what lies inside it takes ${inner}: ${reason}`,
-        strides[axis],
-      );
-    inner += (axisSize(config, axis) - 1) * strides[axis];
-  }
-  return badStride(operation, "strides", `rows of this arrangement share bytes: ${reason}`, strides);
-}
-
-function badStride(operation: string, axis: string, message: string, found: unknown): KvferryError {
-  return new KvferryError(
-    "INVALID_CONFIG",
-    operation,
-    message,
-    "Correct the strides; where bytes belong to more than one cell on purpose, say alias: true.",
-    { field: axis, axis, found },
-  );
 }

@@ -1,4 +1,5 @@
 import type { EnginePreset, Order, OrderAxis, OrderName } from "./arrangement.ts";
+import type { ResolvedConfig } from "./config.ts";
 import { KvferryError } from "./errors.ts";
 
 /** The four axes inside a block, outermost first. */
@@ -95,6 +96,52 @@ export function sameOrder(left: readonly OrderAxis[], right: readonly OrderAxis[
   if (left.length !== right.length) return false;
   for (let index = 0; index < left.length; index++) if (left[index] !== right[index]) return false;
   return true;
+}
+
+/** How long an axis is. */
+export function axisSize(config: ResolvedConfig, axis: PresetAxis): number {
+  switch (axis) {
+    case "block":
+      return config.numBlocks;
+    case "layer":
+      return config.numLayers;
+    case "outer":
+      return config.outerDim;
+    case "page":
+      return config.pageSize;
+    case "head":
+      return config.numHeads;
+  }
+}
+
+/**
+ * Accepts an order beside an arrangement that has its own only where both agree on all axes longer than 1.
+ *
+ * @param what - Of what the own order is.
+ * @throws KvferryError `INVALID_CONFIG` for another order.
+ */
+export function requireSameOrder(
+  config: ResolvedConfig,
+  own: ResolvedOrder,
+  order: Order | undefined,
+  operation: string,
+  what: string,
+): void {
+  if (order === undefined) return;
+  const given = resolveOrder(order, operation);
+  // Named orders are one object each: the plain case.
+  if (given === own) return;
+  const long = (axis: OrderAxis): boolean => axisSize(config, axis) > 1;
+  const asked = given.filter(long).join(", ");
+  const found = own.filter(long).join(", ");
+  if (asked !== found)
+    throw new KvferryError(
+      "INVALID_CONFIG",
+      operation,
+      `${what} put the axes in the sequence ${found}, the order asks for ${asked}`,
+      "Leave the order out, or use fully-contiguous or layer-separate, which take one.",
+      { field: "order", found: asked, expected: found },
+    );
 }
 
 const NAMED_ORDERS: readonly ResolvedOrder[] = Object.values(ORDERS);

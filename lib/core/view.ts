@@ -1,4 +1,7 @@
 import type { RegionScheme } from "./arrangement.ts";
+import type { PresetAxis } from "./axes.ts";
+import type { ResolvedConfig } from "./config.ts";
+import { checkedProduct } from "./integers.ts";
 
 /**
  * A strided view: labelled axes with sizes and byte strides over one or more base addresses. Immutable.
@@ -25,4 +28,43 @@ export interface StridedView {
   readonly strideHead: number;
   /** Bytes that each region must have at least: one past the last byte that the view reaches. */
   readonly regionBytes: number;
+}
+
+/**
+ * The view of byte strides for each axis.
+ *
+ * @param regionBytes - What each region must have at least.
+ * @returns A frozen view.
+ * @throws KvferryError `INVALID_CONFIG` when all regions together are past 2^53 bytes.
+ */
+export function viewOf(
+  config: ResolvedConfig,
+  regionScheme: RegionScheme,
+  strides: Readonly<Record<PresetAxis, number>>,
+  regionBytes: number,
+  operation: string,
+): StridedView {
+  const regionCount =
+    regionScheme === "one"
+      ? 1
+      : regionScheme === "per-layer"
+        ? config.numLayers
+        : config.numLayers * config.outerDim;
+  checkedProduct(operation, "all regions", regionCount, regionBytes);
+  return Object.freeze({
+    regionScheme,
+    regionCount,
+    blocks: config.numBlocks,
+    layers: config.numLayers,
+    outers: config.outerDim,
+    pages: config.pageSize,
+    heads: config.numHeads,
+    rowBytes: config.headBytes,
+    strideBlock: strides.block,
+    strideLayer: strides.layer,
+    strideOuter: strides.outer,
+    stridePage: strides.page,
+    strideHead: strides.head,
+    regionBytes,
+  });
 }
