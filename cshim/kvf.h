@@ -102,9 +102,12 @@ KVF_API int32_t kvf_memory_map(kvf_word bytes, uint32_t flags, kvf_word step, do
 KVF_API int32_t kvf_memory_unmap(kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count);
 /* The same as a job, for large mappings. */
 KVF_API int32_t kvf_memory_unmap_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, const double *descriptors, uint32_t count);
+#define KVF_TOUCH_HUGE 1u /* only what becomes huge pages, until the kernel has no more of them: the rest stays as it is */
+
 /* Writes every page from `threads` threads so that later copies do not fault, in files of `step` bytes at the same time (0:
  * it is one, or none). */
-KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads);
+KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads,
+                                     uint32_t flags);
 
 /* ---- copy programs -------------------------------------------------------------------------------------------
  * A hop travels as one block of doubles, every number a safe integer:

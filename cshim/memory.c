@@ -168,6 +168,8 @@ typedef struct memory_job {
     memory_files files; /* to close */
     uint64_t step;      /* bytes of a file */
     uint64_t item_bytes;
+    bool huge_only;
+    uint32_t refused; /* atomic: the kernel has no huge pages, or no more of them */
     uint32_t stopped; /* atomic */
 } memory_job;
 
@@ -212,8 +214,9 @@ static void touch_byte(uint8_t *at) { __atomic_fetch_or(at, 0, __ATOMIC_RELAXED)
 
 /* One page of each huge page is touched, and the kernel asked to make huge pages of what is there: the rest of them it
  * fills with zeros. So shared memory gets huge pages even where the system's setting keeps them from it, and is ready ten
- * times as soon as page by page. False when not all of it could be had so. */
+ * times as soon as page by page. False with errno set when not all of it could be had so. */
 static bool touch_huge(uint8_t *at, uint64_t bytes) {
+    errno = EINVAL;
     if ((uintptr_t)at % KVF_HUGE_PAGE || bytes % KVF_HUGE_PAGE) return false;
     for (uint64_t k = 0; k < bytes; k += KVF_HUGE_PAGE) touch_byte(at + k);
     return madvise(at, bytes, MADV_COLLAPSE) == 0;
@@ -234,6 +237,12 @@ static void touch_item(kvf_task *task, uint64_t index) {
     uint64_t bytes = left - part < job->item_bytes ? left - part : job->item_bytes;
     uint8_t *at = (uint8_t *)(uintptr_t)(job->address + from);
     uint64_t huge = bytes - bytes % KVF_HUGE_PAGE;
+    if (job->huge_only) {
+        /* Looking for more of what has run out takes long, and takes memory that others need. */
+        if (huge > 0 && !__atomic_load_n(&job->refused, __ATOMIC_RELAXED) && !touch_huge(at, huge) && errno != EAGAIN)
+            __atomic_store_n(&job->refused, 1, __ATOMIC_RELAXED);
+        return;
+    }
     if (huge > 0 && touch_huge(at, huge)) {
         at += huge;
         bytes -= huge;
@@ -250,11 +259,13 @@ static void end_touch(kvf_task *task) {
     free(job);
 }
 
-int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads) {
+int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word step, uint32_t threads,
+                             uint32_t flags) {
     int32_t status = check_mapping("kvf_memory_touch_job", address, bytes);
     if (status != KVF_OK) return status;
     if (step == 0 || step > bytes) step = bytes;
-    if (threads == 0 || step % page_bytes()) return kvf_refuse(KVF_E_INVALID, "kvf_memory_touch_job: %u threads, files of %llu", threads, (unsigned long long)step);
+    if (threads == 0 || step % page_bytes() || (flags & ~KVF_TOUCH_HUGE))
+        return kvf_refuse(KVF_E_INVALID, "kvf_memory_touch_job: %u threads, files of %llu, flags %u", threads, (unsigned long long)step, flags);
     uint64_t item = round_up(bytes / threads / 4 + 1, KVF_HUGE_PAGE);
     if (item < TOUCH_LEAST) item = TOUCH_LEAST;
     if (item > TOUCH_MOST) item = TOUCH_MOST;
@@ -263,6 +274,7 @@ int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word address, 
                       .address = address,
                       .bytes = bytes,
                       .step = step,
-                      .item_bytes = item};
+                      .item_bytes = item,
+                      .huge_only = (flags & KVF_TOUCH_HUGE) != 0};
     return start(context, slot, &job);
 }

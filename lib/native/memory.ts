@@ -8,13 +8,14 @@ import {
   KVF_MEMORY_HUGE,
   KVF_MEMORY_SHARED,
   KVF_OK,
+  KVF_TOUCH_HUGE,
 } from "./symbols.ts";
 
 /** The largest view that JavaScript can hold of foreign memory. */
 export const MAX_VIEW_BYTES: number = 2 ** 32;
 
-/** Mappings at least this large are advised to use huge pages. */
-const HUGE_FROM_BYTES = 2 ** 22;
+/** Mappings at least this large are to have huge pages. */
+export const HUGE_FROM_BYTES: number = 2 ** 22;
 
 /** A file in memory. */
 export interface MemoryFile {
@@ -101,8 +102,20 @@ export function unmapMemory(context: NativeContext, memory: MappedMemory): void 
   context.library.kvf_memory_unmap(address, bytes, descriptorsOf(memory), files.length);
 }
 
-/** Writes every page of mapped memory from several threads, in all of its files at once, so that later use finds it there. */
-export function touchMemory(context: NativeContext, memory: MappedMemory, threads: number): Promise<void> {
+/** Threads that touch fresh memory; more do not make the kernel faster. */
+const TOUCH_THREADS: number = Math.min(16, navigator.hardwareConcurrency);
+
+/**
+ * Touches pages of mapped memory from several threads, in all of its files at once, so that later use finds them there.
+ *
+ * @param what - `"all"`: every page. `"huge"`: what becomes huge pages, until the kernel has no more of them; the rest
+ * stays as it is.
+ */
+export function touchMemory(
+  context: NativeContext,
+  memory: MappedMemory,
+  what: "all" | "huge",
+): Promise<void> {
   return context.job(
     "register",
     (slot) =>
@@ -112,7 +125,8 @@ export function touchMemory(context: NativeContext, memory: MappedMemory, thread
         memory.address,
         memory.bytes,
         memory.files[0]?.bytes ?? 0,
-        threads,
+        TOUCH_THREADS,
+        what === "huge" ? KVF_TOUCH_HUGE : 0,
       ),
     () => undefined,
   );

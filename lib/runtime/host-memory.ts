@@ -3,17 +3,25 @@ import { KvferryError } from "../core/errors.ts";
 import { checkedSum } from "../core/integers.ts";
 import type { Attachment, ComponentShape, Region, Storage } from "../core/layout.ts";
 import type { NativeContext } from "../native/context.ts";
+import { HUGE_FROM_BYTES, touchMemory } from "../native/memory.ts";
 import { KVF_MEM_DRAM } from "../native/symbols.ts";
 import type { ComponentMemory, MemoryProvider, NixlPart, SharedMemory } from "./layout-memory.ts";
-import { type FileCut, mapShareable, releaseShareable } from "./neighbour-memory.ts";
+import { type FileCut, mapShareable, releaseShareable, type ShareableMemory } from "./neighbour-memory.ts";
 
 /** Regions that are carved from one allocation begin at multiples of this, or of the config's alignment. */
 const REGION_ALIGNMENT = 512;
+
+/** Share of the memory that is left which one layout may take before it is written to. */
+const SHARE_OF_ROOM = 0.75;
 
 const NOTHING = (): void => undefined;
 
 /**
  * Zeroed host memory of this process, page-aligned, one allocation for all regions.
+ *
+ * Large memory is in huge pages where the kernel has them: a device reads and writes what lies in one piece at about twice
+ * the rate of small pages from all over the memory. Private memory gets them when it is first touched. Most systems give
+ * none to files unless they are asked for each run of addresses, so that files are touched here.
  *
  * @param cut - Files that neighbours can map, where they can be had; null: private memory.
  */
@@ -24,8 +32,8 @@ export function systemMemory(context: NativeContext, cut: FileCut | null): Memor
     const memory = mapShareable(context, bytes, sharing);
     const { mapping } = memory;
     const addresses = offsets.map((offset) => mapping.address + offset);
-    return {
-      storage: { kind: "system" },
+    const component: ComponentMemory = {
+      storage: SYSTEM,
       addresses,
       sizes: offsets.map(() => regionBytes),
       attachment: ownAddresses(addresses),
@@ -37,7 +45,25 @@ export function systemMemory(context: NativeContext, cut: FileCut | null): Memor
       share: memory.share(offsets, regionBytes),
       release: () => releaseShareable(context, memory),
     };
+    const inFiles = mapping.files.length > 0 && mapping.bytes >= HUGE_FROM_BYTES;
+    return inFiles && leavesRoom(mapping.bytes) ? makeHuge(context, memory).then(() => component) : component;
   };
+}
+
+/** Whether memory can be taken before anybody writes to it. */
+function leavesRoom(bytes: number): boolean {
+  // 0: nobody knows of a limit.
+  const allowed = (process.constrainedMemory() || Number.POSITIVE_INFINITY) - process.memoryUsage.rss();
+  return bytes <= Math.min(allowed, process.availableMemory()) * SHARE_OF_ROOM;
+}
+
+async function makeHuge(context: NativeContext, memory: ShareableMemory): Promise<void> {
+  try {
+    await touchMemory(context, memory.mapping, "huge");
+  } catch (error) {
+    await releaseShareable(context, memory);
+    throw error;
+  }
 }
 
 /** Host memory that the caller owns and keeps alive while the layout is registered. */

@@ -58,9 +58,6 @@ export interface PinnedMemory {
   readonly release: () => Promise<void>;
 }
 
-/** Threads that touch fresh memory; more do not make the kernel faster. */
-const TOUCH_THREADS = 16;
-
 /**
  * Maps shareable memory, touches it in parallel and registers it, on threads of the library.
  *
@@ -90,7 +87,7 @@ async function touchAndPin(
 ): Promise<PinnedMemory> {
   const { mapping } = memory;
   try {
-    await touchMemory(context, mapping, Math.min(TOUCH_THREADS, navigator.hardwareConcurrency));
+    await touchMemory(context, mapping, "all");
     await driver.pin(device, mapping.address, mapping.bytes);
   } catch (error) {
     await releaseShareable(context, memory);

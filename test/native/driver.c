@@ -30,7 +30,7 @@ static void memory(void) {
         for (uint64_t k = 0; k < bytes; k += 509) CHECK(at[k] == 0);
         at[0] = 7;
         at[bytes - 1] = 9;
-        CHECK(kvf_memory_touch_job(js.context, flags, address, bytes, 0, 2) == KVF_OK);
+        CHECK(kvf_memory_touch_job(js.context, flags, address, bytes, 0, 2, 0) == KVF_OK);
         CHECK(await(&js).status == KVF_OK && at[0] == 7 && at[bytes - 1] == 9);
         if (descriptor >= 0) {
             CHECK(ftruncate(descriptor, 4096) != 0 && ftruncate(descriptor, 1 << 24) != 0);

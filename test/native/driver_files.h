@@ -14,6 +14,7 @@
 #include "driver.h"
 
 #define FILES_STEP ((uint64_t)40 << 20)
+#define HUGE ((uint64_t)2 << 20)
 
 /* Lowest descriptor that is free: what was opened and not closed before is below it. */
 static int lowest_free(void) {
@@ -52,7 +53,7 @@ static void map_in_files(client *js, uint64_t bytes, uint32_t flags) {
     }
     at[0] = 1;
     at[mapped - 1] = 2;
-    CHECK(kvf_memory_touch_job(js->context, 3, address, mapped, FILES_STEP, 3) == KVF_OK);
+    CHECK(kvf_memory_touch_job(js->context, 3, address, mapped, FILES_STEP, 3, 0) == KVF_OK);
     CHECK(await(js).status == KVF_OK);
     for (uint32_t k = 0; k < count; k++) {
         uint64_t from = k * FILES_STEP, part = mapped - from < FILES_STEP ? mapped - from : FILES_STEP;
@@ -86,6 +87,49 @@ static void too_few_descriptors(void) {
     }
 }
 
+/* Whether a file's pages are put into one piece when the kernel is asked directly. */
+static bool kernel_makes_them(void) {
+    double out[3];
+    CHECK(kvf_memory_map(2 * HUGE, KVF_MEMORY_HUGE | KVF_MEMORY_SHARED, 0, out) == KVF_OK);
+    uint8_t *at = (uint8_t *)(uintptr_t)out[0];
+    at[0] = 1;
+    const bool made = madvise(at, HUGE, 25 /* MADV_COLLAPSE */) == 0;
+    CHECK(kvf_memory_unmap((kvf_word)out[0], (kvf_word)out[1], out + 2, 1) == KVF_OK);
+    return made;
+}
+
+/* How many huge pages the file has in one piece: of each of the others two small pages are there, which were written. */
+static uint64_t in_one_piece(int descriptor, uint64_t huge_pages) {
+    const uint64_t written = 2 * (uint64_t)sysconf(_SC_PAGESIZE), more = HUGE - written;
+    struct stat found;
+    CHECK(fstat(descriptor, &found) == 0);
+    const uint64_t over = (uint64_t)found.st_blocks * 512 - huge_pages * written;
+    CHECK(over % more == 0 && over / more <= huge_pages);
+    return over / more;
+}
+
+/* Whole huge pages get their memory at once where the kernel makes them; what it makes none of stays as it was, as does what
+ * is over at the end; not a byte is changed. */
+static void only_huge(client *js) {
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), whole = FILES_STEP + 3 * HUGE, bytes = whole + 2 * page;
+    double out[2 + KVF_MEMORY_FILES];
+    CHECK(kvf_memory_map(bytes, KVF_MEMORY_HUGE | KVF_MEMORY_SHARED, FILES_STEP, out) == KVF_OK);
+    const kvf_word address = (kvf_word)out[0], mapped = (kvf_word)out[1];
+    uint8_t *at = (uint8_t *)(uintptr_t)address;
+    for (uint64_t k = 0; k < whole; k += HUGE) memset(at + k + page - 1, 0x21 + (int)(k / HUGE), 2);
+    CHECK(kvf_memory_touch_job(js->context, 3, address, mapped, FILES_STEP, 3, KVF_TOUCH_HUGE) == KVF_OK);
+    CHECK(await(js).status == KVF_OK);
+    const uint64_t made = in_one_piece((int)out[2], FILES_STEP / HUGE) + in_one_piece((int)out[3], 3);
+    CHECK(made > 0 || !kernel_makes_them());
+    for (uint64_t k = 0; k < whole; k += HUGE)
+        for (uint64_t j = k + page - 1; j <= k + page; j++) {
+            CHECK(at[j] == 0x21 + k / HUGE);
+            at[j] = 0;
+        }
+    for (uint64_t k = 0; k < mapped; k++) CHECK(at[k] == 0);
+    CHECK(kvf_memory_unmap(address, mapped, out + 2, 2) == KVF_OK);
+}
+
 static void memory_in_files(void) {
     double out[2 + KVF_MEMORY_FILES];
     CHECK(kvf_memory_map(8 << 20, KVF_MEMORY_SHARED, (2 << 20) + 4096, out) == KVF_E_INVALID);
@@ -93,7 +137,9 @@ static void memory_in_files(void) {
     CHECK(kvf_memory_unmap(4096, 4096, out, KVF_MEMORY_FILES + 1) == KVF_E_INVALID);
     CHECK(kvf_memory_unmap(4096, 4096, NULL, 1) == KVF_E_INVALID);
     client js = open_client(64);
-    CHECK(kvf_memory_touch_job(js.context, 0, 4096, 1 << 20, 5000, 1) == KVF_E_INVALID);
+    CHECK(kvf_memory_touch_job(js.context, 0, 4096, 1 << 20, 5000, 1, 0) == KVF_E_INVALID);
+    CHECK(kvf_memory_touch_job(js.context, 0, 4096, 1 << 20, 4096, 1, 2) == KVF_E_INVALID);
+    only_huge(&js);
     for (uint32_t flags = 0; flags < 8; flags++) {
         if (!(flags & KVF_MEMORY_SHARED)) continue;
         map_in_files(&js, 2 * FILES_STEP, flags);
