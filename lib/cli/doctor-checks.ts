@@ -144,17 +144,26 @@ function cudaCheck(): DoctorCheck {
 function transparentPages(file: "enabled" | "shmem_enabled", pools: string): DoctorCheck {
   const path = `/sys/kernel/mm/transparent_hugepage/${file}`;
   const word = chosenWord(path);
-  const allowed = word !== null && !["never", "deny"].includes(word);
+  const asked = file === "shmem_enabled" && word === "never" && makesHugePagesWhenAsked();
+  const allowed = word !== null && (asked || !["never", "deny"].includes(word));
   return check(
     file === "enabled" ? "huge pages" : "huge pages for shared memory",
     false,
     allowed,
-    word === null ? "the kernel has no transparent huge pages" : `${word} (${path})`,
+    word === null
+      ? "the kernel has no transparent huge pages"
+      : `${word} (${path})${asked ? ", but made when they are asked for" : ""}`,
     {
       cost: `Large ${pools} are made of 4 KiB pages: scattered copies and registration are slower.`,
       remedy: `echo ${file === "enabled" ? "madvise" : "advise"} | sudo tee ${path}`,
     },
   );
+}
+
+/** From Linux 6.1 on a process may ask for huge pages of a run of addresses, whatever the setting is but `deny`. */
+function makesHugePagesWhenAsked(): boolean {
+  const [major = 0, minor = 0] = (kernelFile("/proc/sys/kernel/osrelease") ?? "").split(".").map(Number);
+  return major > 6 || (major === 6 && minor >= 1);
 }
 
 function ioUringRefusal(): string {
