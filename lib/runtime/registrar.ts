@@ -5,17 +5,13 @@ import { formatHandle, type LayoutHandle } from "../core/handle.ts";
 import type { ComponentRecord, LayoutSpec } from "../core/layout.ts";
 import { registerLayout, unregisterLayout } from "../core/registry-local.ts";
 import type { NixlRegion } from "../native/agent.ts";
+import { GoneLayouts, RELEASE_MILLIS } from "./gone-layouts.ts";
 import { provideMemory, type LayoutMemory } from "./layout-memory.ts";
 import { LocalLayout, type LayoutHost, type UnregisterOptions } from "./local-layout.ts";
-import { within } from "./deadlines.ts";
 import type { Leases } from "./leases.ts";
 import type { NixlExtents, NixlHold } from "./nixl-extents.ts";
 import type { Session } from "./session.ts";
-import type { SharedLayouts } from "./shared-layouts.ts";
 import type { TransportState } from "./state.ts";
-
-/** How long a neighbour may take to let go of a layout before `unregister` refuses. Milliseconds. */
-const RELEASE_MILLIS = 1_000;
 
 /**
  * Registers and unregisters the layouts of this process.
@@ -27,12 +23,10 @@ export class Registrar {
   readonly #state: TransportState;
   readonly #leases: Leases;
   readonly #host: LayoutHost;
-  /** Knows who else may touch a layout's memory. */
-  shared: SharedLayouts | undefined;
+  /** Keeps the memory of those that are unregistered as long as somebody may touch it. */
+  readonly gone: GoneLayouts;
   /** Layouts over memory that their caller owns. */
   readonly #adopted: WeakSet<LocalLayout> = new WeakSet();
-  /** Layouts that are gone and whose memory somebody may still touch. */
-  readonly #retained: Map<LocalLayout, Promise<void>> = new Map();
   /** Layouts that are gone while it is found out who may still touch their memory. */
   readonly #leaving: Map<LocalLayout, Promise<void>> = new Map();
   /** Ends waits for layouts that are in use. */
@@ -49,6 +43,7 @@ export class Registrar {
     this.#state = state;
     this.#leases = leases;
     this.#host = host;
+    this.gone = new GoneLayouts(session, state);
     const { agent, overNixl } = session;
     if (agent !== null && overNixl !== null) this.#extents = new overNixl.NixlExtents(agent);
   }
@@ -104,7 +99,7 @@ export class Registrar {
     if (this.#layouts[layout.record.layoutId] !== layout) {
       // Whoever else asked for it may still be finding out who is to be waited for.
       await this.#leaving.get(layout);
-      return await this.#untilLetGo(layout, options);
+      return await this.gone.untilLetGo(layout, this.#adopted.has(layout), options);
     }
     const { neighbours } = this.#session;
     if (neighbours !== null && neighbours.holders(handle).length > 0) {
@@ -120,16 +115,7 @@ export class Registrar {
     const leaving = this.#letGo(layout, this.#state.isOpen).finally(() => this.#leaving.delete(layout));
     this.#leaving.set(layout, leaving);
     await leaving;
-    await this.#untilLetGo(layout, options);
-  }
-
-  /** What others own is let go only when nothing can touch it: the caller may free it once this returns. */
-  async #untilLetGo(layout: LocalLayout, options: UnregisterOptions): Promise<void> {
-    const freed = this.#retained.get(layout);
-    if (freed === undefined || !this.#adopted.has(layout) || !this.#state.isOpen) return;
-    const { clock, options: opened } = this.#session;
-    await within(clock, options.wait === true ? opened.deadlineMillis : RELEASE_MILLIS, freed);
-    if (this.#retained.has(layout)) throw this.#stillReached(layout);
+    await this.gone.untilLetGo(layout, this.#adopted.has(layout), options);
   }
 
   /** What NIXL has registered for layouts, by memory type. */
@@ -158,20 +144,20 @@ export class Registrar {
 
   /** Tells everybody who may touch a layout that all are taken back, and waits until they have let go; for `close`. */
   async takeBackAll(): Promise<void> {
-    const all = [...this.layouts, ...this.#retained.keys()];
-    await Promise.all(all.map(({ handle }) => this.shared?.takeBack(handle, false)));
+    const all = [...this.layouts, ...this.gone.retained];
+    await Promise.all(all.map(({ handle }) => this.gone.shared?.takeBack(handle, false)));
   }
 
   /** Frees every layout that nothing uses; for `close`. @returns Names of those that had to be left. */
   async releaseAll(): Promise<string[]> {
     const left: string[] = [];
     for (const layout of this.layouts) {
-      if (this.#busy(layout.handle) || this.#heldByOthers(layout.handle)) left.push(layout.name);
+      if (this.#busy(layout.handle) || this.gone.heldByOthers(layout.handle)) left.push(layout.name);
       else await this.unregister(layout, { wait: true });
     }
-    for (const layout of this.#retained.keys()) {
-      if (this.#heldByOthers(layout.handle)) left.push(layout.name);
-      else await this.#free(layout);
+    for (const layout of this.gone.retained) {
+      if (this.gone.heldByOthers(layout.handle)) left.push(layout.name);
+      else await this.gone.free(layout);
     }
     return left;
   }
@@ -251,38 +237,7 @@ export class Registrar {
   async #letGo(layout: LocalLayout, grace: boolean): Promise<void> {
     const hold = this.#holds.get(layout);
     if (hold !== undefined) await this.#extents?.release(hold);
-    const { handle } = layout;
-    const adopted = this.#adopted.has(layout);
-    const held = this.shared?.takeBack(handle, grace && !adopted) ?? null;
-    if (held === null && (adopted || !this.#heldByOthers(handle))) {
-      this.shared?.freed(handle);
-      await layout.memory.release();
-      return;
-    }
-    // The layout is gone; its memory stays until nobody can touch it.
-    const freed = this.#untilFree(handle, held).then(() => this.#free(layout));
-    this.#retained.set(layout, freed);
-    freed.catch(() => undefined);
-  }
-
-  async #untilFree(handle: LayoutHandle, first: Promise<void> | null): Promise<void> {
-    // Somebody may have imported an older package meanwhile.
-    for (let held = first; held !== null; held = this.shared?.takeBack(handle, false) ?? null) await held;
-    if (this.#heldByOthers(handle)) await NEVER;
-  }
-
-  /** Gives a retained layout's memory back, once. */
-  async #free(layout: LocalLayout): Promise<void> {
-    if (!this.#retained.delete(layout)) return;
-    this.shared?.freed(layout.handle);
-    await layout.memory.release();
-  }
-
-  /** Somebody may touch the memory by a way that this process cannot close. */
-  #heldByOthers(handle: LayoutHandle): boolean {
-    if ((this.#session.neighbours?.holders(handle).length ?? 0) > 0) return true;
-    if (this.shared === undefined) return false;
-    return this.shared.holders(handle).length > 0 || (this.#state.isOpen && this.shared.isSilent(handle));
+    await this.gone.letGo(layout, this.#adopted.has(layout), grace);
   }
 
   #busy(handle: LayoutHandle): boolean {
@@ -303,17 +258,6 @@ export class Registrar {
     );
   }
 
-  #stillReached(layout: LocalLayout): KvferryError {
-    const workers = this.shared?.holders(layout.handle) ?? [];
-    return new KvferryError(
-      "IN_USE",
-      "unregister",
-      `layout ${layout.name} (${formatHandle(layout.handle)}) lies in memory that ${workers.length} workers may still write to: ${workers.slice(0, 8).join(", ")}`,
-      "Unregister with { wait: true }, and let those workers forget this one or update to a package without the layout.",
-      { name: layout.name, workers: workers.slice(0, 64) },
-    );
-  }
-
   #inUse(layout: LocalLayout): KvferryError {
     const uses = this.#leases.uses(layout.handle);
     const quarantined = this.#leases.quarantined(layout.handle).length;
@@ -326,5 +270,3 @@ export class Registrar {
     );
   }
 }
-
-const NEVER: Promise<void> = new Promise(() => undefined);

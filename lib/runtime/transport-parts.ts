@@ -192,7 +192,7 @@ export function connectParts(session: Session): TransportParts {
     liveness: liveness,
     staging,
   });
-  registrar.shared = fences.shared;
+  registrar.gone.shared = fences.shared;
   const { integrity } = submitter;
   const marked: ReturnType<typeof openSums> = openSums({
     session,
