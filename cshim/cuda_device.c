@@ -64,6 +64,15 @@ kvf_cuda_device *kvf_cuda_device_peek(int ordinal) {
     return ordinal >= 0 && ordinal < KVF_CUDA_DEVICES ? table[ordinal] : NULL;
 }
 
+int32_t kvf_cuda_wake(int32_t ordinal) {
+    /* Whoever holds the table may take seconds to close a device: the watching thread wakes the other one then. */
+    if (pthread_mutex_trylock(&table_lock) != 0) return KVF_OK;
+    kvf_cuda_device *device = kvf_cuda_device_peek(ordinal);
+    if (device && atomic_load(&device->overslept)) kvf_looker_wake(device);
+    pthread_mutex_unlock(&table_lock);
+    return KVF_OK;
+}
+
 kvf_cuda_device *kvf_cuda_device_get(int ordinal) {
     kvf_cuda_device *device = kvf_cuda_device_peek(ordinal);
     if (!device) {

@@ -114,6 +114,7 @@ typedef struct kvf_cuda_device {
     _Atomic(struct kvf_task *) looked; /* tasks whose flags are to be watched and that the looking thread has not taken */
     atomic_bool looks;                 /* it is awake and will see new ones */
     _Atomic(uint64_t) look_at;         /* asleep: until then */
+    atomic_bool overslept;             /* asleep although a task wants it earlier: its submitter will wake it */
 
     pthread_mutex_t lock;    /* everything below */
     uint16_t free_flag[KVF_FLAGS];
@@ -207,6 +208,7 @@ typedef struct kvf_task {
     uint64_t begun, lasts, expected, look_from, look_until; /* nanoseconds */
     bool seen;              /* its flag was looked at before it was written */
     bool queued;            /* its direction's submit thread submits it */
+    bool wakes;             /* who submits it wakes the looking thread afterwards */
     struct kvf_task *look_next;
     struct kvf_mark *marks; /* one for each program that is watched */
     atomic_bool settled;
@@ -225,6 +227,8 @@ bool kvf_task_flag(kvf_task *task);
 /* Has the task's flag watched from now on: it settles the task when it is written, or hands it to the driver's callback
  * when that takes unexpectedly long. */
 void kvf_task_look(kvf_task *task);
+/* Wakes the looking thread. */
+void kvf_looker_wake(kvf_cuda_device *device);
 /* Queues the driver's callback behind the task's event. The context is entered. */
 int32_t kvf_task_call(kvf_task *task);
 /* Wakes the submit thread of a long copy that has ended and keeps it awake for a moment: what follows such a copy mostly

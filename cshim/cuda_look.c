@@ -78,14 +78,20 @@ void kvf_task_look(kvf_task *task) {
     task->look_from = waits ? task->begun : task->expected - early(task->lasts) - 5 * MICRO;
     task->look_until = waits ? now + EVENT_LOOKS : task->expected + task->lasts + LATE;
     const uint64_t from = task->look_from;
+    const bool wakes = task->wakes;
     pthread_mutex_unlock(&device->lock);
     /* No lock from here on: the looking thread takes none while it is awake, so that neither waits for the other. */
     look_at(device, task);
-    if (!atomic_load(&device->looks) && from < atomic_load(&device->look_at)) {
-        pthread_mutex_lock(&device->lock);
-        pthread_cond_signal(&device->look);
-        pthread_mutex_unlock(&device->lock);
-    }
+    if (atomic_load(&device->looks) || from >= atomic_load(&device->look_at)) return;
+    if (wakes) atomic_store(&device->overslept, true);
+    else kvf_looker_wake(device);
+}
+
+void kvf_looker_wake(kvf_cuda_device *device) {
+    atomic_store(&device->overslept, false);
+    pthread_mutex_lock(&device->lock);
+    pthread_cond_signal(&device->look);
+    pthread_mutex_unlock(&device->lock);
 }
 
 static void on_done(void *argument) {

@@ -86,6 +86,11 @@ static int32_t launch_task(kvf_task *task, bool inlined, bool must_inline) {
     return status;
 }
 
+/* What a caller is told whose job has begun. */
+static int32_t begun(kvf_cuda_device *device, uint32_t flags) {
+    return (flags & KVF_CUDA_WAKES) && atomic_load(&device->overslept) ? KVF_AGAIN : KVF_OK;
+}
+
 int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags,
                           kvf_word stream, const double *waits, uint32_t count) {
     kvf_context *ctx = kvf_context_from(context);
@@ -96,7 +101,7 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
     if (width > 65535) return kvf_refuse(KVF_E_INVALID, "CUDA: %u CTAs are too many", width);
     kvf_task *task = calloc(1, sizeof *task);
     if (!task) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for a copy");
-    *task = (kvf_task){.context = ctx, .slot = slot, .device = device, .method = method, .width = width, .flags = flags, .stream = (cu_stream)(uintptr_t)stream};
+    *task = (kvf_task){.context = ctx, .slot = slot, .device = device, .method = method, .width = width, .flags = flags, .wakes = (flags & KVF_CUDA_WAKES) != 0, .stream = (cu_stream)(uintptr_t)stream};
     int32_t status = kvf_hop_parse(&task->hop, hop, words);
     if (status != KVF_OK) {
         free(task);
@@ -129,7 +134,7 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
             return status;
         }
         status = kvf_task_submit(task, false, &touched);
-        if (status == KVF_OK || touched) return KVF_OK;
+        if (status == KVF_OK || touched) return begun(device, flags);
         kvf_job_drop(ctx, slot);
         if (status != KVF_AGAIN) {
             kvf_task_free(task);
@@ -146,7 +151,8 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
             return status;
         }
     }
-    return launch_task(task, inlined, forced);
+    status = launch_task(task, inlined, forced);
+    return status == KVF_OK ? begun(device, flags) : status;
 }
 
 int32_t kvf_cuda_rehearse(int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width) {

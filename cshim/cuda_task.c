@@ -106,6 +106,7 @@ int32_t kvf_task_queue(kvf_task *task) {
     kvf_cuda_device *device = task->device;
     const bool waits = kvf_task_waits(task); /* its streams may fill up behind an event and block who submits */
     task->next = NULL;
+    task->wakes = false;
     pthread_mutex_lock(&device->lock);
     bool stop = device->stop;
     if (!stop) {
@@ -209,6 +210,7 @@ void *kvf_cuda_watch_thread(void *argument) {
         }
         kvf_condition_wait_until(&device->watched, &device->lock, kvf_now_nanos() + LOOK_EVERY);
         if (device->stop) break;
+        if (atomic_exchange(&device->overslept, false)) pthread_cond_signal(&device->look); /* nobody woke it as was promised */
         bool poisoned = device->poisoned;
         idle = device->running && !poisoned ? 0 : idle + 1;
         if (idle > LOOK_ON) {

@@ -229,6 +229,7 @@ KVF_API int32_t kvf_nixl_agent_close_job(kvf_word context, uint32_t slot, kvf_wo
 #define KVF_CUDA_CALLER_WAITS 2u /* make the caller's stream wait for the copy */
 #define KVF_CUDA_INLINE 4u       /* submit on the calling thread whatever it costs */
 #define KVF_CUDA_THREAD 8u       /* submit on the device's thread */
+#define KVF_CUDA_WAKES 16u       /* the caller wakes who looks for the copy's end, by kvf_cuda_wake */
 
 /* Kinds that kvf_cuda_pointer reports. */
 #define KVF_CUDA_POINTER_PAGEABLE 0
@@ -295,8 +296,13 @@ KVF_API int32_t kvf_cuda_event_close_job(kvf_word context, uint32_t slot, int32_
 /* Copies a hop on `device` with `method`. `width`: CTAs of kernels, 0 for the library's choice. `stream`: a caller's
  * stream whose present work comes first, or 0. `waits`: `count` pairs of doubles, a program's index and a CUDA event
  * that it waits for. The hop and the pairs are copied by the call or no longer needed when it returns.
- * value = bytes. Host sides may be pageable for METHOD_DMA and METHOD_BATCH only. */
+ * value = bytes. Host sides may be pageable for METHOD_DMA and METHOD_BATCH only.
+ * KVF_AGAIN, with KVF_CUDA_WAKES only: the job has begun, and the thread that looks for its end sleeps. Waking it takes longer
+ * than all the rest of a short submission, so the caller does that by kvf_cuda_wake as soon as it has nothing better to do;
+ * else the end is noticed some 50 ms late. */
 KVF_API int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags, kvf_word stream, const double *waits, uint32_t count);
+/* Wakes the thread that looks for the ends of copies, where one was submitted for which it should be awake. */
+KVF_API int32_t kvf_cuda_wake(int32_t device);
 /* A job that ends when a CUDA event has fired. */
 KVF_API int32_t kvf_cuda_event_job(kvf_word context, uint32_t slot, int32_t device, kvf_word event);
 

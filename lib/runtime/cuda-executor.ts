@@ -10,6 +10,8 @@ import {
   KVF_CUDA_METHOD_KERNEL,
   KVF_CUDA_METHOD_PITCHED,
   KVF_CUDA_METHOD_SLAB,
+  KVF_AGAIN,
+  KVF_CUDA_WAKES,
   KVF_CUDA_WATCH,
 } from "../native/symbols.ts";
 import { CUDA_WAIT, eventsByProgram } from "./cuda-order.ts";
@@ -44,6 +46,7 @@ const COLD_NANOS = 1_000_000;
  */
 export function cudaExecutor(context: NativeContext, defaultDevice: () => number): Executor {
   const encode = hopEncoder();
+  const wakeSoon = waker(context);
   let lastStart = 0;
   /** What submitting the same once more would go over, as far as that has no effect. */
   const rehearseStart = (hop: Hop, method: number, rehearse: () => void): void => {
@@ -71,15 +74,17 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
       const waits = order === null ? null : eventsByProgram(hop, order);
       const stream = order?.stream ?? 0;
       const flags =
+        KVF_CUDA_WAKES |
         (watch ? KVF_CUDA_WATCH : 0) |
         (stream !== 0 && order?.streamWaits === true ? KVF_CUDA_CALLER_WAITS : 0);
+      const device = deviceOf(hop) ?? order?.device ?? defaultDevice();
       const slot = context.submit(
         "transfer",
-        (free) =>
-          context.library.kvf_cuda_copy_job(
+        (free) => {
+          const status = context.library.kvf_cuda_copy_job(
             context.address,
             free,
-            deviceOf(hop) ?? order?.device ?? defaultDevice(),
+            device,
             encoded,
             encoded.length,
             method,
@@ -88,7 +93,10 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
             stream,
             waits,
             waits === null ? 0 : waits.length / 2,
-          ),
+          );
+          if (status === KVF_AGAIN) wakeSoon(device);
+          return status;
+        },
         (completion, ended) => {
           if (timer !== undefined) clearTimeout(timer);
           done(outcomeOf(context, completion, ended));
@@ -105,6 +113,22 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
           : undefined;
       return runningJob(context, slot);
     },
+  };
+}
+
+/**
+ * Wakes the library's thread that looks for the ends of a device's copies, once what called is done: waking a thread takes
+ * longer than all the rest of a short submission, and no end can be told before JavaScript's loop goes round.
+ */
+function waker(context: NativeContext): (device: number) => void {
+  const asleep: Set<number> = new Set();
+  const wake = (): void => {
+    for (const device of asleep) context.library.kvf_cuda_wake(device);
+    asleep.clear();
+  };
+  return (device) => {
+    if (asleep.size === 0) setImmediate(wake);
+    asleep.add(device);
   };
 }
 

@@ -391,6 +391,28 @@ static void order_and_events(uint64_t sleep_micros) {
     EXPECT(wait_slot(5, 20000) && ((unsigned char *)(uintptr_t)at[1])[512 * 1024 - 1] == 0x22);
 }
 
+/* Copies whose submitter wakes the looking thread afterwards, or forgets to: all of them end, and their bytes are there. */
+static void woken_later(void) {
+    static double words[1024];
+    const uint64_t at[2] = {arena[0][DEVICE], arena[1][DRIVER_PINNED]};
+    const uint64_t length = strided_hop(words, at, (uint32_t[2]){1, 0}, 1, 64, 4096);
+    const unsigned char *bytes = (const unsigned char *)(uintptr_t)at[1];
+    uint32_t asleep[2] = {0, 0}; /* how often the thread slept, and was woken or forgotten */
+    for (uint32_t n = 0; n < 1000 && (n < 20 || asleep[0] < 3 || asleep[1] < 3); n++) {
+        const bool forgets = n % 2;
+        EXPECT(JOB(kvf_cuda_set_job(context, 0, 0, at[0], 1 << 20, n % 251)).status == KVF_OK);
+        usleep(2000);
+        over[5] = false;
+        const int32_t status = kvf_cuda_copy_job(context, 5, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, KVF_CUDA_WAKES, 0, NULL, 0);
+        if (!EXPECT(status == KVF_OK || status == KVF_AGAIN)) return;
+        asleep[forgets] += status == KVF_AGAIN;
+        if (!forgets) EXPECT(kvf_cuda_wake(0) == KVF_OK);
+        EXPECT(wait_slot(5, 20000) && done[5].status == KVF_OK && bytes[0] == n % 251 && bytes[64 * 4096 - 1] == n % 251);
+    }
+    EXPECT(asleep[0] > 0 && asleep[1] > 0);
+    EXPECT(kvf_cuda_wake(-1) == KVF_OK && kvf_cuda_wake(63) == KVF_OK && kvf_cuda_wake(0) == KVF_OK);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------------------------------ */
 
 static void refusals(void) {
@@ -577,6 +599,7 @@ int main(int argc, char **argv) {
            refused[5], refused[6]);
     many_pairs();
     order_and_events(faulty ? 600000 : 50000);
+    woken_later();
     refusals();
     if (argc > 4 && strcmp(argv[4], "inject") == 0) inject(argv[1]);
     if (faulty) fault();
