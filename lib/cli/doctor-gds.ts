@@ -81,7 +81,7 @@ const REMEDIES: Readonly<Record<Trial["stage"], string>> = {
   device:
     "On a machine with an NVIDIA GPU: install its driver; in a container: run it with --gpus all. Elsewhere there is nothing to mend",
   backend: "gdscheck -p says what cuFile misses; NIXL_LOG_LEVEL=debug kvferry doctor says more",
-  memory: `gdscheck -p says which file systems cuFile takes; KVFERRY_DISK_CACHE_DIR names a directory on another one`,
+  memory: `gdscheck -p says which file systems cuFile takes; it asks udev, so a container needs /run/udev; KVFERRY_DISK_CACHE_DIR names a directory on another one`,
   write: "Leave GPUDirect Storage alone on this machine; gdscheck -p and cufile.log say what cuFile did",
   read: "Leave GPUDirect Storage alone on this machine; gdscheck -p and cufile.log say what cuFile did",
   process: "Leave GPUDirect Storage alone on this machine; NIXL_LOG_LEVEL=debug kvferry doctor says more",
