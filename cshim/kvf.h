@@ -329,8 +329,11 @@ KVF_API int32_t kvf_cuda_test_copy(int32_t device, const double *hop, kvf_word w
 /* ---- neighbours ------------------------------------------------------------------------------------------------
  * Processes of one host talk over local sockets and hand each other descriptors of memory. One thread for each
  * neighbour object accepts, receives and watches processes; what it saw waits as events, of which the context's
- * notifications word tells. Sending happens on the calling thread as far as the socket takes it. All of these but
+ * notifications word tells. Sending happens on the calling thread as far as there is room. All of these but
  * kvf_neighbour_map are for the thread that owns the context.
+ *
+ * Once both ends know who the other one is, messages go by two rings of bytes in shared memory, one for each direction, and
+ * the socket is left for descriptors, for waking an end that sleeps, and for the end. Order is kept throughout.
  *
  * An event is a record: u32 kind, u32 connection, u32 payload bytes, u32 descriptors, then the descriptors (i32), then
  * the payload, padded to a multiple of 4. Who takes the event owns the descriptors.
@@ -353,7 +356,10 @@ KVF_API int32_t kvf_neighbour_listen(kvf_word neighbour, const char *name);
 /* Connects to an abstract name. out[0] = connection, out[1] = user and out[2] = process that listens there,
  * out[3] = 1 when its end is watched. KVF_AGAIN: nobody accepts in time, try later. */
 KVF_API int32_t kvf_neighbour_connect(kvf_word neighbour, const char *name, double *out);
-/* Sends a message, or queues what the socket does not take now. `descriptors`: `count` pairs of doubles, a descriptor
+/* The other end has shown who it is: it may send by a ring from now on. With `offer` 1 this end begins, with 0 it does so
+ * once the other end has. A failure leaves the connection as it was. */
+KVF_API int32_t kvf_neighbour_ring(kvf_word neighbour, uint32_t connection, uint32_t offer);
+/* Sends a message, or queues what does not go now. `descriptors`: `count` pairs of doubles, a descriptor
  * and 1 when the receiver shall only read (it is opened anew for that). out[0] = bytes queued for this connection. */
 KVF_API int32_t kvf_neighbour_send(kvf_word neighbour, uint32_t connection, const uint8_t *bytes, kvf_word length, const double *descriptors, uint32_t count, double *out);
 /* While `here` is 1, JavaScript looks itself, with every call once, and the thread is not woken by what arrives; a last call

@@ -7,7 +7,6 @@
 #include "neighbour_object.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -52,7 +51,7 @@ static bool handle(kvf_neighbour *self, const struct epoll_event *event) {
     if (about == KVF_ABOUT_PROCESS && at && at->process >= 0) {
         close(at->process);
         at->process = -1;
-        if (at->socket >= 0) kvf_connection_receive(self, at, INT_MAX); /* what it said before it went: no more than a socket holds */
+        if (at->socket >= 0) kvf_connection_receive(self, at, KVF_NEIGHBOUR_LAST); /* what it said before it went */
         kvf_event_add(self, at, KVF_NEIGHBOUR_EXITED, NULL, 0, NULL, 0);
     } else if (about == KVF_ABOUT_SOCKET && at && at->socket >= 0) {
         if (event->events & EPOLLOUT) kvf_connection_flush(self, at);
@@ -72,7 +71,17 @@ bool kvf_neighbour_see(kvf_neighbour *self) {
 void kvf_neighbour_look_here(kvf_neighbour *self, bool here) {
     if (self->looking == here) return;
     struct epoll_event event = {.events = here ? 0 : EPOLLIN, .data.u64 = KVF_ABOUT_SEEN};
-    if (epoll_ctl(self->sleep, EPOLL_CTL_MOD, self->seen, &event) == 0) self->looking = here;
+    if (epoll_ctl(self->sleep, EPOLL_CTL_MOD, self->seen, &event) != 0) return;
+    self->looking = here;
+    for (kvf_connection *at = self->connections; at; at = at->next)
+        if (!here) kvf_connection_sleep(self, at);
+        else if (at->in.memory) kvf_byte_ring_awake(&at->in);
+}
+
+void kvf_neighbour_wake(kvf_neighbour *self) {
+    uint64_t one = 1;
+    ssize_t written = write(self->wake, &one, sizeof one);
+    (void)written; /* the counter can only be full when the thread was told before */
 }
 
 /* Lets nobody in for a while, or goes on. */
@@ -90,8 +99,14 @@ static void *run(void *argument) {
     while (__atomic_load_n(&self->stopping, __ATOMIC_ACQUIRE) == 0) {
         int count = epoll_wait(self->sleep, &event, 1, paused ? PAUSE_MILLIS : -1);
         if (count < 0 && errno != EINTR) break;
+        if (count > 0 && event.data.u64 == KVF_ABOUT_WAKE) {
+            uint64_t times;
+            ssize_t woken = read(self->wake, &times, sizeof times);
+            (void)woken; /* nobody else reads it */
+        }
         pthread_mutex_lock(&self->lock);
         size_t before = self->event_bytes;
+        kvf_neighbour_read_rings(self, false);
         if (paused) pause_listener(self, false);
         paused = !kvf_neighbour_see(self);
         if (paused) pause_listener(self, true);
@@ -132,7 +147,7 @@ static void free_neighbour(kvf_neighbour *self) {
     if (self->listener >= 0) close(self->listener);
     if (self->seen >= 0) close(self->seen);
     if (self->sleep >= 0) close(self->sleep);
-    if (self->stop >= 0) close(self->stop);
+    if (self->wake >= 0) close(self->wake);
     pthread_mutex_destroy(&self->lock);
     kvf_context_release(self->ctx);
     free(self);
@@ -141,9 +156,7 @@ static void free_neighbour(kvf_neighbour *self) {
 static void stop(kvf_member *member) {
     kvf_neighbour *self = (kvf_neighbour *)member;
     __atomic_store_n(&self->stopping, 1, __ATOMIC_RELEASE);
-    uint64_t one = 1;
-    ssize_t written = write(self->stop, &one, sizeof one);
-    (void)written; /* the counter can only be full when the thread was told before */
+    kvf_neighbour_wake(self);
 }
 
 static uint32_t join(kvf_member *member, uint64_t deadline) {
@@ -170,11 +183,11 @@ int32_t kvf_neighbour_open(kvf_word context, double *out) {
     pthread_mutex_init(&self->lock, NULL);
     self->seen = epoll_create1(EPOLL_CLOEXEC);
     self->sleep = epoll_create1(EPOLL_CLOEXEC);
-    self->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event seen = {.events = EPOLLIN, .data.u64 = KVF_ABOUT_SEEN}, stopped = {.events = EPOLLIN, .data.u64 = KVF_ABOUT_STOP};
+    self->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event seen = {.events = EPOLLIN, .data.u64 = KVF_ABOUT_SEEN}, woken = {.events = EPOLLIN, .data.u64 = KVF_ABOUT_WAKE};
     int32_t status = KVF_OK;
-    if (self->seen < 0 || self->sleep < 0 || self->stop < 0 || epoll_ctl(self->sleep, EPOLL_CTL_ADD, self->seen, &seen) != 0 ||
-        epoll_ctl(self->sleep, EPOLL_CTL_ADD, self->stop, &stopped) != 0)
+    if (self->seen < 0 || self->sleep < 0 || self->wake < 0 || epoll_ctl(self->sleep, EPOLL_CTL_ADD, self->seen, &seen) != 0 ||
+        epoll_ctl(self->sleep, EPOLL_CTL_ADD, self->wake, &woken) != 0)
         status = kvf_refuse_errno(errno, "epoll");
     if (status == KVF_OK) status = kvf_thread_start(&self->thread, "kvf-neighbour", run, self);
     if (status != KVF_OK) {

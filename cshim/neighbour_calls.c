@@ -14,6 +14,8 @@
 #include "status.h"
 
 #define BACKLOG 256
+/* While messages come by rings, what else there is to see is looked for every so many times. */
+#define SEE_EVERY 16
 
 /* The address of an abstract name: a zero byte, then the name, without an end. */
 static int32_t address_of(const char *name, struct sockaddr_un *address, socklen_t *length) {
@@ -95,28 +97,36 @@ int32_t kvf_neighbour_connect(kvf_word word, const char *name, double *out) {
     return made ? KVF_OK : KVF_E_SYSTEM;
 }
 
+/* A connection that is open for sending, or NULL. */
+static kvf_connection *sends_to(kvf_neighbour *self, uint32_t number) {
+    kvf_connection *to = kvf_connection_find(self, number);
+    return to && to->socket >= 0 && !to->shutting ? to : NULL;
+}
+
 int32_t kvf_neighbour_send(kvf_word word, uint32_t number, const uint8_t *bytes, kvf_word length, const double *descriptors, uint32_t count, double *out) {
     kvf_neighbour *self = kvf_neighbour_from(word);
     if (!self) return KVF_E_CLOSED;
     if (!out || (!bytes && length) || (!descriptors && count) || length > KVF_NEIGHBOUR_MESSAGE_BYTES || count > KVF_NEIGHBOUR_DESCRIPTORS)
         return kvf_refuse(KVF_E_INVALID, "kvf_neighbour_send: %llu bytes, %u descriptors", (unsigned long long)length, count);
-    int32_t status;
-    kvf_outgoing *message = kvf_outgoing_make(bytes, length, descriptors, count, &status);
-    if (!message) return status;
+    int32_t status = KVF_OK;
+    kvf_outgoing *message = NULL;
     pthread_mutex_lock(&self->lock);
-    kvf_connection *to = kvf_connection_find(self, number);
-    if (!to || to->socket < 0 || to->shutting) {
-        status = kvf_refuse(KVF_E_PEER, "the connection is closed");
-        kvf_outgoing_free(message);
-    } else {
-        if (to->last) to->last->next = message;
-        else to->first = message;
-        to->last = message;
-        to->queued += length;
-        if (!to->waiting) kvf_connection_flush(self, to);
+    kvf_connection *to = sends_to(self, number);
+    if (to && (count > 0 || !kvf_connection_write(self, to, bytes, length))) {
+        /* A copy is made without the lock. */
+        pthread_mutex_unlock(&self->lock);
+        message = kvf_outgoing_make(bytes, length, descriptors, count, &status);
+        if (!message) return status;
+        pthread_mutex_lock(&self->lock);
+        to = sends_to(self, number);
+        if (to) kvf_connection_post(self, to, message);
+        else kvf_outgoing_free(message);
+    }
+    if (!to) status = kvf_refuse(KVF_E_PEER, "the connection is closed");
+    else {
         out[0] = (double)to->queued;
         if (to->socket < 0) status = kvf_refuse(KVF_E_PEER, "the other end is gone");
-        /* JavaScript may be busy when the socket takes more. */
+        /* JavaScript may be busy when more can go. */
         else if (to->waiting) kvf_neighbour_look_here(self, false);
     }
     bool noted = self->event_bytes > 0;
@@ -125,7 +135,7 @@ int32_t kvf_neighbour_send(kvf_word word, uint32_t number, const uint8_t *bytes,
     return status;
 }
 
-/* True when something waits for a socket to take more. */
+/* True when something waits to be sent. */
 static bool sends(const kvf_neighbour *self) {
     const kvf_connection *at = self->connections;
     while (at && !at->waiting) at = at->next;
@@ -140,7 +150,8 @@ int32_t kvf_neighbour_look(kvf_word word, uint32_t here, double *out) {
     if (!here) kvf_neighbour_look_here(self, false);
     else {
         if (!self->looking && !sends(self)) kvf_neighbour_look_here(self, true);
-        kvf_neighbour_see(self);
+        kvf_neighbour_read_rings(self, true);
+        if (self->event_bytes == 0 || ++self->looks % SEE_EVERY == 0) kvf_neighbour_see(self);
     }
     size_t found = self->event_bytes;
     out[0] = (double)found;
@@ -164,11 +175,11 @@ int32_t kvf_neighbour_take(kvf_word word, uint8_t *bytes, kvf_word capacity, dou
         memset(to + size - 4, 0, 4); /* padding */
         memcpy(to, head, sizeof head);
         memcpy(to + 16, event->descriptors, 4 * (size_t)event->count);
-        memcpy(to + 16 + 4 * (size_t)event->count, event->payload, event->length);
+        memcpy(to + 16 + 4 * (size_t)event->count, kvf_event_payload(event), event->length);
         written += size;
         self->event_bytes -= size;
         kvf_connection *from = kvf_connection_find(self, event->connection);
-        if (from) from->unread -= size;
+        if (from) from->unread -= kvf_event_memory(event);
         self->first_event = event->next;
         if (!self->first_event) self->last_event = NULL;
         free(event);
@@ -178,6 +189,23 @@ int32_t kvf_neighbour_take(kvf_word word, uint8_t *bytes, kvf_word capacity, dou
     out[2] = (double)self->turned_away;
     pthread_mutex_unlock(&self->lock);
     return written > 0 ? KVF_OK : KVF_AGAIN;
+}
+
+int32_t kvf_neighbour_ring(kvf_word word, uint32_t number, uint32_t offer) {
+    kvf_neighbour *self = kvf_neighbour_from(word);
+    if (!self) return KVF_E_CLOSED;
+    int32_t status = KVF_OK;
+    pthread_mutex_lock(&self->lock);
+    kvf_connection *at = kvf_connection_find(self, number);
+    if (!at || at->socket < 0 || at->shutting) status = kvf_refuse(KVF_E_PEER, "the connection is closed");
+    else {
+        at->rings = true;
+        if (offer) status = kvf_connection_offer(self, at);
+    }
+    bool noted = self->event_bytes > 0;
+    pthread_mutex_unlock(&self->lock);
+    if (noted) kvf_context_notify(self->ctx);
+    return status;
 }
 
 int32_t kvf_neighbour_shut(kvf_word word, uint32_t number) {

@@ -2,7 +2,7 @@
  * neighbour_link.c - messages with descriptors over a local socket of packets.
  *
  * A message is cut into packets; each begins with a word that says whether another one follows. Descriptors travel with
- * the first.
+ * the first. Two kinds of packets are no part of a message: the file of a ring, and a knock.
  */
 #include "neighbour.h"
 
@@ -26,7 +26,9 @@
 
 #define PACKET_BYTES ((size_t)64 << 10)
 #define PACKET_MORE 1u
-_Static_assert(KVF_NEIGHBOUR_DESCRIPTORS == sizeof((kvf_event *)0)->descriptors / sizeof(int), "descriptors of an event");
+#define PACKET_KNOCK 2u
+#define PACKET_RING 4u
+_Static_assert(KVF_NEIGHBOUR_DESCRIPTORS == sizeof((kvf_incoming *)0)->descriptors / sizeof(int), "descriptors of a message");
 
 /* ---- sending ------------------------------------------------------------------------------------------------- */
 
@@ -38,17 +40,39 @@ static int descriptor_for_sending(int descriptor, bool read_only) {
     return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-kvf_outgoing *kvf_outgoing_make(const uint8_t *bytes, size_t length, const double *pairs, uint32_t count, int32_t *status) {
+/* An empty message with room for that many bytes. */
+static kvf_outgoing *make_empty(size_t length) {
     kvf_outgoing *message = malloc(sizeof *message + length);
     if (!message) {
-        *status = kvf_refuse(KVF_E_NOMEM, "no memory for a message of %zu bytes", length);
+        kvf_refuse(KVF_E_NOMEM, "no memory for a message of %zu bytes", length);
         return NULL;
     }
     message->next = NULL;
     message->length = length;
     message->sent = 0;
     message->begun = false;
+    message->ring = false;
     message->count = 0;
+    return message;
+}
+
+kvf_outgoing *kvf_outgoing_make_ring(int descriptor) {
+    kvf_outgoing *message = make_empty(0);
+    if (!message) {
+        close(descriptor);
+        return NULL;
+    }
+    message->ring = true;
+    message->descriptors[message->count++] = descriptor;
+    return message;
+}
+
+kvf_outgoing *kvf_outgoing_make(const uint8_t *bytes, size_t length, const double *pairs, uint32_t count, int32_t *status) {
+    kvf_outgoing *message = make_empty(length);
+    if (!message) {
+        *status = KVF_E_NOMEM;
+        return NULL;
+    }
     if (length) memcpy(message->bytes, bytes, length);
     for (uint32_t at = 0; at < count; at++) {
         int own = descriptor_for_sending((int)pairs[2 * (size_t)at], pairs[2 * (size_t)at + 1] != 0);
@@ -78,7 +102,7 @@ kvf_link_state kvf_link_send(int socket, kvf_outgoing *message) {
     while (!message->begun || message->sent < message->length) {
         size_t part = message->length - message->sent;
         if (part > PACKET_BYTES) part = PACKET_BYTES;
-        uint32_t word = message->sent + part < message->length ? PACKET_MORE : 0;
+        uint32_t word = message->ring ? PACKET_RING : message->sent + part < message->length ? PACKET_MORE : 0;
         struct iovec pieces[2] = {{.iov_base = &word, .iov_len = sizeof word}, {.iov_base = message->bytes + message->sent, .iov_len = part}};
         struct msghdr head = {.msg_iov = pieces, .msg_iovlen = part ? 2 : 1};
         union {
@@ -105,6 +129,15 @@ kvf_link_state kvf_link_send(int socket, kvf_outgoing *message) {
         close_all(message->descriptors, &message->count);
     }
     return KVF_LINK_MORE;
+}
+
+kvf_link_state kvf_link_knock(int socket) {
+    const uint32_t word = PACKET_KNOCK;
+    ssize_t sent;
+    do sent = send(socket, &word, sizeof word, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    /* Where nothing fits any more, the other end has something to read, and looks at its rings as well. */
+    return sent >= 0 || errno == EAGAIN || errno == EWOULDBLOCK ? KVF_LINK_MORE : KVF_LINK_BROKEN;
 }
 
 /* ---- receiving ----------------------------------------------------------------------------------------------- */
@@ -135,18 +168,32 @@ static bool keep_descriptors(struct msghdr *head, kvf_incoming *message) {
     return fits;
 }
 
-kvf_link_state kvf_link_receive(int socket, kvf_incoming *message, bool *whole, const char **why) {
-    *whole = false;
-    if (message->room - message->length < PACKET_BYTES) {
-        size_t room = message->length + PACKET_BYTES;
-        if (message->room > 0) room += message->length; /* a message of many packets grows in large steps */
-        uint8_t *more = realloc(message->bytes, room);
-        if (!more) {
-            *why = "there is no memory for what arrives";
-            return KVF_LINK_BROKEN;
-        }
-        message->bytes = more;
-        message->room = room;
+bool kvf_incoming_reserve(kvf_incoming *message, size_t more) {
+    if (message->room - message->length >= more) return true;
+    size_t room = message->length + more;
+    if (message->room > 0) room += message->length; /* a message of many parts grows in large steps */
+    uint8_t *bytes = realloc(message->bytes, room);
+    if (!bytes) return false;
+    message->bytes = bytes;
+    message->room = room;
+    return true;
+}
+
+/* What a packet is that began with this word and brought so many bytes besides, or -1. */
+static int packet_of(uint32_t word, size_t bytes, const kvf_incoming *message, uint32_t descriptors) {
+    switch (word) {
+    case 0: return KVF_PACKET_LAST;
+    case PACKET_MORE: return KVF_PACKET_PART;
+    case PACKET_KNOCK: return bytes == 0 && descriptors == 0 ? KVF_PACKET_KNOCK : -1;
+    case PACKET_RING: return bytes == 0 && descriptors == 1 && message->count == 1 && message->length == 0 ? KVF_PACKET_RING : -1;
+    default: return -1;
+    }
+}
+
+kvf_link_state kvf_link_receive(int socket, kvf_incoming *message, kvf_packet *packet, const char **why) {
+    if (!kvf_incoming_reserve(message, PACKET_BYTES)) {
+        *why = "there is no memory for what arrives";
+        return KVF_LINK_BROKEN;
     }
     uint32_t word = 0;
     struct iovec pieces[2] = {{.iov_base = &word, .iov_len = sizeof word}, {.iov_base = message->bytes + message->length, .iov_len = PACKET_BYTES}};
@@ -169,8 +216,10 @@ kvf_link_state kvf_link_receive(int socket, kvf_incoming *message, bool *whole, 
         *why = "the other end closed";
         return KVF_LINK_BROKEN;
     }
+    const uint32_t before = message->count;
     bool fits = keep_descriptors(&head, message);
-    if (!fits || (head.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || got < (ssize_t)sizeof word || (word & ~PACKET_MORE)) {
+    int what = got < (ssize_t)sizeof word ? -1 : packet_of(word, (size_t)got - sizeof word, message, message->count - before);
+    if (!fits || (head.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || what < 0) {
         *why = "what arrived is no packet";
         return KVF_LINK_BROKEN;
     }
@@ -179,7 +228,7 @@ kvf_link_state kvf_link_receive(int socket, kvf_incoming *message, bool *whole, 
         *why = "what arrives is longer than any message";
         return KVF_LINK_BROKEN;
     }
-    *whole = !(word & PACKET_MORE);
+    *packet = (kvf_packet)what;
     return KVF_LINK_MORE;
 }
 

@@ -10,28 +10,32 @@
 #include <unistd.h>
 
 #include "mapping.h"
+#include "neighbour.h"
 #include "status.h"
 
 /* Mappings at least this large are advised to use huge pages, as the owner's are. */
 #define HUGE_FROM ((uint64_t)4 << 20)
 #define MOST_BYTES ((uint64_t)1 << 53)
 
-/* A file in memory of exactly that size that can no more shrink: then no access to the mapping can ever fail. Of a file
- * of its own a caller must know that itself. */
-static int32_t look(int descriptor, uint64_t bytes, bool own) {
+int32_t kvf_memory_file_check(int descriptor, uint64_t bytes) {
     /* Before its size is asked for: an owner could shrink it in between, and seal it then. */
     int seals = fcntl(descriptor, F_GET_SEALS);
     struct stat found;
     if (fstat(descriptor, &found) != 0) return kvf_refuse_errno(errno, "the descriptor that was handed over");
-    if (own)
-        return S_ISREG(found.st_mode) && (uint64_t)found.st_size >= bytes
-                   ? KVF_OK
-                   : kvf_refuse(KVF_E_INVALID, "descriptor %d is no file of %llu bytes or more", descriptor, (unsigned long long)bytes);
     if (!S_ISREG(found.st_mode) || seals < 0) return kvf_refuse(KVF_E_INVALID, "what was handed over is no memory file");
     if ((uint64_t)found.st_size != bytes)
         return kvf_refuse(KVF_E_INVALID, "the memory file that was handed over has %lld bytes instead of %llu", (long long)found.st_size, (unsigned long long)bytes);
     if (!(seals & F_SEAL_SHRINK)) return kvf_refuse(KVF_E_INVALID, "the memory file that was handed over is not sealed: it could shrink");
     return KVF_OK;
+}
+
+/* Of a file of its own a caller must know itself that it does not shrink. */
+static int32_t check_own(int descriptor, uint64_t bytes) {
+    struct stat found;
+    if (fstat(descriptor, &found) != 0) return kvf_refuse_errno(errno, "the descriptor that was handed over");
+    return S_ISREG(found.st_mode) && (uint64_t)found.st_size >= bytes
+               ? KVF_OK
+               : kvf_refuse(KVF_E_INVALID, "descriptor %d is no file of %llu bytes or more", descriptor, (unsigned long long)bytes);
 }
 
 static int descriptor_of(const double *files, uint32_t at) { return (int)files[2 * (size_t)at]; }
@@ -83,7 +87,7 @@ static int32_t map_files(const double *files, uint32_t count, uint32_t flags, do
     uint64_t all = 0;
     int32_t status = measure(files, count, &all);
     for (uint32_t at = 0; at < count && status == KVF_OK; at++)
-        status = look(descriptor_of(files, at), bytes_of(files, at), (flags & KVF_NEIGHBOUR_OWN) != 0);
+        status = (flags & KVF_NEIGHBOUR_OWN ? check_own : kvf_memory_file_check)(descriptor_of(files, at), bytes_of(files, at));
     if (status != KVF_OK) return status;
     void *mapped = map_all(files, count, all, flags & KVF_NEIGHBOUR_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE);
     if (mapped == MAP_FAILED) return kvf_refuse_errno(errno, "%llu bytes of another process's memory", (unsigned long long)all);

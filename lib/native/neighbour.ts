@@ -101,7 +101,18 @@ export class NeighbourSockets {
   }
 
   /**
-   * Sends a message; what the socket does not take at once is queued.
+   * Lets the other end send by a ring in shared memory, once it has shown who it is.
+   *
+   * @param offer - This end begins; else it follows.
+   * @returns False when there can be no ring: the socket serves then, or the other end is gone.
+   */
+  ring(connection: number, offer: boolean): boolean {
+    if (!this.#open) return false;
+    return this.#native.kvf_neighbour_ring(this.#address, connection, offer ? 1 : 0) === KVF_OK;
+  }
+
+  /**
+   * Sends a message; what does not go at once is queued.
    *
    * @returns False when the other end is gone.
    * @throws KvferryError for a descriptor that cannot be handed over.

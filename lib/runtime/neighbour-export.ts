@@ -186,6 +186,8 @@ export class NeighbourExporter {
     if (!proves(guest, proof, this.#effects.secrets))
       return this.#refuse(guest, "it does not know the secret");
     guest.phase = "ready";
+    // Before it hears that it may.
+    this.#sockets().ring(guest.process.connection, false);
     this.#say(guest, { say: "ready" });
   }
 

@@ -232,7 +232,10 @@ export class NeighbourImporter {
       case "welcome":
         return this.#welcomed(link, word);
       case "ready":
-        if (link.phase === "meeting") link.phase = "ready";
+        if (link.phase === "meeting") {
+          link.phase = "ready";
+          this.#sockets().ring(link.process.connection, true);
+        }
         return link.meeting.resolve();
       case "refused":
         return link.meeting.reject(new Error(word.why));

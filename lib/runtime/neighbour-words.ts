@@ -4,7 +4,7 @@ import { authenticationCode, codesEqual } from "./authentication.ts";
 import type { SecretKey } from "./options.ts";
 
 /** Version of the words that neighbours exchange. */
-export const NEIGHBOUR_VERSION = 2;
+export const NEIGHBOUR_VERSION = 3;
 
 /** Bytes of a nonce. */
 const NONCE_BYTES = 32;

@@ -2,8 +2,8 @@ import { test } from "bun:test";
 import type { BuildOptions } from "../../cshim/build.ts";
 import { buildDriver, canSanitize, expectHeld, runProgram, SANITIZERS } from "./c-driver.ts";
 
-// Neighbour objects without JavaScript: messages, descriptors, what must not be mapped, strangers, processes that end,
-// closing while messages fly. The sanitizers turn a silent mistake into a failure.
+// Neighbour objects without JavaScript: messages, by the socket and by rings, descriptors, what must not be mapped,
+// strangers, hostile neighbours, processes that end, closing while messages fly. The sanitizers turn a silent mistake into a failure.
 
 const PARTS = [
   "messages",
@@ -13,6 +13,10 @@ const PARTS = [
   "refused maps",
   "several files",
   "refused files",
+  "rings",
+  "full rings",
+  "hostile rings",
+  "scribbled rings",
   "strangers",
   "ends of processes",
   "closing under fire",

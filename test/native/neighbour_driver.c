@@ -362,6 +362,8 @@ static void refused_maps(void) {
 }
 
 #include "neighbour_files.h"
+#include "neighbour_hostile.h"
+#include "neighbour_rings.h"
 
 /* ---- strangers ----------------------------------------------------------------------------------------------- */
 
@@ -554,6 +556,14 @@ int main(int count, char **arguments) {
     printf("held several files\n");
     refused_files();
     printf("held refused files\n");
+    rings((uint32_t)percent + 100);
+    printf("held rings\n");
+    full_rings((uint32_t)percent + 100);
+    printf("held full rings\n");
+    hostile_rings(percent / 30 + 1);
+    printf("held hostile rings\n");
+    scribbled_rings(percent / 3 + 3);
+    printf("held scribbled rings\n");
     strangers();
     printf("held strangers\n");
     exits(percent / 5 + 2);

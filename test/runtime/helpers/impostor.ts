@@ -77,7 +77,10 @@ export class Impostor implements Disposable {
       const { connection, word } = await this.hears();
       if (word.say === "hello")
         this.say(connection, { say: "welcome", nonce: freshNonce(), key: null, proof: null });
-      if (word.say === "proof") this.say(connection, { say: "ready" });
+      if (word.say === "proof") {
+        this.sockets.ring(connection, false);
+        this.say(connection, { say: "ready" });
+      }
       if (word.say === "want") return { connection, wanted: word.layouts };
     }
   }

@@ -23,6 +23,13 @@ export type NeighbourCall =
   | { readonly do: "storm"; readonly move: NeighbourMove }
   | { readonly do: "notify"; readonly text: string }
   | { readonly do: "next" }
+  /** Takes so many messages; answers with what they were. */
+  | { readonly do: "hear"; readonly count: number }
+  /**
+   * Takes so many messages, `block layer byte` each, and looks at once whether the last byte of that block's layer is that
+   * byte; answers how often it was.
+   */
+  | { readonly do: "look"; readonly layout: string; readonly count: number }
   | { readonly do: "unregister"; readonly layout: string; readonly wait: boolean }
   | { readonly do: "close" };
 
