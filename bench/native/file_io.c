@@ -9,10 +9,36 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../../cshim/file_ring.c"
+
+#define HUGE ((uint64_t)2 << 20)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Addresses of `bytes` bytes, all of which are the same `window` bytes of memory over and over: multiples of 2 MiB. In huge
+ * pages where the kernel makes them. NULL when they cannot be had; they stay until the process ends. */
+__attribute__((visibility("default"))) void *bench_window(uint64_t window, uint64_t bytes) {
+    int fd = memfd_create("bench", MFD_CLOEXEC);
+    if (fd < 0) return NULL;
+    uint8_t *at = mmap(NULL, bytes + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bool good = at != MAP_FAILED && ftruncate(fd, (off_t)window) == 0;
+    if (good) at += (HUGE - (uintptr_t)at % HUGE) % HUGE;
+    for (uint64_t k = 0; good && k < bytes; k += window) {
+        good = mmap(at + k, window, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
+        if (good && k == 0) {
+            for (uint64_t j = 0; j < window; j += HUGE) at[j] = 1;
+            madvise(at, window, MADV_COLLAPSE);
+        }
+        for (uint64_t j = 0; good && j < window; j += 4096) at[k + j] = (uint8_t)(j >> 12);
+    }
+    close(fd);
+    return good ? at : NULL;
+}
 
 /* Moves `count` blocks of `bytes` bytes: block k between memory + inMemory[k] and the file at inFile[k]. Returns seconds,
  * or a negative errno. */
