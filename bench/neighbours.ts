@@ -6,6 +6,7 @@ import { buildNative } from "./native.ts";
 import { CHUNKS, moves, REGION, SLOW_NIXL } from "./neighbour-moves.ts";
 import type { Move } from "./neighbour-moves.ts";
 import { notifications, PINGS } from "./neighbour-pings.ts";
+import { MESSAGE_BYTES, MESSAGES, rates } from "./neighbour-rates.ts";
 import { POOL, pools, sharing } from "./neighbour-sharing.ts";
 import { inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
@@ -39,6 +40,14 @@ const SINGLE: readonly Row[] = [
     note: `half a round trip between two processes that wait for messages, median of ${PINGS}; limit: an eventfd's in C`,
     gpus: 0,
     measure: notifications,
+  },
+  {
+    id: "F18.rate",
+    unit: "1000/s",
+    direction: "rate",
+    note: `${MESSAGES} messages of ${MESSAGE_BYTES} bytes to another process, until it says that it has them; the peer: by the socket alone`,
+    gpus: 0,
+    measure: (samples) => rates(samples),
   },
   ...(["push", "pull"] as const).flatMap((direction): Row[] => [
     hostRow(`F14.host.${direction}.64m`, direction, 64 * MIB, 1, false),
