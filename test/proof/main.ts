@@ -38,6 +38,7 @@ async function main(): Promise<number> {
     cases: positive(values["cases"], "cases", 10_000),
     seed: positive(values["seed"], "seed", 1),
     minutes: positive(values["minutes"], "minutes", Infinity),
+    progress: (line) => void process.stderr.write(`${line}\n`),
   });
   const text =
     values["json"] === true

@@ -26,6 +26,8 @@ const SETTLE_MILLIS = 10_000;
 /** What a driver may keep for itself, far below the layouts of all cases. MiB. */
 const DRIVER_NOISE = 64;
 
+const PROGRESS_CASES = 20;
+
 /** Neighbours at once, at most. */
 const MOST_LANES = 6;
 
@@ -83,6 +85,10 @@ export async function run(options: ProofOptions): Promise<ProofResult> {
   const work = async ({ worker, layouts }: Lane): Promise<void> => {
     while (cases < options.cases && performance.now() < until) {
       const index = cases++;
+      if (index > 0 && index % PROGRESS_CASES === 0)
+        options.progress?.(
+          `${index} cases begun after ${((performance.now() - started) / 1_000).toFixed(0)} s, ${failures} failures`,
+        );
       const own = layouts[index % layouts.length] as LocalLayout; // there is one
       const problem = await tryCase(here, worker, own, options.seed, index, tally).catch((error: unknown) =>
         error instanceof Error ? (error.stack ?? error.message) : String(error),
@@ -126,7 +132,8 @@ async function tryCase(
   // Half are killed; of the others half close their transport, half just exit.
   const kind = index % 2 === 0 ? "killed" : index % 4 === 1 ? "closed" : "exited";
   const memory = own.storage.kind as Kind; // as it was registered
-  const far = new NeighbourProcess();
+  // Also where a case ends early.
+  await using far = new NeighbourProcess();
   await far.call({ do: "open", options: { workerId: worker, ...(memory === "system" ? {} : { cuda: {} }) } });
   await far.call({ do: "register", specs: [specOf("theirs", memory)] });
   // Handed to the neighbour, and to be had back after its end.

@@ -8,6 +8,8 @@ export interface ProofOptions {
   readonly seed: number;
   /** Stops after this time; default none. */
   readonly minutes?: number;
+  /** Told now and then how far a long proof is. */
+  readonly progress?: (line: string) => void;
 }
 
 /** The same where a case can be repeated alone. */
