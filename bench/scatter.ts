@@ -19,6 +19,8 @@ interface Case {
   readonly operation: "write" | "read";
   readonly bytes: number;
   readonly count: number;
+  /** Least part of the limit; left out where none is asked for. */
+  readonly goal?: number;
 }
 
 const CASES: readonly Case[] = [
@@ -29,6 +31,7 @@ const CASES: readonly Case[] = [
     operation: "write",
     bytes: 16_384,
     count,
+    ...(count === 100_000 ? { goal: 0.7 } : {}),
   })),
   ...(["cma", "tcp"] as const).flatMap((transport) =>
     (["write", "read"] as const).flatMap((operation) =>
@@ -83,14 +86,13 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
       options.progress(`NOT RUN: F16.${one.name} needs two GPUs`);
       continue;
     }
-    const host = one.memory === "system";
     results.push(
       summarize(
         {
           id: `F16.${one.name}`,
           unit: "GB/s",
           direction: "rate",
-          ...(host ? {} : { goal: { figure: "ratioToLimit", value: 0.7 } as const }),
+          ...(one.goal === undefined ? {} : { goal: { figure: "ratioToLimit", value: one.goal } as const }),
           note: `${one.count} x ${one.bytes} B by the predicted method; limit: one contiguous run of the same bytes by NIXL`,
         },
         taken,
