@@ -13,6 +13,8 @@ export interface PairSpecs {
   readonly gpu?: "nixl" | "staged";
   /** The far end's staging memory, where not as much as by default. */
   readonly staging?: OpenOptions["staging"];
+  /** The far end's use of NIXL, where not as by default. */
+  readonly nixl?: OpenOptions["nixl"];
   /** The far end's memory may be one that this machine has not, as well as this end's. */
   readonly farMayLack?: boolean;
 }
@@ -47,6 +49,7 @@ export class BenchPair implements AsyncDisposable {
     far,
     gpu,
     staging,
+    nixl,
     farMayLack = false,
   }: PairSpecs): Promise<BenchPair | null> {
     await using opened = new AsyncDisposableStack();
@@ -63,6 +66,7 @@ export class BenchPair implements AsyncDisposable {
         alias: [],
         ...(gpu === undefined ? {} : { gpu }),
         ...(staging === undefined ? {} : { staging }),
+        ...(nixl === undefined ? {} : { nixl }),
       })
       .catch((error: unknown) => {
         if (farMayLack) return null;

@@ -12,6 +12,7 @@ export type PeerCall =
       /** With the CUDA driver, and GPU memory moved by NIXL or through staging memory; without it where left out. */
       readonly gpu?: "nixl" | "staged";
       readonly staging?: OpenOptions["staging"];
+      readonly nixl?: OpenOptions["nixl"];
     }
   | { readonly do: "import"; readonly bytes: Uint8Array }
   | { readonly do: "fill"; readonly layout: string; readonly seed: number }
@@ -67,7 +68,7 @@ function answerCalls(): void {
       case "open":
         transport = await Transport.open({
           workerId: WORKER,
-          nixl: {},
+          nixl: call.nixl ?? {},
           neighbours: false,
           ...(call.staging === undefined ? {} : { staging: call.staging }),
           ...(call.gpu === undefined ? { cuda: false } : { capabilities: { gpuRdma: call.gpu === "nixl" } }),

@@ -1,5 +1,7 @@
 // Rows F16.staged: GPU memory to and from another process through staging memory of both sides, no neighbour mapping and no GPU
-// RDMA, against host memory to host memory on the same transport.
+// RDMA, against host memory to host memory on the same transport. `bun run bench -- staged 2 8x128 4@4` measures them with
+// chunks and pools of so many MiB and with so many UCX workers instead, in rows beside these, without a goal; and host memory
+// to host memory in parts of a chunk, with and without somebody who awaits messages.
 import type { LayoutSpec, LocalLayout } from "../index.ts";
 import { findNixl } from "../lib/native/find-nixl.ts";
 import type { SuiteOptions } from "./main.ts";
@@ -8,6 +10,8 @@ import { alternate, inProcesses } from "./processes.ts";
 import type { SampleSets } from "./processes.ts";
 import { summarize } from "./result.ts";
 import type { BenchResult } from "./result.ts";
+import { optionsOf, variantOf, whileAwaited } from "./staged-variant.ts";
+import type { Variant } from "./staged-variant.ts";
 
 const MIB = 2 ** 20;
 const BLOCKS = 128;
@@ -20,36 +24,48 @@ const CASES = TRANSPORTS.flatMap((transport) =>
   WAYS.flatMap((way) => FAR.map((far) => ({ transport, way, far, name: `${transport}.${way}.gpu-${far}` }))),
 );
 
-/** Measures the rows on this machine's GPU; says so and gives none where there is no GPU. */
-export async function run(options: SuiteOptions): Promise<readonly BenchResult[]> {
+/**
+ * Measures the rows on this machine's GPU; says so and gives none where there is no GPU.
+ *
+ * @param operands - Variants to measure instead.
+ */
+export async function run(
+  options: SuiteOptions,
+  operands: readonly string[],
+): Promise<readonly BenchResult[]> {
   if (findNixl() === null) {
     options.progress("F16.staged needs NIXL: run `kvferry setup`");
     return [];
   }
   const results: BenchResult[] = [];
-  for (const { name, transport } of CASES.filter((one) => `F16.staged.${one.name}`.includes(options.only))) {
-    options.progress(`F16.staged.${name} in ${options.processes} processes`);
+  const variants = operands.length === 0 ? [null] : operands.map(variantOf);
+  const wanted = CASES.filter((one) => `F16.staged.${one.name}`.includes(options.only));
+  for (const { name, transport, variant } of wanted.flatMap((one) =>
+    variants.map((variant) => ({ ...one, variant })),
+  )) {
+    const id = `F16.staged.${name}${variant === null ? "" : `.${variant.name}`}`;
+    options.progress(`${id} in ${options.processes} processes`);
     const sets = await withTransports(transport === "tcp" ? "tcp,self,cuda_copy" : null, () =>
       inProcesses<SampleSets[number] | null>(
         import.meta.path,
         "measure",
-        { name, samples: options.samples },
+        { name, samples: options.samples, variant },
         options.processes,
       ),
     );
     const taken = sets.filter((set) => set !== null);
     if (taken.length < sets.length) {
-      options.progress(`NOT RUN: F16.staged.${name} needs a GPU`);
+      options.progress(`NOT RUN: ${id} needs a GPU`);
       continue;
     }
     results.push(
       summarize(
         {
-          id: `F16.staged.${name}`,
+          id,
           unit: "GB/s",
           direction: "rate",
-          goal: { figure: "ratioToLimit", value: 0.9 },
-          note: `${BLOCKS} x 1 MiB; limit: host memory to host memory by NIXL`,
+          ...(variant === null ? { goal: { figure: "ratioToLimit", value: 0.9 } as const } : {}),
+          note: `${BLOCKS} x 1 MiB${variant === null ? "" : `, ${variant.name}: MiB of a chunk, of a pool, UCX workers`}; limit: host memory to host memory by NIXL`,
         },
         taken,
       ),
@@ -62,25 +78,34 @@ export async function run(options: SuiteOptions): Promise<readonly BenchResult[]
 export async function measure(parameters: {
   readonly name: string;
   readonly samples: number;
+  readonly variant: Variant | null;
 }): Promise<Record<string, number[]> | null> {
   const one = CASES.find(({ name }) => name === parameters.name);
   if (one === undefined) throw new Error(`no row ${parameters.name}`);
   const specs = [specOf("gpu", "device"), specOf("host", "pinned")];
-  await using pair = await BenchPair.open({ options: {}, near: specs, far: specs, gpu: "staged" });
+  const { variant } = parameters;
+  const staging = variant === null ? {} : optionsOf(variant);
+  await using pair = await BenchPair.open({
+    options: staging,
+    near: specs,
+    far: specs,
+    gpu: "staged",
+    ...staging,
+  });
   if (pair === null) return null;
   const { transport, far: peer } = pair;
   const blocks = Uint32Array.from({ length: BLOCKS }, (_unused, index) => index);
-  const move = async (here: LocalLayout, far: string): Promise<number> => {
+  const transfer = (here: LocalLayout, far: string, ids: Uint32Array): PromiseLike<unknown> => {
     const there = pair.remote.layout(far);
+    const [source, destination] = one.way === "push" ? [here, there] : [there, here];
+    return transport.transfer({ source, destination, sourceBlocks: ids, destinationBlocks: ids });
+  };
+  const rate = async (work: () => PromiseLike<unknown>): Promise<number> => {
     const start = Bun.nanoseconds();
-    await transport.transfer({
-      source: one.way === "push" ? here : there,
-      destination: one.way === "push" ? there : here,
-      sourceBlocks: blocks,
-      destinationBlocks: blocks,
-    });
+    await work();
     return (BLOCKS * MIB) / (Bun.nanoseconds() - start);
   };
+  const move = (here: LocalLayout, far: string): Promise<number> => rate(() => transfer(here, far, blocks));
   const [gpu, host] = [pair.layout("gpu"), pair.layout("host")];
   await gpu.fill({ random: 1 });
   await host.fill({ random: 2 });
@@ -89,8 +114,19 @@ export async function measure(parameters: {
   const some = [0, 1, BLOCKS - 1];
   const far = await peer.call<readonly string[]>({ do: "checksums", layout: one.far, blocks: some });
   if ((await gpu.checksums(some)).join() !== far.join()) throw new Error("the bytes did not arrive");
+  const contenders = { ours: () => move(gpu, one.far), limit: () => move(host, "host") };
+  if (variant === null) return await alternate(contenders, parameters.samples);
+  const parts = Array.from({ length: Math.ceil(BLOCKS / variant.chunk) }, (_unused, part) =>
+    blocks.subarray(part * variant.chunk, (part + 1) * variant.chunk),
+  );
+  const inParts = (): Promise<number> =>
+    rate(() => Promise.all(parts.map((ids) => transfer(host, "host", ids))));
   return await alternate(
-    { ours: () => move(gpu, one.far), limit: () => move(host, "host") },
+    {
+      ...contenders,
+      "host to host in parts": inParts,
+      "the same while messages are awaited": () => whileAwaited(transport, inParts),
+    },
     parameters.samples,
   );
 }
