@@ -117,8 +117,9 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
 }
 
 /**
- * Wakes the library's thread that looks for the ends of a device's copies, once what called is done: waking a thread takes
- * longer than all the rest of a short submission, and no end can be told before JavaScript's loop goes round.
+ * Wakes the library's thread that looks for the ends of a device's copies, once the code that called is done: waking a
+ * thread takes longer than all the rest of a short submission, and no end can be told before. No turn of the event loop
+ * comes first: after milliseconds without one that would take longer than small copies do.
  */
 function waker(context: NativeContext): (device: number) => void {
   const asleep: Set<number> = new Set();
@@ -127,7 +128,7 @@ function waker(context: NativeContext): (device: number) => void {
     asleep.clear();
   };
   return (device) => {
-    if (asleep.size === 0) setImmediate(wake);
+    if (asleep.size === 0) queueMicrotask(wake);
     asleep.add(device);
   };
 }
