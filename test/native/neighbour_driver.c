@@ -364,6 +364,7 @@ static void refused_maps(void) {
 #include "neighbour_files.h"
 #include "neighbour_hostile.h"
 #include "neighbour_rings.h"
+#include "neighbour_scribble.h"
 
 /* ---- strangers ----------------------------------------------------------------------------------------------- */
 
