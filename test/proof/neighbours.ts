@@ -81,6 +81,8 @@ export async function run(options: ProofOptions): Promise<ProofResult> {
       for (const own of lane.layouts) await tryCase(here, lane.worker, own, options.seed, -1, {});
     }),
   );
+  // The engine opens a descriptor for the first line that it writes.
+  options.progress?.("first cases done");
   const before = await footprint();
   const work = async ({ worker, layouts }: Lane): Promise<void> => {
     while (cases < options.cases && performance.now() < until) {
