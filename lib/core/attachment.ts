@@ -44,7 +44,7 @@ export function openFile(file: number, bases: Float64Array): Attachment {
  * @param unmapped - Why the bytes have no address in this process: a sentence.
  */
 export function throughNixl(agent: string, bases: Float64Array, unmapped?: string): Attachment {
-  return { kind: "nixl", agent, bases, ...(unmapped === undefined ? undefined : { unmapped }) };
+  return unmapped === undefined ? { kind: "nixl", agent, bases } : { kind: "nixl", agent, bases, unmapped };
 }
 
 /**

@@ -65,6 +65,7 @@ export function resolveOrder(order: Order, operation = "register"): ResolvedOrde
   if (!Array.isArray(order)) throw badOrder(`an order is a name or a list of axes`, operation, {});
   for (let index = 0; index < NAMED_ORDERS.length; index++) {
     const known = NAMED_ORDERS[index];
+    if (known !== undefined && (known as Order) === order) return known;
     if (known !== undefined && sameOrder(known, order as readonly OrderAxis[])) return known;
   }
   return resolveAxes(order as readonly OrderAxis[], operation);

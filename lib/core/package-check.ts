@@ -144,37 +144,63 @@ export function checkLayouts(metadata: MetadataPackage): readonly CheckedLayout[
   if (kvferry && !(Number.isInteger(incarnation) && incarnation >= 0 && incarnation <= MAX_INCARNATION))
     throw malformed(`incarnation ${incarnation} does not fit 36 bits`, { incarnation });
   const seen = new Set<number>();
-  return layouts.map((layout) => {
+  let previous: LayoutHandle | undefined;
+  let layoutId = 0;
+  let generation = 0;
+  const checked: CheckedLayout[] = [];
+  for (const layout of layouts) {
     const { handle } = layout;
-    const layoutId = handleLayoutId(handle);
-    const generation = handleGeneration(handle);
-    const wrong =
-      handleWorkerId(handle) !== workerId
-        ? `is not a layout of worker ${workerId}`
-        : seen.has(layoutId)
-          ? "stands twice in the package"
+    // Most layouts follow each other; then the worker and the generation are those of the one before.
+    if (previous !== undefined && layoutId < MAX_LAYOUT_ID && handle === previous + ONE_ID) layoutId++;
+    else {
+      layoutId = handleLayoutId(handle);
+      generation = handleGeneration(handle);
+      const wrong =
+        handleWorkerId(handle) !== workerId
+          ? `is not a layout of worker ${workerId}`
           : kvferry && layoutId > MAX_LAYOUT_ID
             ? "has no layout id of kvferry"
             : kvferry && Math.floor(generation / REUSES_PER_INCARNATION) !== incarnation
               ? `is not of the package's incarnation ${incarnation}`
               : null;
-    if (wrong !== null) throw malformed(`${formatHandle(handle)} ${wrong}`, { handle: handle.toString() });
+      if (wrong !== null) throw malformedHandle(handle, wrong);
+    }
+    if (seen.has(layoutId)) throw malformedHandle(handle, "stands twice in the package");
     seen.add(layoutId);
-    return { layout, layoutId, generation, shapes: checkComponents(layout) };
-  });
+    previous = handle;
+    checked.push({ layout, layoutId, generation, shapes: checkComponents(layout) });
+  }
+  return checked;
+}
+
+/** From one layout's handle to that of the next id. */
+const ONE_ID = 1n << 64n;
+
+function malformedHandle(handle: LayoutHandle, wrong: string): KvferryError {
+  return malformed(`${formatHandle(handle)} ${wrong}`, { handle: handle.toString() });
 }
 
 function checkComponents(layout: PackageLayout): readonly ComponentShape[] {
   const { components, handle } = layout;
+  const [only] = components;
+  if (components.length === 1 && only !== undefined) {
+    const shape = checkComponent(handle, only);
+    return shape.view.regionCount === 1 ? [shape] : apart(layout, [shape]);
+  }
   if (components.length === 0) throw malformed(`${formatHandle(handle)} has no components`, {});
-  if (
-    components.length > 1 &&
-    new Set(components.map((component) => component.name)).size !== components.length
-  )
+  if (new Set(components.map((component) => component.name)).size !== components.length)
     throw malformed(`${formatHandle(handle)} has two components of one name`, {});
-  const shapes = components.map((component) => checkComponent(handle, component));
-  const first = shapes[0];
-  if (shapes.length === 1 && first?.view.regionCount === 1) return shapes;
+  return apart(
+    layout,
+    components.map((component) => checkComponent(handle, component)),
+  );
+}
+
+/** Only bytes that a layout's components are declared to share may they share. @returns The shapes. */
+function apart(
+  { components, handle }: PackageLayout,
+  shapes: readonly ComponentShape[],
+): readonly ComponentShape[] {
   const shared = findSharedBytes(
     components
       .filter((component) => component.regionAddresses.length > 0)

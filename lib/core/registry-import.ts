@@ -1,4 +1,4 @@
-import type { Attachment, ComponentRecord, LayoutRecord } from "./layout.ts";
+import type { Attachment, ComponentRecord, ComponentShape, LayoutRecord } from "./layout.ts";
 import type { CheckedLayout } from "./package-check.ts";
 import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
@@ -39,18 +39,75 @@ export function importPackage(
   attach: Attach,
   options: ImportOptions = {},
 ): { readonly snapshot: RegistrySnapshot; readonly peer: PeerRecord } {
+  return take(snapshot, checkImport(snapshot, metadata, options), attach, options);
+}
+
+/** A package that was checked against a snapshot. */
+export interface CheckedPackage {
+  readonly metadata: MetadataPackage;
+  readonly layouts: readonly CheckedLayout[];
+}
+
+/**
+ * Everything that {@link importPackage} checks, and nothing taken.
+ *
+ * @throws KvferryError as `importPackage` does.
+ */
+export function checkImport(
+  snapshot: RegistrySnapshot,
+  metadata: MetadataPackage,
+  options: ImportOptions = {},
+): CheckedPackage {
+  checkNews(snapshot, metadata, options);
+  return { metadata, layouts: checkLayouts(metadata) };
+}
+
+/**
+ * {@link importPackage} of a package that was checked against an earlier snapshot. All that another snapshot can change is
+ * checked again; what a package says of its layouts is the same at any time.
+ *
+ * @throws KvferryError as `importPackage` does, without `METADATA_MALFORMED`.
+ */
+export function importChecked(
+  snapshot: RegistrySnapshot,
+  checked: CheckedPackage,
+  attach: Attach,
+  options: ImportOptions = {},
+): Imported {
+  checkNews(snapshot, checked.metadata, options);
+  return take(snapshot, checked, attach, options);
+}
+
+/** The checks that need a snapshot. */
+function checkNews(snapshot: RegistrySnapshot, metadata: MetadataPackage, options: ImportOptions): void {
   checkIdentity(snapshot, metadata);
   checkValidity(snapshot, metadata, options.nowMs);
-  const known = snapshot.peers.get(metadata.workerId);
-  checkAge(snapshot, metadata, known, options.updates);
-  const checked = checkLayouts(metadata);
+  checkAge(snapshot, metadata, snapshot.peers.get(metadata.workerId), options.updates);
+}
 
+/** A snapshot with a peer's layouts, and the peer as it stands in it. */
+interface Imported {
+  readonly snapshot: RegistrySnapshot;
+  readonly peer: PeerRecord;
+}
+
+function take(
+  snapshot: RegistrySnapshot,
+  { metadata, layouts: checked }: CheckedPackage,
+  attach: Attach,
+  options: ImportOptions,
+): Imported {
+  const known = snapshot.peers.get(metadata.workerId);
   const kept = options.updates === undefined ? undefined : known;
   const takenBack = kept?.takenBack;
-  const layouts = checked
-    .filter(({ layoutId, generation }) => generation > (takenBack?.get(layoutId) ?? -1))
-    .map((layout) => takeLayout(metadata.workerId, layout, attach));
-  const byLayoutId = new Map(layouts.map((layout) => [layout.layoutId, layout]));
+  const layouts: LayoutRecord[] = [];
+  const byLayoutId = new Map<number, LayoutRecord>();
+  for (const layout of checked) {
+    if (takenBack !== undefined && layout.generation <= (takenBack.get(layout.layoutId) ?? -1)) continue;
+    const record = takeLayout(metadata.workerId, layout, attach);
+    layouts.push(record);
+    byLayoutId.set(record.layoutId, record);
+  }
   const removed = new Map(kept?.removed);
   for (const layout of kept?.layouts ?? [])
     if (byLayoutId.get(layout.layoutId)?.generation !== layout.generation)
@@ -76,18 +133,20 @@ export function importPackage(
 function takeLayout(owner: bigint, checked: CheckedLayout, attach: Attach): LayoutRecord {
   const { layout, layoutId, generation, shapes } = checked;
   const { handle, name, tier, access, fingerprint, stagedOnly } = layout;
-  const components = shapes.map((shape, index): ComponentRecord => {
+  const components: ComponentRecord[] = [];
+  for (let index = 0; index < shapes.length; index++) {
+    const shape = shapes[index] as ComponentShape;
     const component = layout.components[index] as PackageComponent; // shapes were made from them, one for one
     const { storage, regionAddresses, regionSizes, nixlDevice } = component;
     const attachment = attach(layout, component);
-    return {
+    components.push({
       shape,
       storage: storageHere(storage, attachment),
       regionAddresses,
       regionSizes,
       attachment,
       nixlDevice,
-    };
-  });
+    });
+  }
   return { handle, layoutId, generation, owner, name, tier, access, fingerprint, stagedOnly, components };
 }

@@ -48,8 +48,10 @@ export function checkBlob(metadata: MetadataPackage, operation: string): void {
  */
 export function namesStaging(metadata: MetadataPackage): boolean {
   if (metadata.format !== "kvferry") return false;
-  const kinds = metadata.layouts.flatMap(({ components }) => components.map(({ storage }) => storage.kind));
-  if (kinds.includes("disk") || kinds.includes("device")) return true;
+  for (const { components } of metadata.layouts)
+    for (const { storage } of components)
+      if (storage.kind === "disk" || storage.kind === "device") return true;
+  if (metadata.nixlMetadata.byteLength === 0) return false;
   const starts = new Set<number>();
   for (const { components } of metadata.layouts)
     for (const { regionAddresses } of components) for (const address of regionAddresses) starts.add(address);

@@ -1,4 +1,4 @@
-export { importPackage } from "../core/registry-import.ts";
+export { checkImport, importChecked } from "../core/registry-import.ts";
 export { decodePackage } from "../wire/index.ts";
 export { checkBlob, namesStaging } from "./blob-check.ts";
 export { exportMetadata } from "./exporting.ts";

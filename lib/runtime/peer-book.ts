@@ -187,10 +187,10 @@ export class PeerBook implements PeerHost {
     }
   }
 
-  async #enter(metadata: MetadataPackage, { importPackage, namesStaging }: ExchangeParts): Promise<Peer> {
-    const attach = attachmentsOf(metadata, this.#unmapped);
-    // Every check that needs no NIXL comes first, on the snapshot of now; the same checks decide again at the end.
-    const trial = importPackage(this.#state.snapshot, metadata, attach);
+  async #enter(metadata: MetadataPackage, exchange: ExchangeParts): Promise<Peer> {
+    const { checkImport, importChecked, namesStaging } = exchange;
+    // Every check that needs no NIXL comes first, on the snapshot of now; those that another one can fail come again.
+    const checked = checkImport(this.#state.snapshot, metadata);
     await this.#leaving.get(metadata.wireName);
     const before = this.#peers.get(metadata.workerId);
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
@@ -199,7 +199,7 @@ export class PeerBook implements PeerHost {
       await this.#inNixl?.load(metadata);
       this.#state.demandOpen("importMetadata");
       const reached = attachmentsOf(metadata, near ?? this.#unmapped);
-      const entered = importPackage(this.#state.snapshot, metadata, reached);
+      const entered = importChecked(this.#state.snapshot, checked, reached);
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
     } catch (error) {
@@ -218,16 +218,16 @@ export class PeerBook implements PeerHost {
       change: "imported",
       workerId: peer.workerId,
       agentName: peer.agentName,
-      reason: `${trial.peer.layouts.length} layouts`,
+      reason: `${record.layouts.length} layouts`,
     });
     return peer;
   }
 
   /** Takes a newer package of a peer. What fails leaves the peer as it was. */
-  async #renew(peer: Peer, metadata: MetadataPackage, { importPackage }: ExchangeParts): Promise<void> {
-    const attach = attachmentsOf(metadata, this.#unmapped);
+  async #renew(peer: Peer, metadata: MetadataPackage, exchange: ExchangeParts): Promise<void> {
+    const updates = { updates: peer.workerId };
     // Throws for a sequence that is not higher, before NIXL hears of it.
-    importPackage(this.#state.snapshot, metadata, attach, { updates: peer.workerId });
+    const checked = exchange.checkImport(this.#state.snapshot, metadata, updates);
     const near = (await this.#session.neighbours?.attach(metadata)) ?? null;
     const resume = await this.#inNixl
       ?.renew(peer, metadata, (reason) => this.lose(peer, reason))
@@ -240,7 +240,7 @@ export class PeerBook implements PeerHost {
       this.#state.demandOpen("update");
       if (this.#peers.get(peer.workerId) !== peer) throw await this.#forgottenMeanwhile(peer);
       const reached = attachmentsOf(metadata, near ?? this.#unmapped);
-      const entered = importPackage(this.#state.snapshot, metadata, reached, { updates: peer.workerId });
+      const entered = exchange.importChecked(this.#state.snapshot, checked, reached, updates);
       this.#state.snapshot = entered.snapshot;
       record = entered.peer;
     } catch (error) {

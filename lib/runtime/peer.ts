@@ -44,7 +44,8 @@ export class Peer implements AsyncDisposable {
   readonly #lost: PromiseWithResolvers<PeerLoss> = Promise.withResolvers<PeerLoss>();
   #loss: PeerLoss | undefined;
   #layouts: readonly RemoteLayout[] = [];
-  #byName: ReadonlyMap<string, RemoteLayout> = new Map();
+  /** Made when it is first asked for. */
+  #byName: ReadonlyMap<string, RemoteLayout> | undefined;
 
   /** @internal */
   constructor(host: PeerHost, facts: PeerFacts) {
@@ -79,6 +80,7 @@ export class Peer implements AsyncDisposable {
    * @throws KvferryError `UNKNOWN_HANDLE` with the names that the peer exported.
    */
   layout(name: string): RemoteLayout {
+    this.#byName ??= new Map(this.#layouts.map((layout) => [layout.name, layout]));
     const found = this.#byName.get(name);
     if (found !== undefined) return found;
     const names = [...this.#byName.keys()];
@@ -115,15 +117,17 @@ export class Peer implements AsyncDisposable {
 
   /** @internal */
   replaceLayouts(records: readonly LayoutRecord[]): void {
-    const known = new Map(this.#layouts.map((layout) => [layout.handle, layout]));
-    this.#layouts = Object.freeze(
-      records.map((record) => {
-        const layout = known.get(record.handle);
-        layout?.renew(record);
-        return layout ?? new RemoteLayout(this, record);
-      }),
-    );
-    this.#byName = new Map(this.#layouts.map((layout) => [layout.name, layout]));
+    const before = this.#layouts;
+    const known = before.length === 0 ? undefined : new Map(before.map((layout) => [layout.handle, layout]));
+    const layouts: RemoteLayout[] = [];
+    for (const record of records) {
+      const layout = known?.get(record.handle);
+      layout?.renew(record);
+      layouts.push(layout ?? new RemoteLayout(this, record));
+    }
+    // Read-only by type: a frozen list becomes a hash table in JavaScriptCore.
+    this.#layouts = layouts;
+    this.#byName = undefined;
   }
 
   /** @internal */

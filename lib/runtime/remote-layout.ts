@@ -66,9 +66,9 @@ export class RemoteLayout {
 
   /** `neighbour` when the memory is mapped into this process, else `remote`. */
   get distance(): "neighbour" | "remote" {
-    return this.record.components.every((component) => component.attachment.kind === "addresses")
-      ? "neighbour"
-      : "remote";
+    for (const { attachment } of this.#record.components)
+      if (attachment.kind !== "addresses") return "remote";
+    return "neighbour";
   }
 
   get components(): Readonly<Record<string, RemoteComponent>> {
