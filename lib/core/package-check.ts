@@ -143,7 +143,9 @@ export function checkLayouts(metadata: MetadataPackage): readonly CheckedLayout[
   const kvferry = metadata.format === "kvferry";
   if (kvferry && !(Number.isInteger(incarnation) && incarnation >= 0 && incarnation <= MAX_INCARNATION))
     throw malformed(`incarnation ${incarnation} does not fit 36 bits`, { incarnation });
-  const seen = new Set<number>();
+  // While ids rise none can stand twice: only a package whose ids do not is looked over for that.
+  let highest = -1;
+  let seen: Set<number> | undefined;
   let previous: LayoutHandle | undefined;
   let layoutId = 0;
   let generation = 0;
@@ -165,8 +167,12 @@ export function checkLayouts(metadata: MetadataPackage): readonly CheckedLayout[
               : null;
       if (wrong !== null) throw malformedHandle(handle, wrong);
     }
-    if (seen.has(layoutId)) throw malformedHandle(handle, "stands twice in the package");
-    seen.add(layoutId);
+    if (seen === undefined && layoutId > highest) highest = layoutId;
+    else {
+      seen ??= new Set(checked.map((each) => each.layoutId));
+      if (seen.has(layoutId)) throw malformedHandle(handle, "stands twice in the package");
+      seen.add(layoutId);
+    }
     previous = handle;
     checked.push({ layout, layoutId, generation, shapes: checkComponents(layout) });
   }
