@@ -243,7 +243,7 @@ export class NeighbourExporter {
   }
 
   #refusedTo(guest: Guest, handle: LayoutHandle): boolean {
-    if (this.#retiring.has(handle)) return true;
+    if (this.#retiring.size > 0 && this.#retiring.has(handle)) return true;
     const audience = this.#audiences.get(handle);
     if (audience === undefined) return true;
     return audience !== "everybody" && !audience.has(BigInt(guest.name?.worker ?? "0"));

@@ -34,6 +34,9 @@ import type { SecretKey } from "./options.ts";
 /** Layouts that are asked for with one message. */
 const WANTED_AT_ONCE = 256;
 
+/** Layouts that are asked for before the first answers are waited for. */
+const WANTED_TOGETHER: number = 4 * WANTED_AT_ONCE;
+
 /** What importing from neighbours needs from the transport. */
 export interface ImporterEffects extends HoldingEffects {
   readonly self: NeighbourName;
@@ -95,10 +98,15 @@ export class NeighbourImporter {
     const reasons = new Map<LayoutHandle, string>();
     const fresh = metadata.layouts.filter((layout) => isMappable(layout) && !link.mapped.has(layout.handle));
     const added: LayoutHandle[] = [];
-    for (let at = 0; at < fresh.length; at += WANTED_AT_ONCE)
-      for (const [handle, answer] of await askFor(this.#sockets, link, fresh.slice(at, at + WANTED_AT_ONCE)))
-        if (typeof answer === "string") reasons.set(handle, answer);
-        else added.push(handle);
+    for (let at = 0; at < fresh.length; at += WANTED_TOGETHER) {
+      const asked: ReturnType<typeof askFor>[] = [];
+      for (let from = at; from < Math.min(at + WANTED_TOGETHER, fresh.length); from += WANTED_AT_ONCE)
+        asked.push(askFor(this.#sockets, link, fresh.slice(from, from + WANTED_AT_ONCE)));
+      for (const answers of await Promise.all(asked))
+        for (const [handle, answer] of answers)
+          if (typeof answer === "string") reasons.set(handle, answer);
+          else added.push(handle);
+    }
     return {
       component: (layout, component) => {
         const mapped = link.mapped.get(layout.handle);
@@ -110,7 +118,7 @@ export class NeighbourImporter {
         );
       },
       keep: () => {
-        const named = new Set(metadata.layouts.map((layout) => layout.handle));
+        const named = new Set(link.mapped.size === 0 ? [] : metadata.layouts.map((layout) => layout.handle));
         for (const [handle, mapped] of link.mapped) {
           mapped.standing = true;
           if (!named.has(handle)) void this.#held.letGo(link, [handle]);

@@ -131,22 +131,24 @@ export async function askFor(
   link: Link,
   layouts: readonly PackageLayout[],
 ): Promise<(readonly [LayoutHandle, MappedLayout | string])[]> {
-  const answers = layouts.map((layout) => {
-    link.described.set(layout.handle, layout);
-    return new Promise<MappedLayout | string>((resolve) => {
-      if (link.phase === "ready") link.wanted.set(layout.handle, resolve);
-      else resolve("The peer is gone.");
+  if (link.phase !== "ready") return layouts.map(({ handle }) => [handle, "The peer is gone."] as const);
+  const answers: (readonly [LayoutHandle, MappedLayout | string])[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const names: string[] = [];
+  for (const layout of layouts) {
+    const { handle } = layout;
+    link.described.set(handle, layout);
+    link.wanted.set(handle, (found) => {
+      link.described.delete(handle);
+      if (answers.push([handle, found]) === layouts.length) resolve();
     });
+    names.push(handle.toString());
+  }
+  say(sockets, link, { say: "want", layouts: names });
+  await within(MEETING_MILLIS, promise, () => null).catch(() => {
+    for (const { handle } of layouts) answerWaiting(link, handle, silent(MEETING_MILLIS));
   });
-  say(sockets, link, { say: "want", layouts: layouts.map((layout) => layout.handle.toString()) });
-  await within(MEETING_MILLIS, Promise.all(answers), () => null).catch(() => {
-    for (const [handle] of link.wanted) answerWaiting(link, handle, silent(MEETING_MILLIS));
-  });
-  const found = await Promise.all(answers);
-  return layouts.map(({ handle }, index) => {
-    link.described.delete(handle);
-    return [handle, found[index] as MappedLayout | string] as const; // one answer each
-  });
+  return answers;
 }
 
 /** Gives whoever waits for a layout what came, or why nothing does. */

@@ -113,7 +113,16 @@ export interface ComponentWord {
 const text = v.pipe(v.string(), v.maxLength(1024));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const hex = v.pipe(v.string(), v.hexadecimal(), v.maxLength(256));
-const decimal = v.pipe(v.string(), v.regex(/^\d{1,39}$/));
+const DECIMAL = /^\d{1,39}$/;
+const decimal = v.pipe(v.string(), v.regex(DECIMAL));
+/** At most so many decimals. A package has thousands of layouts: all of them are one value to the schema. */
+const decimals = (most: number): v.GenericSchema<unknown, readonly string[]> =>
+  v.custom<readonly string[]>(
+    (found) =>
+      Array.isArray(found) &&
+      found.length <= most &&
+      found.every((one) => typeof one === "string" && DECIMAL.test(one)),
+  );
 const nonce = v.pipe(hex, v.length(NONCE_BYTES * 2));
 const worker = v.strictObject({ worker: decimal, agent: text, wire: text, incarnation: count });
 const component = v.strictObject({
@@ -146,8 +155,8 @@ const importerWord: v.GenericSchema<unknown, ImporterWord> = v.variant("say", [
     keys: v.pipe(v.array(text), v.maxLength(64)),
   }),
   v.strictObject({ say: v.literal("proof"), proof: v.nullable(hex) }),
-  v.strictObject({ say: v.literal("want"), layouts: v.pipe(v.array(decimal), v.maxLength(4_096)) }),
-  v.strictObject({ say: v.literal("released"), layouts: v.pipe(v.array(decimal), v.maxLength(65_536)) }),
+  v.strictObject({ say: v.literal("want"), layouts: decimals(4_096) }),
+  v.strictObject({ say: v.literal("released"), layouts: decimals(65_536) }),
   mark,
   v.strictObject({ say: v.literal("bye") }),
 ]);
@@ -165,7 +174,7 @@ const exporterWord: v.GenericSchema<unknown, ExporterWord> = v.variant("say", [
   }),
   v.strictObject({
     say: v.literal("no"),
-    layouts: v.pipe(v.array(decimal), v.maxLength(4_096)),
+    layouts: decimals(4_096),
     why: text,
   }),
   v.strictObject({ say: v.literal("release"), layout: decimal }),
