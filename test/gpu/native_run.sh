@@ -45,6 +45,8 @@ while [ $# -gt 0 ]; do
       wait
       for tool in memcheck racecheck initcheck synccheck address; do
         echo "$tool: exit $(cat "$out/sanitize-$tool.exit")"; grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|failures' "$out/sanitize-$tool.txt"
+        # Of findings the first ones say most.
+        [ "$(cat "$out/sanitize-$tool.exit")" = 0 ] || grep -vE 'COMPUTE-SANITIZER|^\{' "$out/sanitize-$tool.txt" | head -n 40
       done; shift ;;
     bench) # a process for each suite, so that a stuck one costs its own time only
       shift; mode=plain; : > "$out/native.csv"
