@@ -377,5 +377,5 @@ describe("how many files", () => {
     expect(await own.components["part 29"]?.checksums([13, 27, 119])).toEqual(
       await many.components["part 29"]?.checksums([13, 27, 119]),
     );
-  });
+  }, 30_000);
 });
