@@ -1,6 +1,7 @@
 import { KvferryError } from "../core/errors.ts";
 import { decodeText, malformed, MAX_PACKAGE_BYTES, tooLong } from "./bounded.ts";
 import { unencodable } from "./bincode.ts";
+import { crc32 } from "./crc32.ts";
 
 // The envelope is one MessagePack array of five with exactly these spellings, so that nothing in it has two:
 //
@@ -92,7 +93,7 @@ export function writeEnvelope(body: Uint8Array, signing: SigningKey | null): Uin
       at += part.length;
     }
   }
-  const checksum = checksumOf(bytes, at);
+  const checksum = crc32(bytes, at);
   bytes[at] = 0xce;
   setWord(bytes, at + 1, checksum);
   return bytes.slice(0, at + CHECKSUM_BYTES);
@@ -118,7 +119,7 @@ export function readEnvelope(bytes: Uint8Array, maxBytes: number = MAX_PACKAGE_B
   expectBytes(bytes, next, CHECKSUM_TAG, "the checksum's header");
   const checksum = wordAt(bytes, next + 1);
   if (bytes.length !== next + CHECKSUM_BYTES) throw bytesFollow(next + CHECKSUM_BYTES, bytes.length);
-  const found = checksumOf(bytes, next);
+  const found = crc32(bytes, next);
   if (found !== checksum) throw wrongChecksum(next, found, checksum);
   return {
     version,
@@ -155,14 +156,6 @@ export function unauthenticated(reason: string, details: Readonly<Record<string,
     "Give both workers the same secret and key id, or accept unauthenticated packages on purpose.",
     { reason, ...details },
   );
-}
-
-/**
- * Finds every change of up to 32 neighbouring bits, so every change of one byte. The engine's own is used since it costs
- * the first package of a process, for which nothing is compiled, as little as any later one.
- */
-function checksumOf(bytes: Uint8Array, end: number): number {
-  return Bun.hash.crc32(bytes.subarray(0, end));
 }
 
 function readAuth(

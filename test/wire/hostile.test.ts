@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { LayoutConfig } from "../../lib/core/config.ts";
+import { crc32, portableCrc32 } from "../../lib/wire/crc32.ts";
 import { writeEnvelope } from "../../lib/wire/envelope.ts";
 import {
   decodeDynamoPackage,
@@ -441,6 +442,12 @@ describe("the checksum", () => {
       const at = bytes.length - 4;
       expect(new DataView(bytes.buffer).getUint32(at)).toBe(bitwise(bytes.subarray(0, at - 1)));
     }
+  });
+
+  test("is the same where the engine has none of its own", () => {
+    expect(portableCrc32(new TextEncoder().encode("123456789"), 9)).toBe(0xcbf4_3926);
+    const bytes = Uint8Array.from({ length: 600 }, (_, index) => (index * 73 + 11) & 255);
+    for (let end = 0; end <= bytes.length; end++) expect(portableCrc32(bytes, end)).toBe(crc32(bytes, end));
   });
 });
 

@@ -1,4 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { createContext, runInContext } from "node:vm";
+import { encodePackage } from "../../lib/wire/index.ts";
+import { componentOf, layoutOf, packageOf } from "./builders.ts";
 
 const WIRE: string = `${import.meta.dir}/../../lib/wire`;
 const files: readonly string[] = [...new Bun.Glob("**/*.ts").scanSync({ cwd: WIRE })].toSorted();
@@ -25,6 +28,27 @@ describe("lib/wire stands on lib/core and @msgpack/msgpack alone", () => {
       const code = transpiler.transformSync(await Bun.file(`${WIRE}/${file}`).text());
       expect(`${file}: ${effects.exec(code)?.[0] ?? "pure"}`).toBe(`${file}: pure`);
     }
+  });
+
+  test("it runs where there is nothing but JavaScript and its coder of text", async () => {
+    const built = await Bun.build({ entrypoints: [`${WIRE}/index.ts`], target: "browser", format: "cjs" });
+    const [bundle] = built.outputs;
+    if (bundle === undefined) throw new Error("nothing was bundled");
+    const bytes = encodePackage(packageOf([layoutOf(0, [componentOf()])]), "kvferry");
+    const context = createContext({ module: { exports: {} }, exports: {}, TextEncoder, TextDecoder, bytes });
+    runInContext(await bundle.text(), context);
+    const again: unknown = runInContext(
+      "module.exports.encodePackage(module.exports.decodePackage(new Uint8Array(bytes)), 'kvferry')",
+      context,
+    );
+    expect(runInContext("typeof Bun", context)).toBe("undefined");
+    expect(Buffer.from(again as Uint8Array)).toEqual(Buffer.from(bytes));
+    const damaged = bytes.slice();
+    damaged[40] = (damaged[40] ?? 0) ^ 1;
+    Object.assign(context, { damaged });
+    expect(
+      () => runInContext("module.exports.decodePackage(new Uint8Array(damaged))", context) as unknown,
+    ).toThrow("checksum");
   });
 
   test("its tests pass where bun:ffi cannot be imported", () => {
