@@ -54,7 +54,9 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
     try {
       rehearse();
     } catch {
-      // A layout is gone by now, or its blocks are not good any more: whoever asks for it will hear of it.
+      // A layout is gone by now, its blocks are not good any more, or all is being closed, the device too: whoever asks
+      // for the like will hear of it.
+      return;
     }
     const encoded = encode(hop.programs);
     context.library.kvf_cuda_rehearse(
