@@ -92,7 +92,7 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     void *parameters[] = {&program};
     cu_result result = s->cu->launch(s->device->kernel[kernel], ctas, 1, 1, threads, 1, 1, shared, lane->work, parameters, NULL);
     if (result != CU_OK) return kvf_copy_failed(s, result, "CUDA: a kernel could not be launched");
-    s->touched = true;
+    if (!s->rehearsal) s->touched = true;
     return KVF_OK;
 }
 

@@ -288,17 +288,17 @@ test("a rehearsal of a copy changes no byte on either side, nor what the copies 
       // Rows of a page, in reversed order: so many lists that the library stages them, and so few that it does not.
       const { blockBytes } = source.config;
       const ids = Array.from({ length: pairs }, (_unused, index) => index);
-      const hop = encodeHop([
-        copyProgram({
-          srcBase: Float64Array.of(source.regions[0]?.address ?? 0),
-          dstBase: Float64Array.of(destination.regions[0]?.address ?? 0),
-          srcOffset: Float64Array.from(ids, (id) => id * blockBytes),
-          dstOffset: Float64Array.from(ids, (id) => (many - 1 - id) * blockBytes),
-          rowBytes: 4_096,
-          srcMemory: memory(source),
-          dstMemory: memory(destination),
-        }),
-      ]);
+      const program = copyProgram({
+        srcBase: Float64Array.of(source.regions[0]?.address ?? 0),
+        dstBase: Float64Array.of(destination.regions[0]?.address ?? 0),
+        srcOffset: Float64Array.from(ids, (id) => id * blockBytes),
+        dstOffset: Float64Array.from(ids, (id) => (many - 1 - id) * blockBytes),
+        rowBytes: 4_096,
+        srcMemory: memory(source),
+        dstMemory: memory(destination),
+      });
+      // As of two components.
+      const hop = encodeHop([program, program]);
       scribble(source, 5);
       scribble(destination, 6);
       const before = [...regionsOf(source), ...regionsOf(destination)];
