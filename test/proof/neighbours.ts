@@ -11,12 +11,7 @@ import {
 } from "../../index.ts";
 import { CUDA_LIBRARY_VARIABLE } from "../../lib/native/no-cuda.ts";
 import { randomOf } from "../random.ts";
-import {
-  listedMappings,
-  NeighbourProcess,
-  openDescriptors,
-  threadNames,
-} from "../runtime/helpers/neighbour-process.ts";
+import { listedMappings, NeighbourProcess, threadNames } from "../runtime/helpers/neighbour-process.ts";
 import type { ProofOptions, ProofResult } from "./proof.ts";
 
 /** Large enough that a transfer takes milliseconds and runs on another thread. */
@@ -102,11 +97,18 @@ export async function run(options: ProofOptions): Promise<ProofResult> {
   };
   await Promise.all(lanes.map(work));
   const after = await footprint();
-  for (const what of ["mappings", "descriptors", "threads", "sharedKilobytes"] as const)
+  for (const what of ["mappings", "threads", "sharedKilobytes"] as const)
     if (after[what] > before[what]) {
       failures++;
       findings.push(`${what}: ${before[what]} after the first case, ${after[what]} after the last`);
     }
+  if (after.descriptors.length > before.descriptors.length) {
+    failures++;
+    const more = after.descriptors.filter((line) => !before.descriptors.includes(line));
+    findings.push(
+      `descriptors: ${before.descriptors.length} after the first case, ${after.descriptors.length} after the last: ${more.join(", ")}`,
+    );
+  }
   if (after.gpuMebibytes > before.gpuMebibytes + DRIVER_NOISE) {
     failures++;
     findings.push(
@@ -190,7 +192,8 @@ async function tryCase(
 
 interface Footprint {
   readonly mappings: number;
-  readonly descriptors: number;
+  /** What is open: its number and what it leads to. */
+  readonly descriptors: readonly string[];
   readonly threads: number;
   /** Shared memory that is resident in this process. */
   readonly sharedKilobytes: number;
@@ -200,13 +203,15 @@ interface Footprint {
 
 /** What of this process could leak, once everything that ends has ended. */
 async function footprint(): Promise<Footprint> {
+  // First: the engine keeps descriptors of the first process that it starts and waits for.
+  const memory = await settled(3, 20, gpuMebibytes);
   const own = await settled(20, 5, () => ({
     mappings: readFileSync("/proc/self/maps", "utf8").split("/memfd:").length,
-    descriptors: openDescriptors("self"),
+    descriptors: descriptors().map(({ descriptor, target }) => `${descriptor} ${target}`),
     threads: threadNames("self").filter((name) => name.startsWith("kvf-")).length,
     sharedKilobytes: Number(/^RssShmem:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]),
   }));
-  return { ...own, gpuMebibytes: await settled(3, 20, gpuMebibytes) };
+  return { ...own, gpuMebibytes: memory };
 }
 
 /** What a look finds once it has found the same so many times. */
@@ -236,10 +241,17 @@ function gpuMebibytes(): number {
 
 /** Inodes of the files in memory that this process has open. */
 function openInodes(): string[] {
+  return descriptors()
+    .filter(({ target }) => target.startsWith("/memfd:kvferry"))
+    .map(({ inode }) => inode);
+}
+
+/** What this process has open. */
+function descriptors(): { descriptor: string; target: string; inode: string }[] {
   return readdirSync("/proc/self/fd").flatMap((descriptor) => {
     const path = `/proc/self/fd/${descriptor}`;
     try {
-      return readlinkSync(path).startsWith("/memfd:kvferry") ? [String(statSync(path).ino)] : [];
+      return [{ descriptor, target: readlinkSync(path), inode: String(statSync(path).ino) }];
     } catch {
       return []; // what listed the descriptors was one of them
     }
