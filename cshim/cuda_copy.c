@@ -25,8 +25,13 @@ kvf_direction kvf_hop_direction(const kvf_hop *hop) {
     return program->dst_kind == 0 ? KVF_TO_HOST : KVF_ON_DEVICE;
 }
 
-/* A free lane of the direction, locked; NULL when none is free and the caller cannot wait. */
+/* A free lane of the direction, locked; NULL when none is free and the caller cannot wait. One with nothing to do comes
+ * first: what was used last is in the processor's caches. */
 static kvf_lane *take_lane(kvf_cuda_device *device, kvf_direction direction, bool patient) {
+    for (unsigned i = 0; i < KVF_LANES; i++) {
+        kvf_lane *lane = &device->lane[direction][i];
+        if (atomic_load(&lane->tasks) == 0 && pthread_mutex_trylock(&lane->lock) == 0) return lane;
+    }
     unsigned turn = atomic_fetch_add(&device->turn[direction], 1);
     for (unsigned i = 0; i < KVF_LANES; i++) {
         kvf_lane *lane = &device->lane[direction][(turn + i) % KVF_LANES];
@@ -61,6 +66,8 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
     if (status == KVF_OK && task->method == KVF_CUDA_METHOD_SLAB) status = kvf_lane_copies(s.device, s.lane);
     if (status == KVF_OK && !task->done && !(task->done = kvf_cuda_event_take(s.device))) status = KVF_E_CUDA;
     if (status == KVF_OK) {
+        /* Nothing reads the lists any more: those that come next lie where the last ones did. */
+        if (atomic_load(&s.lane->tasks) == 0) s.lane->list_used = 0;
         status = submit_programs(&s);
         if (status == KVF_OK || s.touched) {
             int32_t ended = complete(&s, status);
@@ -77,8 +84,7 @@ int32_t kvf_task_submit(kvf_task *task, bool patient, bool *touched) {
 int32_t kvf_task_rehearse(kvf_task *task) {
     kvf_submission s = {.task = task, .device = task->device, .cu = kvf_cuda_driver_get(), .rehearsal = true};
     task->direction = kvf_hop_direction(&task->hop);
-    /* The lane whose turn is next. */
-    s.lane = &s.device->lane[task->direction][atomic_load(&s.device->turn[task->direction]) % KVF_LANES];
+    s.lane = &s.device->lane[task->direction][0]; /* what comes when all is done goes there */
     if (pthread_mutex_trylock(&s.lane->lock) != 0) return KVF_OK;
     int32_t status = KVF_OK;
     if (s.lane->ready && (status = kvf_cuda_enter(s.device)) == KVF_OK) {
@@ -204,6 +210,8 @@ static int32_t complete(kvf_submission *s, int32_t status) {
     cu_stream last = task->foreign || joined ? lane->side : lane->work;
     int32_t ended = joined ? join(s) : KVF_OK;
     task->last = last;
+    task->on = lane;
+    atomic_fetch_add(&lane->tasks, 1);
     const bool flagged = s->device->tuning.look && kvf_task_flag(task);
     kvf_task_started(task);
     if (ended == KVF_OK) {
@@ -224,8 +232,8 @@ static int32_t complete(kvf_submission *s, int32_t status) {
     if (ended != KVF_OK) { /* nobody will call: what was queued may still run */
         kvf_task_settle(task, ended, s->touched ? KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT : 0, 0, kvf_error_text());
         s->touched = true;
-        if (lane->work) cu->stream_synchronize(lane->work);
-        cu->stream_synchronize(lane->side);
+        const bool idle = (!lane->work || cu->stream_synchronize(lane->work) == CU_OK) && cu->stream_synchronize(lane->side) == CU_OK;
+        if (idle) atomic_fetch_sub(&lane->tasks, 1); /* else the lane's lists are not begun anew any more */
         atomic_store(&task->over, true);
     }
     return ended;

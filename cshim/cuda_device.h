@@ -51,6 +51,7 @@ typedef struct kvf_lane {
     cu_event list_free[KVF_LIST_SEGMENTS];
     uint32_t list_segment;
     uint32_t list_used;   /* bytes */
+    atomic_uint tasks;    /* submitted, and not known to be over */
 
     cu_pointer slab;      /* KVF_SLABS x slab_bytes, made at the first use */
     uint64_t slab_bytes;
@@ -198,6 +199,7 @@ typedef struct kvf_task {
     cu_stream last, side;   /* of its lane: where its work ends, and where the driver's callback would go */
     bool recorded;          /* `done` was recorded; else it is when somebody needs it */
     kvf_lane *lane;         /* one of its own, or NULL */
+    kvf_lane *on;           /* where it was submitted */
     int32_t status;         /* what the completion reports */
     uint32_t done_flags;
     double value;

@@ -12,8 +12,8 @@
 #define DENSE 8
 /* A table that is filled to more than one entry in so many is cleared as a whole. */
 #define CLEARED_WHOLE 16
-/* Entries that are looked at and cleared before the next: they stay in the nearest cache meanwhile. */
-#define PIECE 2048u
+/* Bytes that are looked at and cleared before the next: they stay in the nearest cache meanwhile. */
+#define PIECE 8192u
 
 /* What the lists hold, before any table is touched. */
 typedef struct extremes {
@@ -35,18 +35,23 @@ static inline uint64_t two(const uint32_t *ids) {
     return both;
 }
 
-/* The entry of an id is the one behind its number, and holds the source's id plus one; 0 means an empty entry. */
-static void fill(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t *marks) {
-    uint32_t *at = marks + 1, p = 0;
-    for (; p + 4 <= count; p += 4) {
-        const uint64_t to = two(destination + p), more = two(destination + p + 2), from = two(source + p), next = two(source + p + 2);
-        at[(uint32_t)to] = (uint32_t)from + 1;
-        at[to >> 32] = (uint32_t)(from >> 32) + 1;
-        at[(uint32_t)more] = (uint32_t)next + 1;
-        at[more >> 32] = (uint32_t)(next >> 32) + 1;
+/* The entry of an id is the one behind its number, and holds the source's id plus one; 0 means an empty entry. Narrow entries
+ * do where all of that is below 65,536: a table of half the size stays in the nearest cache. */
+#define FILL(WIDTH)                                                                                                        \
+    static void fill_##WIDTH(const uint32_t *source, const uint32_t *destination, uint32_t count, uint##WIDTH##_t *marks) { \
+        uint##WIDTH##_t *at = marks + 1;                                                                                   \
+        uint32_t p = 0;                                                                                                    \
+        for (; p + 4 <= count; p += 4) {                                                                                   \
+            const uint64_t to = two(destination + p), more = two(destination + p + 2), from = two(source + p), next = two(source + p + 2); \
+            at[(uint32_t)to] = (uint##WIDTH##_t)((uint32_t)from + 1);                                                      \
+            at[to >> 32] = (uint##WIDTH##_t)((from >> 32) + 1);                                                            \
+            at[(uint32_t)more] = (uint##WIDTH##_t)((uint32_t)next + 1);                                                    \
+            at[more >> 32] = (uint##WIDTH##_t)((next >> 32) + 1);                                                          \
+        }                                                                                                                  \
+        for (; p < count; p++) at[destination[p]] = (uint##WIDTH##_t)(source[p] + 1);                                      \
     }
-    for (; p < count; p++) at[destination[p]] = source[p] + 1;
-}
+FILL(16)
+FILL(32)
 
 /* Plain loops, which compilers turn into what each processor does many of at once. */
 #define LOOKS(NAME, TARGET)                                                                                                \
@@ -58,15 +63,22 @@ static void fill(const uint32_t *source, const uint32_t *destination, uint32_t c
             if (destination[p] > found.most) found.most = destination[p];                                                  \
         }                                                                                                                  \
         return found;                                                                                                      \
-    }                                                                                                                      \
-    TARGET static filled sweep_##NAME(uint32_t *marks, uint32_t from, uint32_t to) {                                        \
+    }
+
+/* Fills are counted, and cleared. */
+#define SWEEP(NAME, TARGET, WIDTH)                                                                                         \
+    TARGET static filled sweep_##WIDTH##_##NAME(uint##WIDTH##_t *marks, uint32_t from, uint32_t to) {                       \
         filled found = {0, 0};                                                                                             \
         while (from < to) {                                                                                                \
-            const uint32_t end = to - from < PIECE ? to : from + PIECE;                                                    \
+            const uint32_t piece = PIECE / sizeof *marks, end = to - from < piece ? to : from + piece;                     \
+            uint##WIDTH##_t entries = 0, continued = 0; /* at most a piece's */                                            \
             for (uint32_t at = from; at < end; at++) {                                                                     \
-                found.entries += marks[at] != 0;                                                                           \
-                found.continued += (marks[at] != 0) & (marks[at + 1] == marks[at] + 1);                                    \
+                const uint##WIDTH##_t mark = marks[at], follower = (uint##WIDTH##_t)(mark + 1);                            \
+                entries = (uint##WIDTH##_t)(entries + (mark != 0));                                                        \
+                continued = (uint##WIDTH##_t)(continued + ((mark != 0) & (marks[at + 1] == follower)));                    \
             }                                                                                                              \
+            found.entries += entries;                                                                                      \
+            found.continued += continued;                                                                                  \
             memset(marks + from, 0, (end - from) * sizeof *marks);                                                         \
             from = end;                                                                                                    \
         }                                                                                                                  \
@@ -74,8 +86,13 @@ static void fill(const uint32_t *source, const uint32_t *destination, uint32_t c
     }
 
 LOOKS(base, )
+SWEEP(base, , 16)
+SWEEP(base, , 32)
 #if defined(__x86_64__)
-LOOKS(avx2, __attribute__((target("avx2"))))
+#define AVX2 __attribute__((target("avx2")))
+LOOKS(avx2, AVX2)
+SWEEP(avx2, AVX2, 16)
+SWEEP(avx2, AVX2, 32)
 #define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
 #else
 #define PICK(WHICH) WHICH##_base
@@ -83,8 +100,15 @@ LOOKS(avx2, __attribute__((target("avx2"))))
 
 /* Many pairs for the size of the table; all ids are in range. How many continue another, or -1. */
 static double scan_dense(const uint32_t *source, const uint32_t *destination, uint32_t count, const extremes *reach, uint32_t *marks) {
-    fill(source, destination, count, marks);
-    const filled found = PICK(sweep)(marks, reach->least + 1, reach->most + 2);
+    filled found;
+    if (reach->source_most < UINT16_MAX - 1) { /* one more is left: the mark that would follow the last */
+        uint16_t *narrow = (uint16_t *)(void *)marks;
+        fill_16(source, destination, count, narrow);
+        found = PICK(sweep_16)(narrow, reach->least + 1, reach->most + 2);
+    } else {
+        fill_32(source, destination, count, marks);
+        found = PICK(sweep_32)(marks, reach->least + 1, reach->most + 2);
+    }
     return found.entries == count ? (double)found.continued : -1; /* a destination that stands twice has one entry */
 }
 

@@ -66,6 +66,23 @@ test("the first and the last id of every list count", () => {
   expect(scan(ids, ids, 1_000, 1_000)).toBe(999);
 });
 
+test("wide ids are told from narrow ones that look like them", () => {
+  const places = Uint32Array.from({ length: 400 }, (_, index) => index);
+  for (const first of [0, 65_000, 65_134, 65_135, 65_136, 65_137, 65_400, 131_000]) {
+    const rising = Uint32Array.from(places, (place) => first + place);
+    expect(scan(rising, places, 200_000, 400)).toBe(399);
+    // Equal to the next one in 16 bits only.
+    const apart = Uint32Array.from(places, (place) => (place % 2 === 0 ? first : first + 65_537));
+    expect(scan(apart, places, 200_000, 400)).toBe(0);
+    const falling = Uint32Array.from(places, (place) => first + 399 - place);
+    expect(scan(falling, places, 200_000, 400)).toBe(0);
+  }
+  // The mark that follows the last narrow one is no empty entry.
+  expect(scan(Uint32Array.of(65_533, 65_534), Uint32Array.of(0, 2), 200_000, 4)).toBe(0);
+  expect(scan(Uint32Array.of(65_534, 65_535), Uint32Array.of(0, 2), 200_000, 4)).toBe(0);
+  expect(scan(Uint32Array.of(65_533, 65_534), Uint32Array.of(0, 1), 200_000, 4)).toBe(1);
+});
+
 test("a table that would be too large, or is too small, is never written", () => {
   const ids = Uint32Array.of(1, 2, 3);
   expect(scan(ids, ids, 2 ** 24 + 1, 10)).toBeUndefined();
