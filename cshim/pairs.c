@@ -12,8 +12,8 @@
 #define DENSE 8
 /* A table that is filled to more than one entry in so many is cleared as a whole. */
 #define CLEARED_WHOLE 16
-/* Bytes that are looked at and cleared before the next: they stay in the nearest cache meanwhile. */
-#define PIECE 8192u
+/* So many pairs, and narrow marks will do: what they mistake is too little then to change anything. */
+#define MANY 2048
 
 /* What the lists hold, before any table is touched. */
 typedef struct extremes {
@@ -35,23 +35,26 @@ static inline uint64_t two(const uint32_t *ids) {
     return both;
 }
 
-/* The entry of an id is the one behind its number, and holds the source's id plus one; 0 means an empty entry. Narrow entries
- * do where all of that is below 65,536: a table of half the size stays in the nearest cache. */
-#define FILL(WIDTH)                                                                                                        \
-    static void fill_##WIDTH(const uint32_t *source, const uint32_t *destination, uint32_t count, uint##WIDTH##_t *marks) { \
-        uint##WIDTH##_t *at = marks + 1;                                                                                   \
+/* The entry of an id is the one behind its number, and holds a mark of the source's id; 0 means an empty entry. Wide marks are
+ * the id plus one. Narrow ones are its last bits: some pairs seem to continue another that do not, never the other way round,
+ * and a table of a quarter of the size stays in the nearest cache. */
+#define WIDE(ID) ((ID) + 1)
+#define NARROW(ID) ((ID) | 128)
+#define FILL(NAME, TYPE, MARK)                                                                                             \
+    static void fill_##NAME(const uint32_t *source, const uint32_t *destination, uint32_t count, TYPE *marks) {             \
+        TYPE *at = marks + 1;                                                                                              \
         uint32_t p = 0;                                                                                                    \
         for (; p + 4 <= count; p += 4) {                                                                                   \
             const uint64_t to = two(destination + p), more = two(destination + p + 2), from = two(source + p), next = two(source + p + 2); \
-            at[(uint32_t)to] = (uint##WIDTH##_t)((uint32_t)from + 1);                                                      \
-            at[to >> 32] = (uint##WIDTH##_t)((from >> 32) + 1);                                                            \
-            at[(uint32_t)more] = (uint##WIDTH##_t)((uint32_t)next + 1);                                                    \
-            at[more >> 32] = (uint##WIDTH##_t)((next >> 32) + 1);                                                          \
+            at[(uint32_t)to] = (TYPE)MARK((uint32_t)from);                                                                 \
+            at[to >> 32] = (TYPE)MARK(from >> 32);                                                                         \
+            at[(uint32_t)more] = (TYPE)MARK((uint32_t)next);                                                               \
+            at[more >> 32] = (TYPE)MARK(next >> 32);                                                                       \
         }                                                                                                                  \
-        for (; p < count; p++) at[destination[p]] = (uint##WIDTH##_t)(source[p] + 1);                                      \
+        for (; p < count; p++) at[destination[p]] = (TYPE)MARK(source[p]);                                                 \
     }
-FILL(16)
-FILL(32)
+FILL(wide, uint32_t, WIDE)
+FILL(narrow, uint8_t, NARROW)
 
 /* Plain loops, which compilers turn into what each processor does many of at once. */
 #define LOOKS(NAME, TARGET)                                                                                                \
@@ -65,17 +68,19 @@ FILL(32)
         return found;                                                                                                      \
     }
 
-/* Fills are counted, and cleared. */
-#define SWEEP(NAME, TARGET, WIDTH)                                                                                         \
-    TARGET static filled sweep_##WIDTH##_##NAME(uint##WIDTH##_t *marks, uint32_t from, uint32_t to) {                       \
+/* Fills are counted, and cleared. Sums of a piece fit the marks' own type, so that no wider numbers are needed for each. */
+#define AFTER_WIDE(MARK) ((MARK) + 1)
+#define AFTER_NARROW(MARK) (((MARK) + 1) | 128)
+#define SWEEP(NAME, TARGET, TYPE, PIECE, AFTER)                                                                            \
+    TARGET static filled sweep_##NAME(TYPE *marks, uint32_t from, uint32_t to) {                                            \
         filled found = {0, 0};                                                                                             \
         while (from < to) {                                                                                                \
-            const uint32_t piece = PIECE / sizeof *marks, end = to - from < piece ? to : from + piece;                     \
-            uint##WIDTH##_t entries = 0, continued = 0; /* at most a piece's */                                            \
+            const uint32_t end = to - from < (PIECE) ? to : from + (PIECE);                                                \
+            TYPE entries = 0, continued = 0;                                                                               \
             for (uint32_t at = from; at < end; at++) {                                                                     \
-                const uint##WIDTH##_t mark = marks[at], follower = (uint##WIDTH##_t)(mark + 1);                            \
-                entries = (uint##WIDTH##_t)(entries + (mark != 0));                                                        \
-                continued = (uint##WIDTH##_t)(continued + ((mark != 0) & (marks[at + 1] == follower)));                    \
+                const TYPE mark = marks[at], after = (TYPE)AFTER(mark);                                                    \
+                entries = (TYPE)(entries + (mark != 0));                                                                   \
+                continued = (TYPE)(continued + ((mark != 0) & (marks[at + 1] == after)));                                  \
             }                                                                                                              \
             found.entries += entries;                                                                                      \
             found.continued += continued;                                                                                  \
@@ -86,28 +91,28 @@ FILL(32)
     }
 
 LOOKS(base, )
-SWEEP(base, , 16)
-SWEEP(base, , 32)
+SWEEP(wide_base, , uint32_t, 2048, AFTER_WIDE)
+SWEEP(narrow_base, , uint8_t, 224, AFTER_NARROW)
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))
 LOOKS(avx2, AVX2)
-SWEEP(avx2, AVX2, 16)
-SWEEP(avx2, AVX2, 32)
+SWEEP(wide_avx2, AVX2, uint32_t, 2048, AFTER_WIDE)
+SWEEP(narrow_avx2, AVX2, uint8_t, 224, AFTER_NARROW)
 #define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
 #else
 #define PICK(WHICH) WHICH##_base
 #endif
 
-/* Many pairs for the size of the table; all ids are in range. How many continue another, or -1. */
+/* Many pairs for the size of the table; all ids are in range. How many continue another, at least, or -1. */
 static double scan_dense(const uint32_t *source, const uint32_t *destination, uint32_t count, const extremes *reach, uint32_t *marks) {
     filled found;
-    if (reach->source_most < UINT16_MAX - 1) { /* one more is left: the mark that would follow the last */
-        uint16_t *narrow = (uint16_t *)(void *)marks;
-        fill_16(source, destination, count, narrow);
-        found = PICK(sweep_16)(narrow, reach->least + 1, reach->most + 2);
+    if (count >= MANY) {
+        uint8_t *narrow = (uint8_t *)marks;
+        fill_narrow(source, destination, count, narrow);
+        found = PICK(sweep_narrow)(narrow, reach->least + 1, reach->most + 2);
     } else {
-        fill_32(source, destination, count, marks);
-        found = PICK(sweep_32)(marks, reach->least + 1, reach->most + 2);
+        fill_wide(source, destination, count, marks);
+        found = PICK(sweep_wide)(marks, reach->least + 1, reach->most + 2);
     }
     return found.entries == count ? (double)found.continued : -1; /* a destination that stands twice has one entry */
 }

@@ -2,7 +2,8 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { Transport } from "../../index.ts";
 import { KvferryError } from "../../lib/core/errors.ts";
-import { pairRuns } from "../../lib/core/blocks.ts";
+import { pairRuns, runsApart } from "../../lib/core/blocks.ts";
+import { shuffled } from "../../bench/statistics.ts";
 import { openLibrary } from "../../lib/native/library.ts";
 import { pairScan } from "../../lib/native/pair-scan.ts";
 
@@ -66,21 +67,40 @@ test("the first and the last id of every list count", () => {
   expect(scan(ids, ids, 1_000, 1_000)).toBe(999);
 });
 
-test("wide ids are told from narrow ones that look like them", () => {
-  const places = Uint32Array.from({ length: 400 }, (_, index) => index);
-  for (const first of [0, 65_000, 65_134, 65_135, 65_136, 65_137, 65_400, 131_000]) {
-    const rising = Uint32Array.from(places, (place) => first + place);
-    expect(scan(rising, places, 200_000, 400)).toBe(399);
-    // Equal to the next one in 16 bits only.
-    const apart = Uint32Array.from(places, (place) => (place % 2 === 0 ? first : first + 65_537));
-    expect(scan(apart, places, 200_000, 400)).toBe(0);
-    const falling = Uint32Array.from(places, (place) => first + 399 - place);
-    expect(scan(falling, places, 200_000, 400)).toBe(0);
-  }
-  // The mark that follows the last narrow one is no empty entry.
-  expect(scan(Uint32Array.of(65_533, 65_534), Uint32Array.of(0, 2), 200_000, 4)).toBe(0);
-  expect(scan(Uint32Array.of(65_534, 65_535), Uint32Array.of(0, 2), 200_000, 4)).toBe(0);
-  expect(scan(Uint32Array.of(65_533, 65_534), Uint32Array.of(0, 1), 200_000, 4)).toBe(1);
+test("of many pairs none that continues is missed, and too few seem to that do not to take lists apart for", () => {
+  const total = 20_000;
+  let apart = 0;
+  fc.assert(
+    fc.property(
+      fc.integer(),
+      fc.integer({ min: 2_048, max: 12_000 }),
+      fc.constantFrom(0, 100, 60_000, 131_000),
+      fc.integer({ min: 1, max: 400 }),
+      (seed, count, first, run) => {
+        // Runs of so many, in any order; and as many pairs in no order at all.
+        const heads = shuffled(Math.floor(total / run), seed);
+        const destination = Uint32Array.from(
+          { length: count },
+          (_, index) => (heads[Math.floor(index / run)] ?? 0) * run + (index % run),
+        );
+        const source = destination.map((id) => first + id);
+        const wanted = defined(source, destination, [2 ** 24, total]);
+        expect(scan(source, destination, 2 ** 24, total)).toBeGreaterThanOrEqual(wanted ?? Number.NaN);
+        const mixed = shuffled(total, seed + 1)
+          .subarray(0, count)
+          .map((id) => first + id);
+        const found = scan(mixed, destination, 2 ** 24, total) ?? Number.NaN;
+        expect(found).toBeGreaterThanOrEqual(defined(mixed, destination, [2 ** 24, total]) ?? Number.NaN);
+        if (runsApart(count, found) !== undefined) apart++;
+        expect(
+          scan(source, destination.with(count - 1, destination[0] ?? 0), 2 ** 24, total),
+        ).toBeUndefined();
+        expect(scan(source.with(count >> 1, 2 ** 24), destination, 2 ** 24, total)).toBeUndefined();
+      },
+    ),
+    { numRuns: 100 },
+  );
+  expect(apart).toBeGreaterThan(90);
 });
 
 test("a table that would be too large, or is too small, is never written", () => {
