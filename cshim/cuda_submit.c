@@ -92,17 +92,19 @@ static int32_t begun(kvf_cuda_device *device, uint32_t flags) {
 }
 
 int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags,
-                          kvf_word stream, const double *waits, uint32_t count) {
+                          kvf_word stream, const double *waits, uint32_t count, const uint32_t *sources, const uint32_t *destinations, uint32_t ids) {
     kvf_context *ctx = kvf_context_from(context);
     if (!ctx) return KVF_E_CLOSED;
     kvf_cuda_device *device = kvf_cuda_device_get(ordinal);
     if (!device) return KVF_E_CUDA;
     if (method < KVF_CUDA_METHOD_DMA || method > KVF_CUDA_METHOD_BULK) return kvf_refuse(KVF_E_INVALID, "CUDA: there is no copy method %u", method);
     if (width > 65535) return kvf_refuse(KVF_E_INVALID, "CUDA: %u CTAs are too many", width);
+    if (ids > 0 && (!sources || !destinations)) return kvf_refuse(KVF_E_INVALID, "CUDA: lists of %u ids are missing", ids);
+    const kvf_id_lists lists = {{sources, destinations}, ids};
     kvf_task *task = calloc(1, sizeof *task);
     if (!task) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for a copy");
     *task = (kvf_task){.context = ctx, .slot = slot, .device = device, .method = method, .width = width, .flags = flags, .wakes = (flags & KVF_CUDA_WAKES) != 0, .stream = (cu_stream)(uintptr_t)stream};
-    int32_t status = kvf_hop_parse(&task->hop, hop, words);
+    int32_t status = kvf_hop_parse_beside(&task->hop, hop, words, &lists);
     if (status != KVF_OK) {
         free(task);
         return status;
@@ -144,7 +146,7 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
     }
     if (!inlined) {
         kvf_hop_free(&task->hop);
-        status = kvf_hop_parse_copy(&task->hop, hop, words);
+        status = kvf_hop_parse_copy_beside(&task->hop, hop, words, &lists);
         if (status != KVF_OK) {
             memset(&task->hop, 0, sizeof task->hop);
             kvf_task_free(task);
@@ -155,11 +157,13 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
     return status == KVF_OK ? begun(device, flags) : status;
 }
 
-int32_t kvf_cuda_rehearse(int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width) {
+int32_t kvf_cuda_rehearse(int32_t ordinal, const double *hop, kvf_word words, uint32_t method, uint32_t width, const uint32_t *sources,
+                          const uint32_t *destinations, uint32_t ids) {
     kvf_cuda_device *device = kvf_cuda_device_get(ordinal);
     if (!device) return KVF_E_CUDA;
+    if (ids > 0 && (!sources || !destinations)) return kvf_refuse(KVF_E_INVALID, "CUDA: lists of %u ids are missing", ids);
     kvf_task task = {.device = device, .method = method, .width = width};
-    int32_t status = kvf_hop_parse(&task.hop, hop, words);
+    int32_t status = kvf_hop_parse_beside(&task.hop, hop, words, &(kvf_id_lists){{sources, destinations}, ids});
     if (status != KVF_OK) return status;
     if (method == KVF_CUDA_METHOD_KERNEL) status = kvf_task_rehearse(&task);
     kvf_hop_free(&task.hop);

@@ -90,7 +90,7 @@ int32_t kvf_cuda_test_copy(int32_t ordinal, const double *hop, kvf_word words, u
     for (uint32_t i = 0; i < repeats && status == KVF_OK; i++) {
         const uint64_t begun = kvf_now_nanos();
         const uint32_t head = __atomic_load_n(&shared[0], __ATOMIC_ACQUIRE);
-        status = kvf_cuda_copy_job(context, 0, ordinal, hop, words, method, width, 0, 0, NULL, 0);
+        status = kvf_cuda_copy_job(context, 0, ordinal, hop, words, method, width, 0, 0, NULL, 0, NULL, NULL, 0);
         if (status != KVF_OK) break;
         const uint64_t queued = kvf_now_nanos();
         while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == head) {}

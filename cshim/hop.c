@@ -36,9 +36,15 @@ static const double *array_at(const kvf_hop *hop, uint64_t at, uint64_t count) {
     return hop->words + at;
 }
 
-/* Finds the lists of pairs: offsets, or block ids, two to a word. */
-static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t at[2], bool ids) {
+/* Finds the lists of pairs: offsets (0), or block ids, two to a word (1) or beside the block (2). */
+static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t at[2], uint64_t ids) {
     for (int side = 0; side < 2; side++) {
+        if (ids == 2) {
+            if (at[side] != 0 || !hop->lists.id[side] || program->pairs > hop->lists.count) return false;
+            program->place[side].offset = NULL;
+            program->place[side].id = hop->lists.id[side];
+            continue;
+        }
         const double *list = array_at(hop, at[side], ids ? (program->pairs + 1) / 2 : program->pairs);
         if (!list) return false;
         program->place[side].offset = ids ? NULL : list;
@@ -121,7 +127,7 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     for (int k = 37; k < KVF_PROGRAM_WORDS; k++)
         if (word[k] != 0) return malformed(index, "reserved words are not zero");
 
-    if (!kvf_natural(word[34], &ids) || ids > 1) return malformed(index, "kind of its offsets");
+    if (!kvf_natural(word[34], &ids) || ids > 2) return malformed(index, "kind of its offsets");
     for (int side = 0; side < 2; side++) {
         int64_t *stride = &program->place[side].stride;
         if (!kvf_whole(word[35 + side], stride) || (!ids && *stride != 0)) return malformed(index, "strides of block ids");
@@ -146,7 +152,7 @@ static int32_t parse_program(kvf_hop *hop, uint32_t index) {
     program->dst_base = array_at(hop, at[1], program->bases);
     program->run = at[4] == 0 ? NULL : (const uint32_t *)array_at(hop, at[4], (program->pairs + 1) / 2);
     if (!program->src_base || !program->dst_base || (at[4] && !program->run) || !find_places(hop, program, at + 2, ids))
-        return malformed(index, "an array lies outside the block");
+        return malformed(index, ids == 2 ? "it has more pairs than there are ids beside the block" : "an array lies outside the block");
 
     int64_t low, high;
     uint64_t bits;
@@ -204,8 +210,13 @@ static int32_t parse_header(kvf_hop *hop, uint64_t *bytes) {
 }
 
 int32_t kvf_hop_parse(kvf_hop *hop, const double *words, uint64_t count) {
+    return kvf_hop_parse_beside(hop, words, count, &(kvf_id_lists){{NULL, NULL}, 0});
+}
+
+int32_t kvf_hop_parse_beside(kvf_hop *hop, const double *words, uint64_t count, const kvf_id_lists *lists) {
     hop->words = words;
     hop->word_count = count;
+    hop->lists = *lists;
     hop->programs = 0;
     hop->rows = hop->bytes = 0;
     hop->owned = NULL;
@@ -240,12 +251,22 @@ static double *room_for(uint64_t bytes) {
 }
 
 int32_t kvf_hop_parse_copy(kvf_hop *hop, const double *words, uint64_t count) {
+    return kvf_hop_parse_copy_beside(hop, words, count, &(kvf_id_lists){{NULL, NULL}, 0});
+}
+
+int32_t kvf_hop_parse_copy_beside(kvf_hop *hop, const double *words, uint64_t count, const kvf_id_lists *lists) {
     if (!words || (uintptr_t)words % sizeof(double) || count < KVF_HOP_HEADER_WORDS || count > (uint64_t)KVF_MOST_NUMBER / sizeof(double))
         return kvf_refuse(KVF_E_INVALID, "hop: no block, not aligned to 8 bytes, or shorter than its header");
-    double *copy = room_for(count * sizeof(double));
+    const uint64_t ids = lists->count * sizeof(uint32_t);
+    double *copy = room_for(count * sizeof(double) + 2 * ids);
     if (!copy) return kvf_refuse(KVF_E_NOMEM, "no memory for a hop of %llu words", (unsigned long long)count);
     memcpy(copy, words, count * sizeof(double));
-    int32_t status = kvf_hop_parse(hop, copy, count);
+    kvf_id_lists own = {{NULL, NULL}, lists->count};
+    for (int side = 0; side < 2 && ids > 0; side++) {
+        void *at = (char *)(copy + count) + (uint64_t)side * ids;
+        own.id[side] = memcpy(at, lists->id[side], ids);
+    }
+    int32_t status = kvf_hop_parse_beside(hop, copy, count, &own);
     if (status != KVF_OK) free(copy);
     else hop->owned = copy;
     return status;

@@ -52,15 +52,22 @@ typedef struct kvf_program {
     uint64_t bytes;          /* rows x row_bytes */
 } kvf_program;
 
+/* Lists of block ids beside a block, source and destination, for programs that name them. */
+typedef struct kvf_id_lists {
+    const uint32_t *id[2];
+    uint64_t count; /* of each */
+} kvf_id_lists;
+
 /* A parsed hop. `programs` may be 0 (nothing to move). */
 typedef struct kvf_hop {
     const double *words;
     uint64_t word_count;
+    kvf_id_lists lists;
     uint32_t programs;
     uint64_t rows;
     uint64_t bytes;
     kvf_program *program;
-    void *owned;         /* a private copy of the words, or NULL */
+    void *owned;         /* a private copy of the words and the lists, or NULL */
     kvf_program few[2];  /* storage of `program` for short hops: a kvf_hop must not be moved in memory */
 } kvf_hop;
 
@@ -69,6 +76,9 @@ typedef struct kvf_hop {
 int32_t kvf_hop_parse(kvf_hop *hop, const double *words, uint64_t count);
 /* The same over a private copy of the words. */
 int32_t kvf_hop_parse_copy(kvf_hop *hop, const double *words, uint64_t count);
+/* Both for a block with lists beside it, which are borrowed, or copied, as its words are. */
+int32_t kvf_hop_parse_beside(kvf_hop *hop, const double *words, uint64_t count, const kvf_id_lists *lists);
+int32_t kvf_hop_parse_copy_beside(kvf_hop *hop, const double *words, uint64_t count, const kvf_id_lists *lists);
 /* Frees what parsing allocated. */
 void kvf_hop_free(kvf_hop *hop);
 

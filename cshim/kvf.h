@@ -120,6 +120,7 @@ KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word a
  *                        31 word of destination offsets, 32 word of runs (0: every run is 1; else 32-bit unsigned,
  *                        two to a word), 33 bytes of this program,
  *                        34 1 where the places of pairs are block ids (32-bit unsigned, two to a word) times a stride,
+ *                        2 where these ids are the lists that the call is given beside the block (30 and 31 are 0 then),
  *                        35 source stride, 36 destination stride (0 without ids), 37..39 zero
  *   then the arrays, which programs may share.
  *
@@ -295,12 +296,13 @@ KVF_API int32_t kvf_cuda_event_close_job(kvf_word context, uint32_t slot, int32_
 
 /* Copies a hop on `device` with `method`. `width`: CTAs of kernels, 0 for the library's choice. `stream`: a caller's
  * stream whose present work comes first, or 0. `waits`: `count` pairs of doubles, a program's index and a CUDA event
- * that it waits for. The hop and the pairs are copied by the call or no longer needed when it returns.
+ * that it waits for. `sources` and `destinations`: `ids` block ids each, which programs may name, or NULL and 0. All of
+ * these are copied by the call or no longer needed when it returns.
  * value = bytes. Host sides may be pageable for METHOD_DMA and METHOD_BATCH only.
  * KVF_AGAIN, with KVF_CUDA_WAKES only: the job has begun, and the thread that looks for its end sleeps. Waking it takes longer
  * than all the rest of a short submission, so the caller does that by kvf_cuda_wake as soon as it has nothing better to do;
  * else the end is noticed some 50 ms late. */
-KVF_API int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags, kvf_word stream, const double *waits, uint32_t count);
+KVF_API int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, uint32_t flags, kvf_word stream, const double *waits, uint32_t count, const uint32_t *sources, const uint32_t *destinations, uint32_t ids);
 /* Wakes the thread that looks for the ends of copies, where one was submitted for which it should be awake. */
 KVF_API int32_t kvf_cuda_wake(int32_t device);
 /* A job that ends when a CUDA event has fired. */
@@ -308,7 +310,7 @@ KVF_API int32_t kvf_cuda_event_job(kvf_word context, uint32_t slot, int32_t devi
 
 /* Goes over what kvf_cuda_copy_job would do with the same, and moves nothing: a kernel is launched that has no work. So code and
  * data that were not used for milliseconds are in the processor's caches when the next copy is submitted. */
-KVF_API int32_t kvf_cuda_rehearse(int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width);
+KVF_API int32_t kvf_cuda_rehearse(int32_t device, const double *hop, kvf_word words, uint32_t method, uint32_t width, const uint32_t *sources, const uint32_t *destinations, uint32_t ids);
 
 /* For tests and measurements. out[0] = the device's CUDA context. */
 KVF_API int32_t kvf_cuda_test_context(int32_t device, double *out);

@@ -8,6 +8,27 @@ export const HOP_VERSION = 2;
 export const HOP_HEADER_WORDS = 8;
 export const PROGRAM_WORDS = 40;
 
+/** Block ids that a native call is given beside a hop's block. */
+export interface BesideLists {
+  readonly source: Uint32Array;
+  readonly destination: Uint32Array;
+  /** Ids that both hold. */
+  readonly count: number;
+}
+
+/** Fewer ids are copied as quickly. */
+const LEAST_BESIDE = 512;
+
+/** The lists of block ids that all programs share, where they are long: a call can be given them as they are. */
+export function listsBeside([first, ...more]: readonly CopyProgram[]): BesideLists | null {
+  const blocks = first?.blocks ?? null;
+  if (first === undefined || blocks === null || first.pairs < LEAST_BESIDE) return null;
+  const { source, destination } = blocks;
+  for (const program of more)
+    if (program.blocks?.source !== source || program.blocks.destination !== destination) return null;
+  return { source, destination, count: Math.min(source.length, destination.length) };
+}
+
 /**
  * Writes a hop's programs as the one block of doubles that the native side reads (`cshim/kvf.h`, "copy programs").
  *
@@ -15,12 +36,17 @@ export const PROGRAM_WORDS = 40;
  * bulk; long lists of block ids stay ids.
  *
  * @param scratch - Memory to write into when the block fits; its content is lost with the next use.
+ * @param beside - What `listsBeside` gave for the programs, where the call is given these lists; else null.
  * @returns The block, exactly as long as its words: a part of `scratch`, or a new array that the caller owns.
  */
-export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Array): Float64Array {
+export function encodeHop(
+  programs: readonly CopyProgram[],
+  scratch?: Float64Array,
+  beside: BesideLists | null = null,
+): Float64Array {
   const arrays = programs.length === 1 ? null : new Map<ArrayBufferView, number>();
   const first = HOP_HEADER_WORDS + PROGRAM_WORDS * programs.length;
-  const words = layoutWords(programs, arrays, first);
+  const words = layoutWords(programs, arrays, first, beside !== null);
   const block =
     scratch !== undefined && scratch.length >= words
       ? scratch.subarray(0, words)
@@ -60,10 +86,14 @@ export function encodeHop(programs: readonly CopyProgram[], scratch?: Float64Arr
       }
       if (known === undefined) next += wordsOf(pairs);
     };
-    if (blocks !== null && pairs > SMALL) {
-      block[at + 34] = 1;
-      block[at + 35] = blocks.sourceStride;
-      block[at + 36] = blocks.destinationStride;
+    const ids = blocks === null ? NO_IDS : beside !== null ? IDS_BESIDE : pairs > SMALL ? IDS : NO_IDS;
+    block[at + 34] = ids;
+    block[at + 35] = ids === NO_IDS ? 0 : (blocks?.sourceStride ?? 0);
+    block[at + 36] = ids === NO_IDS ? 0 : (blocks?.destinationStride ?? 0);
+    if (ids === IDS_BESIDE) {
+      block[at + 30] = 0;
+      block[at + 31] = 0;
+    } else if (blocks !== null && ids === IDS) {
       placeNumbers(blocks.source, 30);
       placeNumbers(blocks.destination, 31);
     } else if (blocks !== null && arrays === null) {
@@ -87,6 +117,7 @@ function layoutWords(
   programs: readonly CopyProgram[],
   arrays: Map<ArrayBufferView, number> | null,
   first: number,
+  beside: boolean,
 ): number {
   let words = first;
   const give = (array: ArrayBufferView, length: number): void => {
@@ -100,7 +131,9 @@ function layoutWords(
     const { srcBase, dstBase, blocks, run, pairs } = program;
     give(srcBase, srcBase.length);
     give(dstBase, dstBase.length);
-    if (blocks !== null && pairs > SMALL) {
+    if (blocks !== null && beside) {
+      // Nothing of them stands in the block.
+    } else if (blocks !== null && pairs > SMALL) {
       give(blocks.source, wordsOf(pairs));
       give(blocks.destination, wordsOf(pairs));
     } else if (blocks !== null && arrays === null) words += 2 * pairs;
@@ -133,8 +166,13 @@ function writeHeader(block: Float64Array, at: number, program: CopyProgram): voi
   block[at + 27] = program.dstMemory.device;
   block[at + 32] = 0;
   block[at + 33] = program.bytes;
-  for (let word = 34; word < PROGRAM_WORDS; word++) block[at + word] = 0;
+  for (let word = 37; word < PROGRAM_WORDS; word++) block[at + word] = 0;
 }
+
+/** How a program says where its pairs lie: by offsets, by ids in the block, or by the ids beside it. */
+const NO_IDS = 0;
+const IDS = 1;
+const IDS_BESIDE = 2;
 
 /** Up to here a loop beats the call of a bulk copy, and a list of ids of its own. */
 const SMALL = 16;

@@ -1,4 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
+import { listsBeside } from "../core/encode.ts";
 import { runningDeviceOf } from "../core/program.ts";
 import type { Hop } from "../core/plan.ts";
 import type { NativeContext } from "../native/context.ts";
@@ -58,21 +59,26 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
       // for the like will hear of it.
       return;
     }
-    const encoded = encode(hop.programs);
+    const beside = listsBeside(hop.programs);
+    const encoded = encode(hop.programs, beside);
     context.library.kvf_cuda_rehearse(
       deviceOf(hop) ?? defaultDevice(),
       encoded,
       encoded.length,
       method,
       hop.width,
+      beside?.source ?? null,
+      beside?.destination ?? null,
+      beside?.count ?? 0,
     );
   };
   return {
     start(hop: Hop, { watch, order = null, rehearse }, done): RunningHop {
       const method = METHODS.get(hop.method);
       if (method === undefined) throw unknownMethod(hop.method);
-      // The library copies the hop, or is done with it, before the call returns.
-      const encoded = encode(hop.programs);
+      // The library copies the hop and its lists, or is done with them, before the call returns.
+      const beside = listsBeside(hop.programs);
+      const encoded = encode(hop.programs, beside);
       const waits = order === null ? null : eventsByProgram(hop, order);
       const stream = order?.stream ?? 0;
       const flags =
@@ -95,6 +101,9 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
             stream,
             waits,
             waits === null ? 0 : waits.length / 2,
+            beside?.source ?? null,
+            beside?.destination ?? null,
+            beside?.count ?? 0,
           );
           if (status === KVF_AGAIN) wakeSoon(device);
           return status;

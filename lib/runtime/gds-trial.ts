@@ -204,6 +204,9 @@ function copyRows(context: NativeContext, device: number, hop: Float64Array): Pr
         0,
         null,
         0,
+        null,
+        null,
+        0,
       ),
     () => undefined,
   );

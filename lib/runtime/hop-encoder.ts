@@ -1,4 +1,4 @@
-import { encodeHop } from "../core/encode.ts";
+import { type BesideLists, encodeHop } from "../core/encode.ts";
 import type { CopyProgram } from "../core/program.ts";
 
 /** Words of the first block: room for some hundred pairs. */
@@ -12,10 +12,13 @@ const MOST_WORDS = 2 ** 20;
  *
  * @returns `encodeHop` whose result is valid until the next call; for native calls that read it before they return.
  */
-export function hopEncoder(): (programs: readonly CopyProgram[]) => Float64Array {
+export function hopEncoder(): (
+  programs: readonly CopyProgram[],
+  beside?: BesideLists | null,
+) => Float64Array {
   let scratch: Float64Array = new Float64Array(new ArrayBuffer(FIRST_WORDS * 8));
-  return (programs) => {
-    const block = encodeHop(programs, scratch);
+  return (programs, beside = null) => {
+    const block = encodeHop(programs, scratch, beside);
     if (block.buffer !== scratch.buffer && block.length <= MOST_WORDS) scratch = block;
     return block;
   };

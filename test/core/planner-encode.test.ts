@@ -1,5 +1,12 @@
 import { expect, test } from "bun:test";
-import { encodeHop, HOP_HEADER_WORDS, HOP_MAGIC, HOP_VERSION, PROGRAM_WORDS } from "../../lib/core/encode.ts";
+import {
+  encodeHop,
+  HOP_HEADER_WORDS,
+  HOP_MAGIC,
+  HOP_VERSION,
+  listsBeside,
+  PROGRAM_WORDS,
+} from "../../lib/core/encode.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import { copyProgram } from "../copy-program.ts";
 
@@ -155,6 +162,47 @@ test("a few ids times a stride are written as the offsets that they stand for", 
   expect(encodeHop([asIds])).toEqual(encodeHop([apart]));
   // Programs that share arrays have them written once, whichever form they come in.
   expect(encodeHop([asIds, asIds])).toEqual(encodeHop([apart, apart]));
+});
+
+test("lists beside a block leave nothing of themselves in it, whatever the memory held before", () => {
+  const count = 600;
+  const source = Uint32Array.from({ length: count }, (_, index) => 7 * index);
+  const blocks = { source, destination: source.toReversed(), sourceStride: 48, destinationStride: 2 ** 21 };
+  const given = program({ blocks, pairs: count });
+  const beside = listsBeside([given, given]);
+  expect(beside).toEqual({ source, destination: blocks.destination, count });
+  expect(beside?.source).toBe(source);
+  const block = encodeHop([given, given], new Float64Array(4_096).fill(Number.NaN), beside);
+  expect(block).toHaveLength(HOP_HEADER_WORDS + 2 * PROGRAM_WORDS + 2);
+  for (const start of [HOP_HEADER_WORDS, HOP_HEADER_WORDS + PROGRAM_WORDS])
+    expect([...block.subarray(start + 30, start + PROGRAM_WORDS)]).toEqual([
+      0,
+      0,
+      0,
+      given.bytes,
+      2,
+      48,
+      2 ** 21,
+      0,
+      0,
+      0,
+    ]);
+  expect(block.every((word) => !Number.isNaN(word))).toBe(true);
+});
+
+test("lists that not all programs share, short ones, and offsets stay in the block", () => {
+  const source = new Uint32Array(600);
+  const blocks = { source, destination: source, sourceStride: 1, destinationStride: 1 };
+  const given = program({ blocks, pairs: 600 });
+  const other = program({ blocks: { ...blocks, destination: source.slice() }, pairs: 600 });
+  expect(listsBeside([given, other])).toBeNull();
+  expect(listsBeside([given, program({ pairs: 600 })])).toBeNull();
+  expect(listsBeside([program({ pairs: 600 })])).toBeNull();
+  expect(listsBeside([program({ blocks, pairs: 511 })])).toBeNull();
+  expect(listsBeside([])).toBeNull();
+  // A call is never told of more ids than both lists hold.
+  const uneven = program({ blocks: { ...blocks, destination: source.subarray(1) }, pairs: 599 });
+  expect(listsBeside([uneven])?.count).toBe(599);
 });
 
 test.each([17, 18, 1001])("%d ids stay ids, and stand for the same offsets", (count) => {

@@ -303,7 +303,9 @@ test("a rehearsal of a copy changes no byte on either side, nor what the copies 
       scribble(destination, 6);
       const before = [...regionsOf(source), ...regionsOf(destination)];
       for (let time = 0; time < 3; time++)
-        answer(() => native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0));
+        answer(() =>
+          native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0, null, null, 0),
+        );
       expect([...regionsOf(source), ...regionsOf(destination)]).toEqual(before);
       // The lists that were written for nothing lie where the next ones go.
       const moved = transport.transfer({
@@ -313,7 +315,7 @@ test("a rehearsal of a copy changes no byte on either side, nor what the copies 
         destinationBlocks: ids.toReversed(),
         method: "cuda/kernel",
       });
-      answer(() => native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0));
+      answer(() => native().kvf_cuda_rehearse(0, hop, hop.length, KVF_CUDA_METHOD_KERNEL, 0, null, null, 0));
       await moved;
       expect(await destination.checksums(ids.toReversed())).toEqual(await source.checksums(ids));
     }

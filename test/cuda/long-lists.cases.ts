@@ -54,6 +54,8 @@ for (const [from, to] of [
     ["cuda/kernel", 1_024],
     ["cuda/kernel", 5],
     ["cuda/bulk", 16],
+    // Handed to another thread, with the lists.
+    [from === to ? "cuda/batch" : "cuda/slab", 8],
   ] as const)
     test(`${from} to ${to}, ${method}, rows of ${innerDim * 2} bytes`, () =>
       withLayouts([specOf(from, innerDim), specOf(to, innerDim)], async (source, destination) => {

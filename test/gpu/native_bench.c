@@ -446,8 +446,8 @@ static void suite_both(void) {
         for (int i = -2; i < 15; i++) {
             const uint32_t head = __atomic_load_n(&shared[0], __ATOMIC_ACQUIRE);
             double begun = now_micros();
-            MUST(kvf_cuda_copy_job((kvf_word)made[0], 0, 0, a.words, a.length, ways[w].method, 0, 0, 0, NULL, 0));
-            MUST(kvf_cuda_copy_job((kvf_word)made[0], 1, 0, b.words, b.length, ways[w].method, 0, 0, 0, NULL, 0));
+            MUST(kvf_cuda_copy_job((kvf_word)made[0], 0, 0, a.words, a.length, ways[w].method, 0, 0, 0, NULL, 0, NULL, NULL, 0));
+            MUST(kvf_cuda_copy_job((kvf_word)made[0], 1, 0, b.words, b.length, ways[w].method, 0, 0, 0, NULL, 0, NULL, NULL, 0));
             while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) != head + 2) {}
             if (i >= 0) total[i] = now_micros() - begun;
             __atomic_store_n(&shared[1], head + 2, __ATOMIC_RELEASE);
@@ -482,7 +482,7 @@ static void suite_wake(void) {
             usleep(side ? 300 : 300);
             uint32_t head = __atomic_load_n(&shared[0], __ATOMIC_ACQUIRE);
             MUST(kvf_cuda_test_sleep(0, (kvf_word)(uintptr_t)stream, 200));
-            MUST(kvf_cuda_copy_job((kvf_word)made[0], 0, 0, h.words, h.length, KVF_CUDA_METHOD_KERNEL, 1, 0, (kvf_word)(uintptr_t)stream, NULL, 0));
+            MUST(kvf_cuda_copy_job((kvf_word)made[0], 0, 0, h.words, h.length, KVF_CUDA_METHOD_KERNEL, 1, 0, (kvf_word)(uintptr_t)stream, NULL, 0, NULL, NULL, 0));
             while (!flag[1023]) {}
             double begun = now_micros();
             while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == head) {}

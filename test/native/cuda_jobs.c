@@ -181,7 +181,7 @@ static void copy_cases(uint64_t cases) {
             memset(s.memory[1], 0xa5, s.bytes[1]);
             put(at[1], s.memory[1], s.bytes[1], to == DEVICE);
             uint32_t flags = below(3) == 0 ? KVF_CUDA_THREAD : below(3) == 0 ? KVF_CUDA_INLINE : 0;
-            completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, (uint32_t)below(3) * 5, flags, below(4) ? 0 : stream, NULL, 0));
+            completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, (uint32_t)below(3) * 5, flags, below(4) ? 0 : stream, NULL, 0, NULL, NULL, 0));
             const bool pageable = from == PAGEABLE || to == PAGEABLE, by_kernel = method == KVF_CUDA_METHOD_KERNEL || method == KVF_CUDA_METHOD_BULK;
             if (c.status == KVF_E_INVALID &&
                 (method == KVF_CUDA_METHOD_PITCHED || method == KVF_CUDA_METHOD_BULK || (by_kernel && pageable) ||
@@ -247,6 +247,7 @@ static uint64_t strided_hop(double *words, const uint64_t at[2], const uint32_t 
 static void many_pairs(void) {
     static double words[KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 4 + 2 * MANY];
     const uint64_t row = 1040; /* not a multiple of a warp's reach */
+    static uint32_t ids[2][MANY];
     unsigned char *source = malloc(MANY * row);
     uint32_t order[MANY];
     for (uint32_t p = 0; p < MANY; p++) order[p] = p;
@@ -270,11 +271,19 @@ static void many_pairs(void) {
         words[next++] = (double)arena[0][DEVICE];
         p[29] = (double)next;
         words[next++] = (double)(arena[1][DRIVER_PINNED] + slot * (ARENA / COPIES));
-        p[30] = (double)next;
-        for (uint32_t i = 0; i < MANY; i++) words[next++] = (double)((MANY - 1 - i) * row);
-        p[31] = (double)next;
+        const bool beside = slot % 2; /* the places are block ids, in lists beside the hop */
+        for (uint32_t i = 0; i < MANY; i++) {
+            ids[0][i] = MANY - 1 - i;
+            ids[1][i] = order[(i + slot * 97) % MANY];
+        }
+        if (beside) {
+            p[34] = 2;
+            p[35] = p[36] = (double)row;
+        } else p[30] = (double)next;
+        for (uint32_t i = 0; i < MANY && !beside; i++) words[next++] = (double)((MANY - 1 - i) * row);
+        if (!beside) p[31] = (double)next;
         /* Each copy has a list of its own: one in the place of another moves rows to where they do not belong. */
-        for (uint32_t i = 0; i < MANY; i++) words[next++] = (double)(order[(i + slot * 97) % MANY] * row);
+        for (uint32_t i = 0; i < MANY && !beside; i++) words[next++] = (double)(order[(i + slot * 97) % MANY] * row);
         p[33] = words[4] = (double)(MANY * row);
         words[0] = KVF_HOP_MAGIC;
         words[1] = KVF_HOP_VERSION;
@@ -282,9 +291,13 @@ static void many_pairs(void) {
         words[3] = (double)next;
         memset((void *)(uintptr_t)(arena[1][DRIVER_PINNED] + slot * (ARENA / COPIES)), 0, MANY * row);
         over[slot] = false;
-        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, next, methods[slot % 4], 0, 0, 0, NULL, 0) == KVF_OK);
+        const int32_t status = kvf_cuda_copy_job(context, slot, 0, words, next, methods[slot % 4], 0, 0, 0, NULL, 0, beside ? ids[0] : NULL,
+                                                 beside ? ids[1] : NULL, beside ? MANY : 0);
+        EXPECT(status == KVF_OK);
+        /* The hop and its lists were copied or are no longer needed. */
+        memset(words, 0xff, sizeof words);
+        memset(ids, 0xff, sizeof ids);
     }
-    memset(words, 0xff, sizeof words); /* the hop was copied or is no longer needed */
     for (uint32_t slot = 0; slot < COPIES; slot++) {
         EXPECT(wait_slot(slot, 20000) && done[slot].status == KVF_OK);
         if (done[slot].status != KVF_OK) fprintf(stderr, "slot %u: %s\n", slot, failure(slot));
@@ -330,7 +343,7 @@ static void order_and_events(uint64_t sleep_micros) {
         EXPECT(kvf_cuda_test_sleep(0, stream, 50000) == KVF_OK);
         EXPECT(cu->set8(at[0], 0x77, 1 << 20, (cu_stream)(uintptr_t)stream) == CU_OK);
         over[2] = false;
-        const int32_t status = kvf_cuda_copy_job(context, 2, 0, words, length, method, 0, 0, stream, NULL, 0);
+        const int32_t status = kvf_cuda_copy_job(context, 2, 0, words, length, method, 0, 0, stream, NULL, 0, NULL, NULL, 0);
         if (method == KVF_CUDA_METHOD_BULK && status != KVF_OK) { /* refused before anything was claimed */
             EXPECT(cu->stream_synchronize((cu_stream)(uintptr_t)stream) == CU_OK);
             cu->context_pop(&(cu_context){0});
@@ -342,7 +355,7 @@ static void order_and_events(uint64_t sleep_micros) {
         const uint64_t there[2] = {arena[0][DEVICE] + (32u << 20), arena[1][DRIVER_PINNED] + (32u << 20)};
         static double others[1024];
         const uint64_t second = strided_hop(others, there, kinds, 1, 4, 1024);
-        EXPECT(kvf_cuda_copy_job(context, 3, 0, others, second, method, 0, 0, 0, NULL, 0) == KVF_OK);
+        EXPECT(kvf_cuda_copy_job(context, 3, 0, others, second, method, 0, 0, 0, NULL, 0, NULL, NULL, 0) == KVF_OK);
         EXPECT(wait_slot(3, 20000));
         const bool ended = over[2];
         if (cu->stream_query((cu_stream)(uintptr_t)stream) == CU_NOT_READY) EXPECT(!ended); /* else this machine was too slow to tell */
@@ -366,7 +379,7 @@ static void order_and_events(uint64_t sleep_micros) {
         const uint32_t method = round ? KVF_CUDA_METHOD_SLAB : KVF_CUDA_METHOD_KERNEL;
         over[4] = false;
         records[8 * 4 + 1] = 1;
-        EXPECT(kvf_cuda_copy_job(context, 4, 0, words, length, method, 0, KVF_CUDA_WATCH, 0, round ? NULL : waits, round ? 0 : 2) == KVF_OK);
+        EXPECT(kvf_cuda_copy_job(context, 4, 0, words, length, method, 0, KVF_CUDA_WATCH, 0, round ? NULL : waits, round ? 0 : 2, NULL, NULL, 0) == KVF_OK);
         uint32_t seen = 0, steps = 0;
         while (!over[4]) {
             const uint32_t now = __atomic_load_n(&block[16 + 8 * SLOTS + 8 * 4], __ATOMIC_ACQUIRE);
@@ -387,7 +400,7 @@ static void order_and_events(uint64_t sleep_micros) {
     cu->context_push(own_context);
     EXPECT(cu->set8(at[0], 0x22, 1 << 20, (cu_stream)(uintptr_t)stream) == CU_OK);
     over[5] = false;
-    EXPECT(kvf_cuda_copy_job(context, 5, 0, words, small, KVF_CUDA_METHOD_KERNEL, 0, KVF_CUDA_CALLER_WAITS, stream, NULL, 0) == KVF_OK);
+    EXPECT(kvf_cuda_copy_job(context, 5, 0, words, small, KVF_CUDA_METHOD_KERNEL, 0, KVF_CUDA_CALLER_WAITS, stream, NULL, 0, NULL, NULL, 0) == KVF_OK);
     EXPECT(cu->set8(at[0], 0x99, 1 << 20, (cu_stream)(uintptr_t)stream) == CU_OK);
     EXPECT(cu->stream_synchronize((cu_stream)(uintptr_t)stream) == CU_OK);
     cu->context_pop(&(cu_context){0});
@@ -406,7 +419,7 @@ static void woken_later(void) {
         EXPECT(JOB(kvf_cuda_set_job(context, 0, 0, at[0], 1 << 20, n % 251)).status == KVF_OK);
         usleep(2000);
         over[5] = false;
-        const int32_t status = kvf_cuda_copy_job(context, 5, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, KVF_CUDA_WAKES, 0, NULL, 0);
+        const int32_t status = kvf_cuda_copy_job(context, 5, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, KVF_CUDA_WAKES, 0, NULL, 0, NULL, NULL, 0);
         if (!EXPECT(status == KVF_OK || status == KVF_AGAIN)) return;
         asleep[forgets] += status == KVF_AGAIN;
         if (!forgets) EXPECT(kvf_cuda_wake(0) == KVF_OK);
@@ -424,15 +437,30 @@ static void refusals(void) {
     const uint64_t beyond[2] = {arena[0][DEVICE] + ARENA - 4096, arena[1][DRIVER_PINNED]};
     uint64_t length = strided_hop(words, beyond, to_host, 1, 64, 4096);
     for (uint32_t method = KVF_CUDA_METHOD_KERNEL; method <= KVF_CUDA_METHOD_BULK; method++) {
-        completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, 0, 0, NULL, 0));
+        completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, 0, 0, NULL, 0, NULL, NULL, 0));
         EXPECT(c.status == KVF_E_INVALID && c.flags == 0);
     }
     const uint64_t pageable[2] = {arena[0][DEVICE], arena[1][PAGEABLE]};
+    /* Lists beside a hop that are missing, too short, or in the place of a list in it. */
+    const uint32_t ids[4] = {0, 1, 2, 3};
+    double *program = words + KVF_HOP_HEADER_WORDS;
+    for (uint32_t how = 0; how < 6; how++) {
+        length = strided_hop(words, (const uint64_t[2]){arena[0][DEVICE], arena[1][DRIVER_PINNED]}, to_host, 1, 64, 4096);
+        EXPECT(program[1] == 1);
+        program[34] = how == 4 ? 3 : 2;
+        program[35] = program[36] = 4096;
+        if (how != 3) program[30] = program[31] = 0;
+        if (how == 1) program[1] = 5;
+        if (how == 1) program[33] = words[4] = program[33] * 5;
+        const completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0, how == 2 ? NULL : ids, ids, how == 0 ? 0 : 4));
+        EXPECT(c.status == (how == 5 ? KVF_OK : KVF_E_INVALID));
+        EXPECT(kvf_hop_check(words, length, (double[2]){0}) == KVF_E_INVALID);
+    }
     length = strided_hop(words, pageable, to_host, 1, 64, 4096);
-    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0)).status == KVF_E_INVALID);
-    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, 99, 0, 0, 0, NULL, 0)).status == KVF_E_INVALID);
-    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 7, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, NULL, 0)).status == KVF_E_CUDA);
-    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, (double[]){5, 4096}, 1)).status == KVF_E_INVALID);
+    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0, NULL, NULL, 0)).status == KVF_E_INVALID);
+    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, 99, 0, 0, 0, NULL, 0, NULL, NULL, 0)).status == KVF_E_INVALID);
+    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 7, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, NULL, 0, NULL, NULL, 0)).status == KVF_E_CUDA);
+    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, (double[]){5, 4096}, 1, NULL, NULL, 0)).status == KVF_E_INVALID);
     EXPECT(JOB(kvf_cuda_alloc_job(context, 0, 0, UINT64_C(1) << 50)).status == KVF_E_NOMEM);
     EXPECT(JOB(kvf_cuda_alloc_job(context, 0, 0, 0)).status == KVF_E_INVALID);
     EXPECT(JOB(kvf_cuda_free_job(context, 0, 0, 4096)).status == KVF_E_INVALID);
@@ -454,7 +482,7 @@ static void refusals(void) {
     const uint64_t good[2] = {arena[0][DEVICE], arena[1][DRIVER_PINNED]};
     length = strided_hop(words, good, to_host, 1, 64, 4096);
     EXPECT(JOB(kvf_cuda_set_job(context, 0, 0, arena[0][DEVICE], 1 << 20, 0x3c)).status == KVF_OK);
-    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0)).status == KVF_OK);
+    EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0, NULL, NULL, 0)).status == KVF_OK);
     EXPECT(((unsigned char *)(uintptr_t)good[1])[64 * 4096 - 1] == 0x3c);
     completion c = JOB(kvf_cuda_ipc_export_job(context, 0, 0, arena[0][DEVICE] + 512));
     EXPECT(c.status == KVF_OK && c.value == 512);
@@ -487,7 +515,7 @@ static void inject(const char *library) {
                 snprintf(order, sizeof order, "%s:%u:999", names[n], nth);
                 tell("FAIL", order);
                 const uint32_t flags = (nth & 1 ? KVF_CUDA_THREAD : KVF_CUDA_INLINE) | (method & 1 ? KVF_CUDA_WATCH : 0);
-                const completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, flags, nth == 2 ? stream : 0, NULL, 0));
+                const completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, flags, nth == 2 ? stream : 0, NULL, 0, NULL, NULL, 0));
                 tell("FAIL", "");
                 if (c.status == KVF_OK) {
                     succeeded++;
@@ -506,7 +534,7 @@ static void inject(const char *library) {
                 usleep(300);
                 drain();
                 EXPECT(!over[0]); /* no second completion */
-                const completion after = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, 0, 0, NULL, 0));
+                const completion after = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, method, 0, 0, 0, NULL, 0, NULL, NULL, 0));
                 EXPECT(after.status == KVF_OK && bytes[0] == value && bytes[3 * 16 * 4096 - 1] == value);
             }
         }
@@ -520,7 +548,7 @@ static void inject(const char *library) {
     const uint64_t length = strided_hop(words, at, kinds, 1, 16, 4096);
     tell("HANG", "1");
     over[6] = false;
-    EXPECT(kvf_cuda_copy_job(context, 6, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0) == KVF_OK);
+    EXPECT(kvf_cuda_copy_job(context, 6, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0, NULL, NULL, 0) == KVF_OK);
     EXPECT(!wait_slot(6, 60)); /* longer than anybody watches its flag */
     EXPECT(JOB(kvf_cuda_info_job(context, 0)).status == KVF_OK);
     EXPECT(JOB(kvf_cuda_device_close_job(context, 0, 0)).status == KVF_E_BUSY);
@@ -533,7 +561,7 @@ static void inject(const char *library) {
         const uint64_t apart[2] = {at[0], at[1] + slot * UINT64_C(1000000)};
         over[slot] = false;
         EXPECT(strided_hop(words, apart, kinds, 1, 16, 4096) == length);
-        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, length, 1 + slot % 5, 0, 0, 0, NULL, 0) == KVF_OK);
+        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, length, 1 + slot % 5, 0, 0, 0, NULL, 0, NULL, NULL, 0) == KVF_OK);
     }
     for (uint32_t slot = 20; slot < 28; slot++) EXPECT(wait_slot(slot, 20000) && done[slot].status == KVF_OK);
     tell("DELAY", "0");
@@ -550,7 +578,7 @@ static void fault(void) {
     EXPECT(kvf_cuda_test_fault(0, stream) == KVF_OK);
     for (uint32_t slot = 10; slot < 14; slot++) {
         over[slot] = false;
-        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, length, slot & 1 ? KVF_CUDA_METHOD_KERNEL : KVF_CUDA_METHOD_DMA, 0, 0, stream, NULL, 0) == KVF_OK);
+        EXPECT(kvf_cuda_copy_job(context, slot, 0, words, length, slot & 1 ? KVF_CUDA_METHOD_KERNEL : KVF_CUDA_METHOD_DMA, 0, 0, stream, NULL, 0, NULL, NULL, 0) == KVF_OK);
     }
     for (uint32_t slot = 10; slot < 14; slot++) {
         EXPECT(wait_slot(slot, 20000));
@@ -558,7 +586,7 @@ static void fault(void) {
         EXPECT(done[slot].status == KVF_E_CUDA && (done[slot].flags == (KVF_DONE_TOUCHED | KVF_DONE_IN_DOUBT) || (slot > 11 && done[slot].flags == 0)));
         if (slot == 10) printf("fault: %s\n", failure(slot));
     }
-    EXPECT(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, NULL, 0) == KVF_E_CUDA);
+    EXPECT(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_DMA, 0, 0, 0, NULL, 0, NULL, NULL, 0) == KVF_E_CUDA);
     char text[600];
     kvf_last_error(text, sizeof text);
     printf("refused: %s\n", text);
