@@ -1,4 +1,5 @@
 import { KvferryError } from "../core/errors.ts";
+import { AwayPeers } from "./away-peers.ts";
 import { cString } from "./c-string.ts";
 import type { NativeContext } from "./context.ts";
 import type { NixlLocation } from "./find-nixl.ts";
@@ -35,6 +36,7 @@ export class NixlAgent {
   #takeBuffer: Uint8Array<ArrayBuffer> = new Uint8Array(new ArrayBuffer(TAKE_BYTES));
   readonly #out: Float64Array = new Float64Array(new ArrayBuffer(64));
   #open = true;
+  readonly #away: AwayPeers = new AwayPeers();
 
   private constructor(context: NativeContext, name: string, library: string, address: number) {
     this.#context = context;
@@ -176,18 +178,25 @@ export class NixlAgent {
     );
   }
 
+  /** Does what makes NIXL forget a peer and know it again. Notifications to it wait meanwhile. */
+  whileAway<Result>(peer: string, work: () => Promise<Result>): Promise<Result> {
+    return this.#away.while(peer, work);
+  }
+
   /** Sends a notification. */
   notify(peer: string, payload: Uint8Array): Promise<void> {
     const bytes = new Uint8Array(new ArrayBuffer(Math.max(1, payload.byteLength)));
     bytes.set(payload);
-    return this.#call("notify", (slot) =>
-      this.#native.kvf_nixl_notify_job(
-        this.#context.address,
-        slot,
-        this.address,
-        cString(peer),
-        bytes,
-        payload.byteLength,
+    return this.#away.say(peer, () =>
+      this.#call("notify", (slot) =>
+        this.#native.kvf_nixl_notify_job(
+          this.#context.address,
+          slot,
+          this.address,
+          cString(peer),
+          bytes,
+          payload.byteLength,
+        ),
       ),
     );
   }

@@ -4,6 +4,8 @@ export interface Clock {
   now(): number;
   /** Calls back once after `millis`; the returned function takes it back. Must not keep the process alive. */
   after(millis: number, callback: () => void): () => void;
+  /** Resolves after `millis`. Keeps the process alive, unlike `after`. */
+  sleep(millis: number): Promise<void>;
 }
 
 /** The clock of the process. */
@@ -14,6 +16,7 @@ export const systemClock: Clock = {
     timer.unref();
     return () => clearTimeout(timer);
   },
+  sleep: (millis) => new Promise((resolve) => setTimeout(resolve, millis)),
 };
 
 /** The promise's value, or undefined when it takes longer. Failures count as done. */

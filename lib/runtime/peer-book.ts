@@ -61,7 +61,8 @@ export class PeerBook implements PeerHost {
     this.#events = events;
     const { agent, overNixl, neighbours } = session;
     this.#unmapped = neighbours === null ? "This transport was opened with neighbours: false." : null;
-    this.#inNixl = agent === null || overNixl === null ? null : new overNixl.PeersInNixl(agent, engine);
+    this.#inNixl =
+      agent === null || overNixl === null ? null : new overNixl.PeersInNixl(agent, engine, session.clock);
   }
 
   /** Imported peers in worker id order. */

@@ -1,5 +1,6 @@
 import type { MetadataPackage } from "../core/package.ts";
 import type { NixlAgent } from "../native/agent.ts";
+import type { Clock } from "./deadlines.ts";
 import type { Engine } from "./engine.ts";
 import { mergedRegions, regionsOf, type KnownRegions } from "./known-regions.ts";
 import { unpackBlobs } from "./nixl-blobs.ts";
@@ -9,12 +10,14 @@ import type { Peer } from "./peer.ts";
 export class PeersInNixl {
   readonly #agent: NixlAgent;
   readonly #engine: Engine;
+  readonly #clock: Clock;
   readonly #given: WeakMap<Peer, { readonly blob: Uint8Array; readonly regions: KnownRegions }> =
     new WeakMap();
 
-  constructor(agent: NixlAgent, engine: Engine) {
+  constructor(agent: NixlAgent, engine: Engine, clock: Clock) {
     this.#agent = agent;
     this.#engine = engine;
+    this.#clock = clock;
   }
 
   /** @throws KvferryError `NIXL` when NIXL refuses the metadata, `PEER_LOST` when they are another agent's. */
@@ -40,10 +43,15 @@ export class PeersInNixl {
     const wanted = regionsOf(metadata);
     const merged = mergedRegions(this.#given.get(peer)?.regions ?? [], wanted);
     if (merged !== null) {
-      const added = await this.load(metadata).then(
-        () => true,
-        // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
-        () => false,
+      const added = await this.#agent.whileAway(peer.wireName, () =>
+        this.load(metadata).then(
+          () => true,
+          // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+          async () => {
+            await this.#again(peer, lose);
+            return false;
+          },
+        ),
       );
       if (added) {
         this.#given.set(peer, { blob: metadata.nixlMetadata, regions: merged });
@@ -67,21 +75,33 @@ export class PeersInNixl {
     regions: KnownRegions,
     lose: (reason: string) => void,
   ): Promise<void> {
-    try {
-      await this.#agent.forgetPeer(peer.wireName);
-      await this.load(metadata);
-      this.#given.set(peer, { blob: metadata.nixlMetadata, regions });
-    } catch (error) {
-      const before = this.#given.get(peer)?.blob;
-      await this.#agent.forgetPeer(peer.wireName).catch(() => undefined);
+    await this.#agent.whileAway(peer.wireName, async () => {
+      // NIXL does not say when messages have arrived, and those that come after may go another way.
+      await this.#clock.sleep(ARRIVE_MILLIS);
       try {
-        for (const blob of unpackBlobs(before ?? NOTHING)) await this.#agent.loadPeer(blob, peer.wireName);
-      } catch (again) {
-        lose(again instanceof Error ? again.message : String(again));
+        await this.#agent.forgetPeer(peer.wireName);
+        await this.load(metadata);
+        this.#given.set(peer, { blob: metadata.nixlMetadata, regions });
+      } catch (error) {
+        await this.#again(peer, lose);
+        throw error;
       }
-      throw error;
+    });
+  }
+
+  /** NIXL is given once more what it had before. */
+  async #again(peer: Peer, lose: (reason: string) => void): Promise<void> {
+    const before = this.#given.get(peer)?.blob;
+    await this.#agent.forgetPeer(peer.wireName).catch(() => undefined);
+    try {
+      for (const blob of unpackBlobs(before ?? NOTHING)) await this.#agent.loadPeer(blob, peer.wireName);
+    } catch (error) {
+      lose(error instanceof Error ? error.message : String(error));
     }
   }
 }
+
+/** Time for messages that are under way when a peer is forgotten. */
+const ARRIVE_MILLIS = 20;
 
 const NOTHING = new Uint8Array(0);

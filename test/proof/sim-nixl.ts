@@ -3,6 +3,7 @@
 import { KvferryError } from "../../lib/core/errors.ts";
 import type { Hop } from "../../lib/core/plan.ts";
 import type { NixlNotification, NixlRegion } from "../../lib/native/agent.ts";
+import { AwayPeers } from "../../lib/native/away-peers.ts";
 import type { Executor, HopContext, HopOutcome, RunningHop } from "../../lib/runtime/executor.ts";
 import { visitRows } from "../interpreter.ts";
 import type { SimFaults } from "./sim-faults.ts";
@@ -45,6 +46,7 @@ export class SimAgent {
   #regions: readonly NixlRegion[] = [];
   #busyUntil = 0;
   #deliveredUntil: Map<SimAgent, number> = new Map();
+  readonly #away: AwayPeers = new AwayPeers();
   #open = true;
   /** Nothing of it touches anything any more. */
   destroyed = false;
@@ -115,20 +117,26 @@ export class SimAgent {
     return this.#order("forget", 1, () => undefined, this.#network.faults.control / 4);
   }
 
+  whileAway<Result>(peer: string, work: () => Promise<Result>): Promise<Result> {
+    return this.#away.while(peer, work);
+  }
+
   notify(peer: string, payload: Uint8Array): Promise<void> {
     const copy = payload.slice();
-    return this.#order(
-      "notify",
-      0.1,
-      () => {
-        const target = this.#peers.get(peer);
-        if (target === undefined) throw failure("PEER_LOST", `${peer} is not loaded`);
-        if (!target.process.alive && this.#network.world.random.chance(0.7))
-          throw failure("PEER_LOST", `${peer} does not answer`);
-        this.deliver(target, copy);
-      },
-      0,
-    );
+    const send = (): Promise<void> =>
+      this.#order(
+        "notify",
+        0.1,
+        () => {
+          const target = this.#peers.get(peer);
+          if (target === undefined) throw failure("PEER_LOST", `${peer} is not loaded`);
+          if (!target.process.alive && this.#network.world.random.chance(0.7))
+            throw failure("PEER_LOST", `${peer} does not answer`);
+          this.deliver(target, copy);
+        },
+        0,
+      );
+    return this.#away.say(peer, send);
   }
 
   /** Sends a message; order is kept between two agents. */

@@ -40,6 +40,7 @@ export class SimProcess {
     return {
       now: () => this.world.now,
       after: (millis, callback) => this.world.schedule(this, millis, callback),
+      sleep: (millis) => new Promise((resolve) => void this.world.schedule(this, millis, resolve)),
     };
   }
 }

@@ -33,6 +33,10 @@ class StandingClock implements Clock {
     };
   }
 
+  sleep(millis: number): Promise<void> {
+    return new Promise((resolve) => void this.after(millis, resolve));
+  }
+
   /** Lets time pass, a millisecond at a time. */
   pass(millis: number): void {
     for (const end = this.#now + millis; this.#now < end;) {

@@ -149,7 +149,11 @@ async function world(deadlineMillis = 50) {
     return { cancel() {}, abandon() {}, programsDone: () => 0, bytesDone: () => 0 };
   };
   const server = new StagingServer({
-    clock: { now: () => 0, after: (_millis, call) => (timers.push(call), () => undefined) },
+    clock: {
+      now: () => 0,
+      after: (_millis, call) => (timers.push(call), () => undefined),
+      sleep: () => Promise.resolve(),
+    },
     leases: new Leases(),
     withData: null,
     send: async (_agent, body) => {

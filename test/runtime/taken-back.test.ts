@@ -59,7 +59,11 @@ function close({ a, b, world }: SimPair): void {
 }
 
 test("a package that was ready after a later one counts as the earlier one that it is", () => {
-  const importers = new Importers({ now: () => 0, after: () => () => undefined });
+  const importers = new Importers({
+    now: () => 0,
+    after: () => () => undefined,
+    sleep: () => Promise.resolve(),
+  });
   const handle = 7n as LayoutHandle; // any
   importers.noteExport([handle], 12, "kvferry");
   importers.noteExport([handle], 11, "kvferry");
