@@ -130,10 +130,22 @@ function unseen(file: string): Lines {
   return { found: lines.length, hit: 0 };
 }
 
+/** Lines that a failed test printed before it was named, at most. */
+const SAID_LINES = 40;
+
 function failures(words: readonly string[], ended: Ended): string {
   const lines = ended.output.split("\n");
-  // Passing tests only hide what matters.
+  // Passing tests only hide what matters; what a failed one said stands before its name, wherever that is.
+  const said: string[] = [];
+  const named = new Set<string>();
+  let since = 0;
+  lines.forEach((line, index) => {
+    if (line.startsWith("(fail)") && !named.has(line)) {
+      named.add(line);
+      said.push(...lines.slice(Math.max(since, index - SAID_LINES), index + 1));
+    }
+    if (/^\((pass|fail|skip)\)/.test(line)) since = index + 1;
+  });
   const kept = lines.filter((line) => !line.startsWith("(pass)")).join("\n");
-  const named = new Set(lines.filter((line) => line.startsWith("(fail)")));
-  return [...named, describe(words, { ...ended, output: kept })].join("\n");
+  return [...said, describe(words, { ...ended, output: kept })].join("\n");
 }

@@ -32,3 +32,13 @@ test.each([
 test("failed tests are counted as they are", () => {
   expect(end(CLOSING.replace(" 0 fail", " 3 fail"), 1)).toMatchObject({ passed: 12, failed: 3 });
 });
+
+test("what a failed test said is shown, however much came after it, and nothing of others", () => {
+  const others = "(pass) another\nnothing of note\n".repeat(300);
+  const { text } = end(
+    `said before\n(pass) first\nerror: the bytes differ\n(fail) second [1.00ms]\n${others}\n1 tests failed:\n(fail) second [1.00ms]\n${CLOSING.replace(" 0 fail", " 1 fail")}`,
+    1,
+  );
+  expect(text.startsWith("error: the bytes differ\n(fail) second [1.00ms]\n")).toBe(true);
+  expect(text).not.toContain("said before");
+});
