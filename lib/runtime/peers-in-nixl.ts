@@ -46,9 +46,10 @@ export class PeersInNixl {
       const added = await this.#agent.whileAway(peer.wireName, () =>
         this.load(metadata).then(
           () => true,
-          // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part.
+          // Whatever it was: a peer whose metadata were refused is not known to NIXL any more, or only in part. Transfers
+          // that have to end first need their messages.
           async () => {
-            await this.#again(peer, lose);
+            await this.#again(peer).catch(() => undefined);
             return false;
           },
         ),
@@ -83,21 +84,19 @@ export class PeersInNixl {
         await this.load(metadata);
         this.#given.set(peer, { blob: metadata.nixlMetadata, regions });
       } catch (error) {
-        await this.#again(peer, lose);
+        await this.#again(peer).catch((again: unknown) =>
+          lose(again instanceof Error ? again.message : String(again)),
+        );
         throw error;
       }
     });
   }
 
   /** NIXL is given once more what it had before. */
-  async #again(peer: Peer, lose: (reason: string) => void): Promise<void> {
+  async #again(peer: Peer): Promise<void> {
     const before = this.#given.get(peer)?.blob;
     await this.#agent.forgetPeer(peer.wireName).catch(() => undefined);
-    try {
-      for (const blob of unpackBlobs(before ?? NOTHING)) await this.#agent.loadPeer(blob, peer.wireName);
-    } catch (error) {
-      lose(error instanceof Error ? error.message : String(error));
-    }
+    for (const blob of unpackBlobs(before ?? NOTHING)) await this.#agent.loadPeer(blob, peer.wireName);
   }
 }
 
