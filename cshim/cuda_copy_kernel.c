@@ -10,6 +10,7 @@ static int32_t stage_lists(kvf_submission *s, uint32_t bytes, uint32_t *at) {
     if (s->rehearsal) {
         if (!lane->list_device || lane->list_used + bytes > KVF_LIST_BYTES) return KVF_AGAIN;
         *at = lane->list_segment * KVF_LIST_BYTES + lane->list_used; /* nobody has this part */
+        /* The next copy's own part is the segment's first, once nothing reads that any more. */
         for (uint32_t line = 0; line < bytes; line += 64) __builtin_prefetch((char *)lane->list_host + lane->list_segment * KVF_LIST_BYTES + line, 1);
         return KVF_OK;
     }

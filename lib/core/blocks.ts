@@ -21,8 +21,8 @@ export interface BlockRuns {
 /**
  * Looks at pairs of block ids.
  *
- * @returns How many pairs continue another one by one on both sides, or somewhat more; undefined where an id is not below its limit, where a
- *   destination repeats, or where it cannot tell. What is wrong is then found by who asked.
+ * @returns How many pairs continue another one by one on both sides, or somewhat more; undefined where an id is not below
+ *   its limit, where a destination repeats, or where it cannot tell. What is wrong is then found by who asked.
  */
 export type PairScan = (
   source: Uint32Array,
