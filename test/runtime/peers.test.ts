@@ -16,6 +16,20 @@ import {
 
 const IDS = [0, 1, 2, 3];
 
+/** A small layout in memory of the caller, so many bytes behind its beginning. */
+function smallIn(memory: Uint8Array<ArrayBuffer>, offset: number): LayoutSpec {
+  return {
+    name: "there",
+    config: SMALL,
+    arrangement: "fully-contiguous",
+    memory: {
+      kind: "external",
+      storage: "system",
+      regions: [{ address: Number(ptr(memory)) + offset, size: 2048 }],
+    },
+  };
+}
+
 async function moves(transport: Transport, source: unknown, destination: unknown): Promise<void> {
   await transport.transfer({
     source: source as never,
@@ -66,24 +80,14 @@ describe("an update", () => {
     const { a, b } = pair;
     const here = await a.register(systemSpec("here"));
     const memory = new Uint8Array(new ArrayBuffer(8192));
-    const spec = (name: string, offset: number): LayoutSpec => ({
-      name,
-      config: SMALL,
-      arrangement: "fully-contiguous",
-      memory: {
-        kind: "external",
-        storage: "system",
-        regions: [{ address: Number(ptr(memory)) + offset, size: 2048 }],
-      },
-    });
-    let there = await b.register(spec("there", 0));
+    let there = await b.register(smallIn(memory, 0));
     const peer = await pair.meet();
     for (let round = 0; round < 12; round++) {
       const old = peer.layout("there");
       // Who imported it may still write there until it is told.
       const leaving = there.unregister({ wait: true });
       // Sometimes the same place, sometimes one that overlaps where it was.
-      there = await b.register(spec("there", (round % 3) * 1024));
+      there = await b.register(smallIn(memory, (round % 3) * 1024));
       await peer.update(await b.exportMetadata());
       await leaving;
       await here.fill({ random: round });
@@ -100,17 +104,7 @@ describe("an update", () => {
     await using pair = await openPair();
     const { a, b } = pair;
     const memory = new Uint8Array(new ArrayBuffer(8192));
-    const spec = (offset: number): LayoutSpec => ({
-      name: "there",
-      config: SMALL,
-      arrangement: "fully-contiguous",
-      memory: {
-        kind: "external",
-        storage: "system",
-        regions: [{ address: Number(ptr(memory)) + offset, size: 2048 }],
-      },
-    });
-    let there = await b.register(spec(0));
+    let there = await b.register(smallIn(memory, 0));
     const peer = await pair.meet();
     const heard: number[] = [];
     const reading = (async () => {
@@ -127,7 +121,7 @@ describe("an update", () => {
     })();
     for (let round = 1; round <= 12; round++) {
       const leaving = there.unregister({ wait: true });
-      there = await b.register(spec((round % 3) * 1024));
+      there = await b.register(smallIn(memory, (round % 3) * 1024));
       await peer.update(await b.exportMetadata());
       await leaving;
     }
