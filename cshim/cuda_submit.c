@@ -99,7 +99,6 @@ int32_t kvf_cuda_copy_job(kvf_word context, uint32_t slot, int32_t ordinal, cons
     if (!device) return KVF_E_CUDA;
     if (method < KVF_CUDA_METHOD_DMA || method > KVF_CUDA_METHOD_BULK) return kvf_refuse(KVF_E_INVALID, "CUDA: there is no copy method %u", method);
     if (width > 65535) return kvf_refuse(KVF_E_INVALID, "CUDA: %u CTAs are too many", width);
-    if (ids > 0 && (!sources || !destinations)) return kvf_refuse(KVF_E_INVALID, "CUDA: lists of %u ids are missing", ids);
     const kvf_id_lists lists = {{sources, destinations}, ids};
     kvf_task *task = calloc(1, sizeof *task);
     if (!task) return kvf_refuse(KVF_E_NOMEM, "CUDA: no memory for a copy");
@@ -161,7 +160,6 @@ int32_t kvf_cuda_rehearse(int32_t ordinal, const double *hop, kvf_word words, ui
                           const uint32_t *destinations, uint32_t ids) {
     kvf_cuda_device *device = kvf_cuda_device_get(ordinal);
     if (!device) return KVF_E_CUDA;
-    if (ids > 0 && (!sources || !destinations)) return kvf_refuse(KVF_E_INVALID, "CUDA: lists of %u ids are missing", ids);
     kvf_task task = {.device = device, .method = method, .width = width};
     int32_t status = kvf_hop_parse_beside(&task.hop, hop, words, &(kvf_id_lists){{sources, destinations}, ids});
     if (status != KVF_OK) return status;

@@ -40,7 +40,7 @@ static const double *array_at(const kvf_hop *hop, uint64_t at, uint64_t count) {
 static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t at[2], uint64_t ids) {
     for (int side = 0; side < 2; side++) {
         if (ids == 2) {
-            if (at[side] != 0 || !hop->lists.id[side] || program->pairs > hop->lists.count) return false;
+            if (at[side] != 0 || program->pairs > hop->lists.count) return false;
             program->place[side].offset = NULL;
             program->place[side].id = hop->lists.id[side];
             continue;
@@ -222,6 +222,8 @@ int32_t kvf_hop_parse_beside(kvf_hop *hop, const double *words, uint64_t count, 
     hop->owned = NULL;
     hop->program = hop->few;
     if (!words || (uintptr_t)words % sizeof(double)) return kvf_refuse(KVF_E_INVALID, "hop: no block, or not aligned to 8 bytes");
+    if (lists->count > 0 && (!lists->id[0] || !lists->id[1]))
+        return kvf_refuse(KVF_E_INVALID, "hop: lists of %llu ids beside it are missing", (unsigned long long)lists->count);
     uint64_t bytes = 0;
     int32_t status = parse_header(hop, &bytes);
     if (status != KVF_OK) return status;
@@ -262,10 +264,8 @@ int32_t kvf_hop_parse_copy_beside(kvf_hop *hop, const double *words, uint64_t co
     if (!copy) return kvf_refuse(KVF_E_NOMEM, "no memory for a hop of %llu words", (unsigned long long)count);
     memcpy(copy, words, count * sizeof(double));
     kvf_id_lists own = {{NULL, NULL}, lists->count};
-    for (int side = 0; side < 2 && ids > 0; side++) {
-        void *at = (char *)(copy + count) + (uint64_t)side * ids;
-        own.id[side] = memcpy(at, lists->id[side], ids);
-    }
+    for (int side = 0; side < 2; side++)
+        if (lists->id[side]) own.id[side] = memcpy((char *)(copy + count) + (uint64_t)side * ids, lists->id[side], ids);
     int32_t status = kvf_hop_parse_beside(hop, copy, count, &own);
     if (status != KVF_OK) free(copy);
     else hop->owned = copy;

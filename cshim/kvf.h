@@ -147,8 +147,8 @@ KVF_API int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *hop,
 KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word stride, uint32_t count, uint32_t threads);
 
 /* Looks at `count` pairs of block ids. out[0] = how many of them continue another pair by one on both sides, or -1 where
- * an id is not below its limit or a destination repeats; of thousands of pairs in no order about one in 128 more. `marks` are `entries` zeros, at least destinationLimit + 2, and
- * are zeros again when the call returns. */
+ * an id is not below its limit or a destination repeats; of thousands of pairs in no order about one in 128 more.
+ * `marks` are `entries` zeros, at least destinationLimit + 2, and are zeros again when the call returns. */
 KVF_API int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t sourceLimit, uint32_t destinationLimit, uint32_t *marks, uint32_t entries, double *out);
 
 #define KVF_FILL_CONSTANT 0u   /* every byte is `seed` */

@@ -86,16 +86,15 @@ export function encodeHop(
       }
       if (known === undefined) next += wordsOf(pairs);
     };
-    const ids = blocks === null ? NO_IDS : beside !== null ? IDS_BESIDE : pairs > SMALL ? IDS : NO_IDS;
-    block[at + 34] = ids;
-    block[at + 35] = ids === NO_IDS ? 0 : (blocks?.sourceStride ?? 0);
-    block[at + 36] = ids === NO_IDS ? 0 : (blocks?.destinationStride ?? 0);
-    if (ids === IDS_BESIDE) {
-      block[at + 30] = 0;
-      block[at + 31] = 0;
-    } else if (blocks !== null && ids === IDS) {
-      placeNumbers(blocks.source, 30);
-      placeNumbers(blocks.destination, 31);
+    const ids = idsOf(program, beside !== null);
+    if (blocks !== null && ids !== NO_IDS) {
+      block[at + 34] = ids;
+      block[at + 35] = blocks.sourceStride;
+      block[at + 36] = blocks.destinationStride;
+      if (ids === IDS) {
+        placeNumbers(blocks.source, 30);
+        placeNumbers(blocks.destination, 31);
+      } else block.fill(0, at + 30, at + 32);
     } else if (blocks !== null && arrays === null) {
       block[at + 30] = next;
       block[at + 31] = next + pairs;
@@ -131,11 +130,12 @@ function layoutWords(
     const { srcBase, dstBase, blocks, run, pairs } = program;
     give(srcBase, srcBase.length);
     give(dstBase, dstBase.length);
-    if (blocks !== null && beside) {
-      // Nothing of them stands in the block.
-    } else if (blocks !== null && pairs > SMALL) {
-      give(blocks.source, wordsOf(pairs));
-      give(blocks.destination, wordsOf(pairs));
+    const ids = idsOf(program, beside);
+    if (blocks !== null && ids !== NO_IDS) {
+      if (ids === IDS) {
+        give(blocks.source, wordsOf(pairs));
+        give(blocks.destination, wordsOf(pairs));
+      }
     } else if (blocks !== null && arrays === null) words += 2 * pairs;
     else {
       give(program.srcOffset, pairs);
@@ -166,13 +166,18 @@ function writeHeader(block: Float64Array, at: number, program: CopyProgram): voi
   block[at + 27] = program.dstMemory.device;
   block[at + 32] = 0;
   block[at + 33] = program.bytes;
-  for (let word = 37; word < PROGRAM_WORDS; word++) block[at + word] = 0;
+  for (let word = 34; word < PROGRAM_WORDS; word++) block[at + word] = 0;
 }
 
 /** How a program says where its pairs lie: by offsets, by ids in the block, or by the ids beside it. */
 const NO_IDS = 0;
 const IDS = 1;
 const IDS_BESIDE = 2;
+
+function idsOf({ blocks, pairs }: CopyProgram, beside: boolean): number {
+  if (blocks === null) return NO_IDS;
+  return beside ? IDS_BESIDE : pairs > SMALL ? IDS : NO_IDS;
+}
 
 /** Up to here a loop beats the call of a bulk copy, and a list of ids of its own. */
 const SMALL = 16;

@@ -16,7 +16,7 @@ export const systemClock: Clock = {
     timer.unref();
     return () => clearTimeout(timer);
   },
-  sleep: (millis) => new Promise((resolve) => setTimeout(resolve, millis)),
+  sleep: (millis) => Bun.sleep(millis),
 };
 
 /** The promise's value, or undefined when it takes longer. Failures count as done. */

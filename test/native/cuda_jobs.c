@@ -272,6 +272,7 @@ static void many_pairs(void) {
         p[29] = (double)next;
         words[next++] = (double)(arena[1][DRIVER_PINNED] + slot * (ARENA / COPIES));
         const bool beside = slot % 2; /* the places are block ids, in lists beside the hop */
+        /* Each copy has a list of its own: one in the place of another moves rows to where they do not belong. */
         for (uint32_t i = 0; i < MANY; i++) {
             ids[0][i] = MANY - 1 - i;
             ids[1][i] = order[(i + slot * 97) % MANY];
@@ -279,11 +280,11 @@ static void many_pairs(void) {
         if (beside) {
             p[34] = 2;
             p[35] = p[36] = (double)row;
-        } else p[30] = (double)next;
-        for (uint32_t i = 0; i < MANY && !beside; i++) words[next++] = (double)((MANY - 1 - i) * row);
-        if (!beside) p[31] = (double)next;
-        /* Each copy has a list of its own: one in the place of another moves rows to where they do not belong. */
-        for (uint32_t i = 0; i < MANY && !beside; i++) words[next++] = (double)(order[(i + slot * 97) % MANY] * row);
+        }
+        for (int side = 0; side < 2 && !beside; side++) {
+            p[30 + side] = (double)next;
+            for (uint32_t i = 0; i < MANY; i++) words[next++] = (double)(ids[side][i] * row);
+        }
         p[33] = words[4] = (double)(MANY * row);
         words[0] = KVF_HOP_MAGIC;
         words[1] = KVF_HOP_VERSION;
@@ -450,8 +451,10 @@ static void refusals(void) {
         program[34] = how == 4 ? 3 : 2;
         program[35] = program[36] = 4096;
         if (how != 3) program[30] = program[31] = 0;
-        if (how == 1) program[1] = 5;
-        if (how == 1) program[33] = words[4] = program[33] * 5;
+        if (how == 1) {
+            program[1] = 5;
+            program[33] = words[4] = program[33] * 5;
+        }
         const completion c = JOB(kvf_cuda_copy_job(context, 0, 0, words, length, KVF_CUDA_METHOD_KERNEL, 0, 0, 0, NULL, 0, how == 2 ? NULL : ids, ids, how == 0 ? 0 : 4));
         EXPECT(c.status == (how == 5 ? KVF_OK : KVF_E_INVALID));
         EXPECT(kvf_hop_check(words, length, (double[2]){0}) == KVF_E_INVALID);

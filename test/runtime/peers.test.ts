@@ -236,16 +236,7 @@ describe("an import of a package whose layout was given back meanwhile", () => {
       await using pair = await openPair();
       const { a, b } = pair;
       const memory = new Uint8Array(new ArrayBuffer(2048));
-      const there = await b.register({
-        name: "there",
-        config: SMALL,
-        arrangement: "fully-contiguous",
-        memory: {
-          kind: "external",
-          storage: "system",
-          regions: [{ address: Number(ptr(memory)), size: memory.byteLength }],
-        },
-      });
+      const there = await b.register(smallIn(memory, 0));
       await b.register(systemSpec("stays"));
       const early = await b.exportMetadata();
       // Nobody is known who could touch it: the memory is the caller's again.
