@@ -69,18 +69,17 @@ FILL(narrow, uint8_t, NARROW)
     }
 
 /* Fills are counted, and cleared. Sums of a piece fit the marks' own type, so that no wider numbers are needed for each. */
-#define AFTER_WIDE(MARK) ((MARK) + 1)
-#define AFTER_NARROW(MARK) (((MARK) + 1) | 128)
-#define SWEEP(NAME, TARGET, TYPE, PIECE, AFTER)                                                                            \
-    TARGET static filled sweep_##NAME(TYPE *marks, uint32_t from, uint32_t to) {                                            \
+#define WIDE_PIECE 2048
+#define SWEEP_WIDE(NAME, TARGET)                                                                                           \
+    TARGET static filled sweep_wide_##NAME(uint32_t *marks, uint32_t from, uint32_t to) {                                   \
         filled found = {0, 0};                                                                                             \
         while (from < to) {                                                                                                \
-            const uint32_t end = to - from < (PIECE) ? to : from + (PIECE);                                                \
-            TYPE entries = 0, continued = 0;                                                                               \
+            const uint32_t end = to - from < WIDE_PIECE ? to : from + WIDE_PIECE;                                          \
+            uint32_t entries = 0, continued = 0;                                                                           \
             for (uint32_t at = from; at < end; at++) {                                                                     \
-                const TYPE mark = marks[at], after = (TYPE)AFTER(mark);                                                    \
-                entries = (TYPE)(entries + (mark != 0));                                                                   \
-                continued = (TYPE)(continued + ((mark != 0) & (marks[at + 1] == after)));                                  \
+                const uint32_t mark = marks[at];                                                                           \
+                entries += mark != 0;                                                                                      \
+                continued += (mark != 0) & (marks[at + 1] == mark + 1);                                                    \
             }                                                                                                              \
             found.entries += entries;                                                                                      \
             found.continued += continued;                                                                                  \
@@ -90,14 +89,46 @@ FILL(narrow, uint8_t, NARROW)
         return found;                                                                                                      \
     }
 
+/* The same with a sum for each of the lanes, which are added up before they can overflow. */
+#define LANES 32
+typedef uint8_t lanes __attribute__((vector_size(LANES)));
+#define SWEEP_NARROW(NAME, TARGET)                                                                                         \
+    TARGET static filled sweep_narrow_##NAME(uint8_t *marks, uint32_t from, uint32_t to) {                                  \
+        filled found = {0, 0};                                                                                             \
+        while (to - from >= LANES) {                                                                                       \
+            const uint32_t rounds = (to - from) / LANES < 255 ? (to - from) / LANES : 255;                                 \
+            lanes entries = {0}, continued = {0};                                                                          \
+            for (uint32_t round = 0; round < rounds; round++, from += LANES) {                                             \
+                lanes mark, next;                                                                                          \
+                memcpy(&mark, marks + from, LANES);                                                                        \
+                memcpy(&next, marks + from + 1, LANES);                                                                    \
+                memset(marks + from, 0, LANES);                                                                            \
+                const lanes full = (lanes)(mark != 0), follows = (lanes)(next == ((mark + 1) | 128));                       \
+                entries -= full;                                                                                           \
+                continued -= full & follows;                                                                               \
+            }                                                                                                              \
+            for (int lane = 0; lane < LANES; lane++) {                                                                     \
+                found.entries += entries[lane];                                                                            \
+                found.continued += continued[lane];                                                                        \
+            }                                                                                                              \
+        }                                                                                                                  \
+        for (; from < to; from++) {                                                                                        \
+            const uint8_t mark = marks[from];                                                                              \
+            found.entries += mark != 0;                                                                                    \
+            found.continued += (mark != 0) & (marks[from + 1] == ((uint8_t)(mark + 1) | 128));                             \
+            marks[from] = 0;                                                                                               \
+        }                                                                                                                  \
+        return found;                                                                                                      \
+    }
+
 LOOKS(base, )
-SWEEP(wide_base, , uint32_t, 2048, AFTER_WIDE)
-SWEEP(narrow_base, , uint8_t, 224, AFTER_NARROW)
+SWEEP_WIDE(base, )
+SWEEP_NARROW(base, )
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))
 LOOKS(avx2, AVX2)
-SWEEP(wide_avx2, AVX2, uint32_t, 2048, AFTER_WIDE)
-SWEEP(narrow_avx2, AVX2, uint8_t, 224, AFTER_NARROW)
+SWEEP_WIDE(avx2, AVX2)
+SWEEP_NARROW(avx2, AVX2)
 #define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
 #else
 #define PICK(WHICH) WHICH##_base
