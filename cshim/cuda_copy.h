@@ -34,8 +34,9 @@ typedef struct kvf_launch {
     kvf_submission *s;
     int side;
     bool bulk;
-    bool sends; /* lists go to device memory: many warps will read them; across the link they are read where they are */
+    bool near;    /* within a device or between devices: many warps, which must not each fetch its pair from host memory */
     uint32_t ctas, threads;
+    bool follows; /* the launch before it was of slices of the same copy, with which it has nothing to do */
     bool staged;  /* room for its lists was taken before, at: */
     uint32_t at;
 } kvf_launch;

@@ -33,6 +33,14 @@ static int32_t stage_lists(kvf_submission *s, uint32_t bytes, uint32_t *at) {
     return KVF_OK;
 }
 
+/* Launches a kernel; `early`: it may begin while the one before it ends. Both are slices then. */
+static cu_result launch(kvf_submission *s, kvf_kernel kernel, uint32_t ctas, uint32_t threads, uint32_t shared, bool early, kvf_kernel_program *program) {
+    void *parameters[] = {program};
+    cu_launch_attribute attribute = {.id = CU_LAUNCH_EARLY, .value.on = 1};
+    const cu_launch how = {{ctas, 1, 1}, {threads, 1, 1}, shared, s->lane->work, &attribute, early && s->device->major >= 9 ? 1 : 0};
+    return s->cu->launch_with(&how, s->device->kernel[kernel], parameters, NULL);
+}
+
 /* Brings lists into device memory by a kernel: a copy call costs several times as much to submit. */
 static int32_t send_lists(kvf_submission *s, cu_pointer from, cu_pointer to, uint64_t bytes) {
     const kvf_nest nest = {.bases = 1, .pairs = 1, .blocks = 1, .row = (bytes + 15) & ~(uint64_t)15, .side = {{.add = (int64_t)from}, {.add = (int64_t)to}}};
@@ -40,27 +48,60 @@ static int32_t send_lists(kvf_submission *s, cu_pointer from, cu_pointer to, uin
     bool external;
     int32_t status = kvf_nest_program(&nest, KVF_DST, KVF_SHAPE_PIECES, 16, 1024, NULL, &external, &program);
     if (status != KVF_OK) return status;
-    void *parameters[] = {&program};
-    const uint32_t ctas = (program.units + 3) / 4;
-    cu_result result = s->cu->launch(s->device->kernel[KVF_KERNEL_PIECES_16], ctas, 1, 1, 128, 1, 1, 0, s->lane->work, parameters, NULL);
+    cu_result result = launch(s, KVF_KERNEL_PIECES_16, (program.units + 3) / 4, 128, 0, false, &program);
     return result == CU_OK ? KVF_OK : kvf_copy_failed(s, result, "CUDA: lists could not be sent");
+}
+
+static kvf_shape shape_of(const kvf_nest *nest, const kvf_launch *how, uint32_t width) {
+    if (how->bulk) return KVF_SHAPE_BULK;
+    const kvf_shape shape = kvf_nest_shape(nest, width);
+    const bool sliced = how->near && kvf_nest_slices(nest, shape, width) && kvf_nest_words(nest, shape) > KVF_KERNEL_INLINE_WORDS;
+    return sliced ? KVF_SHAPE_SLICES : shape;
+}
+
+static uint32_t piece_of(const kvf_launch *how, kvf_shape shape) {
+    switch (shape) {
+        case KVF_SHAPE_BULK: return how->s->device->tuning.bulk_stage;
+        case KVF_SHAPE_SLICES: return KVF_KERNEL_SLICE_PIECE;
+        default: return KVF_KERNEL_PIECE;
+    }
+}
+
+/* The kernel that copies a nest so. */
+static kvf_kernel kernel_of(const kvf_nest *nest, kvf_shape shape, uint32_t width) {
+    static const kvf_kernel rows[5] = {0, KVF_KERNEL_ROWS_16, KVF_KERNEL_ROWS_16X2, 0, KVF_KERNEL_ROWS_16X4};
+    switch (shape) {
+        case KVF_SHAPE_SLICES: return KVF_KERNEL_SLICES_16;
+        case KVF_SHAPE_BULK: return KVF_KERNEL_BULK;
+        case KVF_SHAPE_PIECES: return width == 16 ? KVF_KERNEL_PIECES_16 : KVF_KERNEL_PIECES_N;
+        default: return width == 16 ? rows[kvf_nest_vectors(nest, width)] : KVF_KERNEL_ROWS_N;
+    }
+}
+
+#define SLICE_ROUNDS 16 /* of each CTA's warps, where there is much work */
+
+/* CTAs for slices: as many as are at work at once, so that few wait for their pairs; more of much work, for they are not all
+ * equally fast. */
+static uint32_t slices_of(const kvf_launch *how, const kvf_kernel_program *program, uint32_t warps) {
+    const uint32_t most = how->ctas, at_once = KVF_KERNEL_SLICE_CTAS * (uint32_t)how->s->device->sms, rounds = program->units / warps;
+    const uint32_t wanted = rounds / SLICE_ROUNDS > at_once ? rounds / SLICE_ROUNDS : at_once;
+    return wanted < most ? wanted : most;
 }
 
 int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     kvf_launch *how = argument;
     kvf_submission *s = how->s;
     kvf_lane *lane = s->lane;
-    const kvf_cuda_tuning *tuning = &s->device->tuning;
     const uint32_t width = kvf_nest_alignment(nest, false);
-    kvf_shape shape = how->bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
-    uint32_t piece = how->bulk ? tuning->bulk_stage : KVF_KERNEL_PIECE;
+    const kvf_shape shape = shape_of(nest, how, width);
+    const uint32_t piece = piece_of(how, shape);
     if (how->bulk && (width < 16 || nest->row % 16 != 0))
         return kvf_refuse(KVF_E_INVALID, "CUDA: program %u is not aligned to 16 bytes, as bulk copies need", s->program);
-    const uint64_t words = kvf_nest_words(nest);
+    const uint64_t words = kvf_nest_words(nest, shape);
     kvf_kernel_program program;
     uint32_t at = 0;
     bool external = false;
-    if (words > KVF_KERNEL_INLINE_WORDS) {
+    if (words > KVF_KERNEL_INLINE_WORDS || shape == KVF_SHAPE_SLICES) {
         int32_t status = KVF_OK;
         if (how->staged) at = how->at;
         else status = stage_lists(s, (uint32_t)words * 4, &at);
@@ -70,65 +111,66 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     if (status != KVF_OK) return status;
     if (external) {
         program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
-        if (how->sends && !s->rehearsal) {
+        if (how->near && shape != KVF_SHAPE_SLICES && !s->rehearsal) {
             status = send_lists(s, program.lists, lane->list_device + at, words * 4);
             if (status != KVF_OK) return status;
             program.lists = lane->list_device + at;
         }
     }
     /* Not more CTAs than there is work for, and the work spread over all of them. */
-    uint32_t threads = how->threads, shared = 0;
-    static const kvf_kernel rows[5] = {0, KVF_KERNEL_ROWS_16, KVF_KERNEL_ROWS_16X2, 0, KVF_KERNEL_ROWS_16X4};
-    kvf_kernel kernel = how->bulk ? KVF_KERNEL_BULK
-                        : shape == KVF_SHAPE_PIECES ? (width == 16 ? KVF_KERNEL_PIECES_16 : KVF_KERNEL_PIECES_N)
-                        : width == 16 ? rows[kvf_nest_vectors(nest, width)] : KVF_KERNEL_ROWS_N;
-    uint64_t per_cta = shape == KVF_SHAPE_ROWS ? threads : threads / 32;
-    uint64_t most = (program.units + per_cta - 1) / per_cta;
-    uint32_t ctas = most < how->ctas ? (uint32_t)most : how->ctas;
-    if (how->bulk) shared = threads / 32 * KVF_KERNEL_STAGES * tuning->bulk_stage;
+    const kvf_kernel kernel = kernel_of(nest, shape, width);
     if (!s->device->kernel[kernel]) return kvf_refuse(KVF_E_UNAVAILABLE, "CUDA: there is no kernel for this method on device %d", s->device->ordinal);
+    const uint32_t warps = how->threads / 32, per_cta = shape == KVF_SHAPE_ROWS ? how->threads : warps;
+    const uint32_t shared = how->bulk ? warps * KVF_KERNEL_STAGES * piece : 0;
+    const uint64_t most = ((uint64_t)program.units + per_cta - 1) / per_cta;
+    uint32_t ctas = most < how->ctas ? (uint32_t)most : how->ctas;
+    if (shape == KVF_SHAPE_SLICES) ctas = kvf_program_slice(&program, slices_of(how, &program, warps), warps);
     if (s->rehearsal) {
         program.units = 0;
         ctas = 1;
     }
-    void *parameters[] = {&program};
-    cu_result result = s->cu->launch(s->device->kernel[kernel], ctas, 1, 1, threads, 1, 1, shared, lane->work, parameters, NULL);
+    const cu_result result = launch(s, kernel, ctas, how->threads, shared, shape == KVF_SHAPE_SLICES && how->follows, &program);
     if (result != CU_OK) return kvf_copy_failed(s, result, "CUDA: a kernel could not be launched");
     if (!s->rehearsal) s->touched = true;
+    how->follows = shape == KVF_SHAPE_SLICES;
     return KVF_OK;
 }
 
 #define FEW_PAIRS 2048    /* so many go in one launch */
-#define FIRST_PAIRS 1024
+#define FIRST_PAIRS 1024  /* of more */
+#define FIRST_SLICED 2048 /* keep a device busy until the others' launch is there */
 #define LEAST_INLINE 64u  /* fewer are not worth a launch */
 
 /* How many of a nest's pairs are launched first: as many as travel inside the launch, where that is enough of them. */
-static uint64_t first_pairs(const kvf_nest *nest) {
+static uint64_t first_pairs(const kvf_nest *nest, kvf_shape shape) {
+    if (shape == KVF_SHAPE_SLICES) return FIRST_SLICED;
     const uint64_t beside = (nest->bases > 1 ? 4 * nest->bases : 0) + (nest->run ? 1 : 0), a_pair = nest->run ? 3 : 2;
     const uint64_t fit = beside < KVF_KERNEL_INLINE_WORDS ? (KVF_KERNEL_INLINE_WORDS - beside) / a_pair : 0;
     return fit < LEAST_INLINE ? FIRST_PAIRS : fit;
 }
 
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
-    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads, false, 0};
+    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads, false, false, 0};
     const uint32_t width = kvf_nest_alignment(nest, false);
-    kvf_shape shape = bulk ? KVF_SHAPE_BULK : kvf_nest_shape(nest, width);
-    const uint64_t pairs = KVF_LIST_BYTES / 16; /* three words a pair, and bases beside them */
+    const kvf_shape shape = shape_of(nest, &how, width);
+    /* Three words a pair, and bases beside them; in slices two and nothing else. */
+    const uint64_t pairs = shape == KVF_SHAPE_SLICES ? KVF_LIST_BYTES / 8 : KVF_LIST_BYTES / 16;
     if (4 * nest->bases > KVF_LIST_BYTES / 16) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u has too many bases", s->program);
-    if (kvf_nest_units(nest, shape, width, bulk ? s->device->tuning.bulk_stage : KVF_KERNEL_PIECE) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
-        if (nest->pairs < FEW_PAIRS) return kvf_copy_launch(nest, &how);
+    if (kvf_nest_units(nest, shape, width, piece_of(&how, shape)) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
+        if (nest->pairs < (shape == KVF_SHAPE_SLICES ? 2 * FIRST_SLICED : FEW_PAIRS)) return kvf_copy_launch(nest, &how);
         /* Writing long lists takes as long as copying some of what they name: the device starts on the first of them. */
-        const uint64_t first = first_pairs(nest);
+        const uint64_t first = first_pairs(nest, shape);
         kvf_nest part, rest;
         kvf_nest_pairs(nest, 0, first, &part);
         kvf_nest_pairs(nest, first, nest->pairs, &rest);
-        /* Whoever cannot wait for room must find out before anything moves. */
-        int32_t status = KVF_OK;
-        if (kvf_nest_words(&part) <= KVF_KERNEL_INLINE_WORDS) {
-            status = stage_lists(s, (uint32_t)kvf_nest_words(&rest) * 4, &how.at);
-            how.staged = true;
-        }
+        /* Whoever cannot wait for room must find out before anything moves: it is taken for both at once. */
+        const uint32_t inside = shape == KVF_SHAPE_SLICES ? 0 : KVF_KERNEL_INLINE_WORDS;
+        const uint32_t ahead = (uint32_t)kvf_nest_words(&part, shape), behind = (uint32_t)kvf_nest_words(&rest, shape);
+        const uint32_t beside = ahead > inside ? (ahead * 4 + 255u) & ~255u : 0;
+        int32_t status = stage_lists(s, beside + behind * 4, &how.at);
+        how.staged = true;
         if (status == KVF_OK) status = kvf_copy_launch(&part, &how);
+        how.at += beside;
         return status == KVF_OK ? kvf_copy_launch(&rest, &how) : status;
     }
     if (!s->patient && !s->touched) return KVF_AGAIN; /* several launches may wait for staging in between */

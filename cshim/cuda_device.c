@@ -23,7 +23,7 @@ static int32_t prepare_lanes(kvf_cuda_device *device);
 static void close_locked(kvf_cuda_device *device);
 
 static const char *const kernel_names[KVF_KERNELS] = {"kvf_rows_16", "kvf_rows_16x2", "kvf_rows_16x4", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n",
-                                                      "kvf_sleep",   "kvf_fault",  "kvf_bulk_16"};
+                                                      "kvf_sleep",   "kvf_fault",  "kvf_bulk_16",     "kvf_slices_16"};
 
 /* ---- the table ----------------------------------------------------------------------------------------------- */
 

@@ -89,6 +89,7 @@ typedef enum kvf_kernel {
     KVF_KERNEL_SLEEP,
     KVF_KERNEL_FAULT,
     KVF_KERNEL_BULK,
+    KVF_KERNEL_SLICES_16,
     KVF_KERNELS
 } kvf_kernel;
 

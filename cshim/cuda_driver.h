@@ -113,6 +113,23 @@ typedef struct cu_access {
 #define CU_HANDLE_DESCRIPTOR 1
 #define CU_ACCESS_READ_WRITE 3
 
+/* A launch with attributes (CUlaunchConfig, CUlaunchAttribute). */
+typedef struct cu_launch_attribute {
+    int id;
+    int reserved;
+    union {
+        char bytes[64];
+        int on;
+    } value;
+} cu_launch_attribute;
+typedef struct cu_launch {
+    unsigned grid[3], block[3], shared;
+    cu_stream stream;
+    cu_launch_attribute *attributes;
+    unsigned attribute_count;
+} cu_launch;
+#define CU_LAUNCH_EARLY 6 /* the kernel before it may say that it can begin */
+
 typedef struct cu_ipc { char bytes[64]; } cu_ipc;
 typedef struct cu_uuid { unsigned char bytes[16]; } cu_uuid;
 
@@ -147,6 +164,8 @@ typedef cu_result (*cu_batch8)(cu_pointer *dst, cu_pointer *src, size_t *bytes, 
     X(launch, "cuLaunchKernel",                                                                                                  \
       (cu_function function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,      \
        cu_stream stream, void **parameters, void **extra))                                                                       \
+    X(launch_with, "cuLaunchKernelEx",                                                                                           \
+      (const cu_launch *launch, cu_function function, void **parameters, void **extra))                                          \
     X(alloc, "cuMemAlloc", (cu_pointer * address, size_t bytes))                                                                 \
     X(free, "cuMemFree", (cu_pointer address))                                                                                   \
     X(host_alloc, "cuMemHostAlloc", (void **address, size_t bytes, unsigned flags))                                              \

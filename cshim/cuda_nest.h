@@ -91,16 +91,17 @@ void kvf_walk_step(kvf_walk *walk);
 
 /* ---- kernel programs ----------------------------------------------------------------------------------------- */
 
-typedef enum kvf_shape { KVF_SHAPE_ROWS, KVF_SHAPE_PIECES, KVF_SHAPE_BULK } kvf_shape;
+typedef enum kvf_shape { KVF_SHAPE_ROWS, KVF_SHAPE_PIECES, KVF_SHAPE_BULK, KVF_SHAPE_SLICES } kvf_shape;
 
 /* Vectors that one thread moves for each row that it finds, in the shape of rows: 1, 2 or 4. */
 uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width);
 
-/* 32-bit words of lists that a nest needs. */
-uint64_t kvf_nest_words(const kvf_nest *nest);
+/* 32-bit words of lists that a nest needs in that shape: two for each pair; in slices one where the places on both sides fit
+ * 16 bits of their unit. */
+uint64_t kvf_nest_words(const kvf_nest *nest, kvf_shape shape);
 
 /* Fills a kernel program for a nest. `lists` has room for kvf_nest_words, and is where the lists go when they do not fit
- * into the program (*external then says so, and the caller sets program->lists). `width` is the access width in bytes;
+ * into the program, or in slices (*external then says so, and the caller sets program->lists). `width` is the access width in bytes;
  * `side` the side on which neighbouring units should be neighbours in memory.
  * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. In the shape of rows with kvf_nest_vectors above 1 the kernel must be that of as many vectors. */
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
@@ -108,6 +109,10 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
 
 /* What fits a nest: pieces for long rows, rows for short ones. */
 kvf_shape kvf_nest_shape(const kvf_nest *nest, uint32_t width);
+/* Whether a nest that has this shape can be copied in slices: long rows, each pair by itself. */
+bool kvf_nest_slices(const kvf_nest *nest, kvf_shape shape, uint32_t width);
+/* Gives each of at most `ctas` CTAs a slice of a program, in whole rounds of its warps; returns how many there are. */
+uint32_t kvf_program_slice(kvf_kernel_program *program, uint32_t ctas, uint32_t warps);
 /* Units of a nest in that shape. */
 uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, uint32_t piece);
 

@@ -8,18 +8,13 @@
 #include "cuda_nest_side.h"
 #include "status.h"
 
+_Static_assert(offsetof(kvf_kernel_program, words) == sizeof(kvf_kernel_head), "a head is a program up to its words");
+
 static kvf_divisor divisor(uint32_t by) {
     uint32_t bits = 0;
     while (bits < 31 && (UINT64_C(1) << bits) < by) bits++;
     uint32_t shift = 31 + bits;
     return (kvf_divisor){by, (uint32_t)(((UINT64_C(1) << shift) + by - 1) / by), shift};
-}
-
-uint64_t kvf_nest_words(const kvf_nest *nest) {
-    uint64_t words = nest->bases > 1 ? 4 * nest->bases : 0;
-    if (nest->pairs > 1 || nest->run) words += 2 * nest->pairs;
-    if (nest->run) words += nest->pairs + 1;
-    return words + (words & 1);
 }
 
 kvf_shape kvf_nest_shape(const kvf_nest *nest, uint32_t width) {
@@ -42,6 +37,19 @@ uint64_t kvf_nest_units(const kvf_nest *nest, kvf_shape shape, uint32_t width, u
     return shape == KVF_SHAPE_ROWS && along_loop(nest) ? units / kvf_nest_vectors(nest, width) : units;
 }
 
+bool kvf_nest_slices(const kvf_nest *nest, kvf_shape shape, uint32_t width) {
+    return shape == KVF_SHAPE_PIECES && width == 16 && nest->bases == 1 && nest->pairs > 1 && !nest->run;
+}
+
+uint32_t kvf_program_slice(kvf_kernel_program *program, uint32_t ctas, uint32_t warps) {
+    const uint32_t rounds = (program->units + warps - 1) / warps, each = (rounds + ctas - 1) / ctas;
+    program->slice = each * warps;
+    program->pair_units = divisor(program->units / program->pairs);
+    return (rounds + each - 1) / each;
+}
+
+/* ---- lists --------------------------------------------------------------------------------------------------- */
+
 /* The offsets' common unit, so that each fits 32 bits above the least: that of the stride will often do for block ids,
  * and leaves a 32-bit product for each. */
 static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
@@ -56,6 +64,37 @@ static bool fit_offsets(const kvf_side *bounds, uint32_t *shift) {
     return span >> *shift <= UINT32_MAX;
 }
 
+/* How pairs are written: offsets above the least, in units. */
+typedef struct pair_form {
+    int64_t least[2];
+    uint32_t shift[2];
+    bool fits;   /* 32 bits */
+    bool narrow; /* 16 bits */
+} pair_form;
+
+static pair_form form_of(const kvf_nest *nest, kvf_shape shape) {
+    pair_form form = {.fits = true, .narrow = shape == KVF_SHAPE_SLICES};
+    for (int s = 0; s < 2; s++) {
+        kvf_side bounds = nest->side[s];
+        kvf_side_bound(nest, &bounds);
+        form.least[s] = bounds.least;
+        form.fits = fit_offsets(&bounds, &form.shift[s]) && form.fits;
+        form.narrow = form.narrow && (uint64_t)(bounds.most - bounds.least) >> form.shift[s] <= UINT16_MAX;
+    }
+    return form;
+}
+
+static bool lists_pairs(const kvf_nest *nest) {
+    return nest->pairs > 1 || nest->run;
+}
+
+uint64_t kvf_nest_words(const kvf_nest *nest, kvf_shape shape) {
+    uint64_t words = nest->bases > 1 ? 4 * nest->bases : 0;
+    if (lists_pairs(nest)) words += shape == KVF_SHAPE_SLICES && form_of(nest, shape).narrow ? nest->pairs : 2 * nest->pairs;
+    if (nest->run) words += nest->pairs + 1;
+    return words + (words & 1);
+}
+
 /* Along the innermost loop where it divides: then the rows that a warp moves at once stay neighbours. */
 static bool along_loop(const kvf_nest *nest) {
     return nest->loops > 0 && nest->count[nest->loops - 1] % 2 == 0;
@@ -68,18 +107,20 @@ uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width) {
     return vectors % 32 == 0 ? 4 : vectors % 16 == 0 ? 2 : 1;
 }
 
-/* Writes one column of the list of pairs. */
-static void fill_offsets(const kvf_nest *nest, int side, int64_t least, uint32_t shift, uint32_t *at) {
-    const kvf_side *from = &nest->side[side];
-    const double *offset = from->place.offset;
-    const uint32_t *id = from->place.id;
-    if (id) {
-        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)id[p] * from->place.stride - least) >> shift);
-    } else if (offset) {
-        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)offset[p] - least) >> shift);
-    } else {
-        for (uint64_t p = 0; p < nest->pairs; p++) at[2 * p] = (uint32_t)((uint64_t)((int64_t)p * from->offset_step - least) >> shift);
+/* Writes one column of the list of pairs. In narrow pairs the source comes first and the destination over it. */
+#define FILL_COLUMN(OFFSET)                                                              \
+    for (uint64_t p = 0; p < nest->pairs; p++) {                                         \
+        const uint32_t value = (uint32_t)((uint64_t)((OFFSET) - least) >> shift);        \
+        if (!form->narrow) at[2 * p + (uint32_t)side] = value;                           \
+        else at[p] = side == KVF_SRC ? value : at[p] | value << 16;                      \
     }
+static void fill_column(const kvf_nest *nest, int side, const pair_form *form, uint32_t *at) {
+    const kvf_side *from = &nest->side[side];
+    const int64_t least = form->least[side];
+    const uint32_t shift = form->shift[side];
+    if (from->place.id) FILL_COLUMN((int64_t)from->place.id[p] * from->place.stride)
+    else if (from->place.offset) FILL_COLUMN((int64_t)from->place.offset[p])
+    else FILL_COLUMN((int64_t)p * from->offset_step)
 }
 
 /* Whether a side has block ids whose stride is made of the unit. */
@@ -94,40 +135,45 @@ typedef struct id_column {
     uint32_t unit, first;
 } id_column;
 
-/* Both columns at once. A plain loop, which compilers turn into what each processor does many of at once. */
-#define FILL_IDS(NAME, TARGET)                                                               \
-    TARGET static void NAME(id_column src, id_column dst, uint64_t pairs, uint32_t *at) {     \
-        for (uint64_t p = 0; p < pairs; p++) {                                               \
-            at[2 * p] = src.id[p] * src.unit - src.first;                                    \
-            at[2 * p + 1] = dst.id[p] * dst.unit - dst.first;                                \
-        }                                                                                    \
+/* Both columns at once. Plain loops, which compilers turn into what each processor does many of at once. */
+#define FILL_IDS(NAME, TARGET)                                                                                        \
+    TARGET static void wide_##NAME(id_column src, id_column dst, uint64_t pairs, uint32_t *at) {                       \
+        for (uint64_t p = 0; p < pairs; p++) {                                                                        \
+            at[2 * p] = src.id[p] * src.unit - src.first;                                                             \
+            at[2 * p + 1] = dst.id[p] * dst.unit - dst.first;                                                         \
+        }                                                                                                             \
+    }                                                                                                                 \
+    TARGET static void narrow_##NAME(id_column src, id_column dst, uint64_t pairs, uint32_t *at) {                     \
+        for (uint64_t p = 0; p < pairs; p++) at[p] = (src.id[p] * src.unit - src.first) | (dst.id[p] * dst.unit - dst.first) << 16; \
     }
-FILL_IDS(fill_ids_base, )
+FILL_IDS(base, )
 #if defined(__x86_64__)
-FILL_IDS(fill_ids_avx2, __attribute__((target("avx2"))))
+FILL_IDS(avx2, __attribute__((target("avx2"))))
+#define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
+#else
+#define PICK(WHICH) WHICH##_base
 #endif
 
-static void fill_ids(const kvf_nest *nest, const int64_t least[2], const uint32_t shift[2], uint32_t *at) {
+static void fill_pairs(const kvf_nest *nest, const pair_form *form, uint32_t *at) {
+    if (!divides(&nest->side[KVF_SRC], form->shift[KVF_SRC]) || !divides(&nest->side[KVF_DST], form->shift[KVF_DST])) {
+        for (int s = 0; s < 2; s++) fill_column(nest, s, form, at);
+        return;
+    }
     id_column column[2];
     for (int s = 0; s < 2; s++) {
         const kvf_places *place = &nest->side[s].place;
-        column[s] = (id_column){place->id, (uint32_t)((uint64_t)place->stride >> shift[s]), (uint32_t)((uint64_t)least[s] >> shift[s])};
+        column[s] = (id_column){place->id, (uint32_t)((uint64_t)place->stride >> form->shift[s]), (uint32_t)((uint64_t)form->least[s] >> form->shift[s])};
     }
-#if defined(__x86_64__)
-    if (kvf_cpu_level() > KVF_CPU_BASE) {
-        fill_ids_avx2(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
-        return;
-    }
-#endif
-    fill_ids_base(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+    if (form->narrow) PICK(narrow)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+    else PICK(wide)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
 }
 
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
                          kvf_kernel_program *program) {
-    const uint64_t units = kvf_nest_units(nest, shape, width, piece), words = kvf_nest_words(nest);
+    const uint64_t units = kvf_nest_units(nest, shape, width, piece), words = kvf_nest_words(nest, shape);
     if (units > KVF_KERNEL_UNITS || words > UINT32_MAX || nest->pairs > UINT32_MAX)
         return kvf_refuse(KVF_E_INVALID, "CUDA: %llu units are too many for one launch", (unsigned long long)units);
-    *external = words > KVF_KERNEL_INLINE_WORDS;
+    *external = shape == KVF_SHAPE_SLICES || words > KVF_KERNEL_INLINE_WORDS;
     uint32_t *at = *external ? lists : program->words;
 
     memset(program, 0, offsetof(kvf_kernel_program, words));
@@ -162,7 +208,7 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
     if (nest->bases > 1) {
         uint64_t block = nest->pairs > 1 ? kvf_magnitude(kvf_side_offset(&nest->side[side], 1) - kvf_side_offset(&nest->side[side], 0)) : 0;
         bool inner = nest->pairs > 1 && kvf_nest_base_stride(nest, side) < block;
-        program->flags = inner ? KVF_KERNEL_BASES_INNER : 0;
+        program->flags |= inner ? KVF_KERNEL_BASES_INNER : 0;
         program->outer = divisor((uint32_t)(inner ? nest->bases : nest->blocks));
         program->bases_at = used;
         for (uint64_t r = 0; r < nest->bases; r++) {
@@ -173,26 +219,18 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
             }
         }
     }
-    if (nest->pairs > 1 || nest->run) {
-        int64_t least[2];
-        uint32_t shift[2];
-        for (int s = 0; s < 2; s++) {
-            kvf_side bounds = nest->side[s];
-            kvf_side_bound(nest, &bounds);
-            least[s] = bounds.least;
-            if (!fit_offsets(&bounds, &shift[s]))
-                return kvf_refuse(KVF_E_INVALID, "CUDA: the offsets of %llu pairs span too far for a kernel", (unsigned long long)nest->pairs);
-        }
-        program->src += (uint64_t)least[KVF_SRC];
-        program->dst += (uint64_t)least[KVF_DST];
-        program->src_shift = shift[KVF_SRC];
-        program->dst_shift = shift[KVF_DST];
+    if (lists_pairs(nest)) {
+        const pair_form form = form_of(nest, shape);
+        if (!form.fits) return kvf_refuse(KVF_E_INVALID, "CUDA: the offsets of %llu pairs span too far for a kernel", (unsigned long long)nest->pairs);
+        program->src += (uint64_t)form.least[KVF_SRC];
+        program->dst += (uint64_t)form.least[KVF_DST];
+        program->src_shift = form.shift[KVF_SRC];
+        program->dst_shift = form.shift[KVF_DST];
         program->pairs = (uint32_t)nest->pairs;
         program->pairs_at = used;
-        if (divides(&nest->side[KVF_SRC], shift[KVF_SRC]) && divides(&nest->side[KVF_DST], shift[KVF_DST])) fill_ids(nest, least, shift, at + used);
-        else
-            for (int s = 0; s < 2; s++) fill_offsets(nest, s, least[s], shift[s], at + used + s);
-        used += (uint32_t)(2 * nest->pairs);
+        program->flags |= form.narrow ? KVF_KERNEL_PAIRS_NARROW : 0;
+        fill_pairs(nest, &form, at + used);
+        used += (uint32_t)(form.narrow ? nest->pairs : 2 * nest->pairs);
         if (nest->run) {
             program->runs_at = used;
             program->runs_step = 1;

@@ -39,6 +39,13 @@ static inline uint64_t kvf_nest_base_stride(const kvf_nest *nest, int side) {
 static inline void kvf_side_bound(const kvf_nest *nest, kvf_side *side) {
     if (side->bounded) return;
     side->bounded = true;
+    if (!kvf_side_listed(side)) { /* evenly spaced */
+        const int64_t last = (int64_t)(nest->pairs - 1) * side->offset_step;
+        side->least = last < 0 ? last : 0;
+        side->most = last < 0 ? 0 : last;
+        side->bits = nest->pairs > 1 ? (uint64_t)side->offset_step : 0;
+        return;
+    }
     side->bits = 0;
     side->least = INT64_MAX;
     side->most = INT64_MIN;

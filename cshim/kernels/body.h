@@ -2,10 +2,11 @@
  * body.h - what the copy kernels do, for one thread of one CTA. The same text is compiled for the GPU and, with the
  * few operations below in plain C, for a host loop over CTAs and threads: no thread needs another one's result.
  *
- * Two shapes:
+ * Three shapes:
  *   rows    short rows: neighbouring threads take neighbouring vectors of W bytes of the flattened program, so that rows
  *           shorter than a warp's reach still fill it; every vector finds its own row.
  *   pieces  long rows: a warp takes a piece of a row and streams through it.
+ *   slices  long rows of a list in host memory: a CTA takes neighbouring pieces, and fetches their pairs at once.
  * Rows need not be multiples of W: what is left over is copied byte by byte by the thread that owns the end.
  */
 #ifndef KVF_KERNEL_BODY_H
@@ -58,11 +59,10 @@ KVF_DEVICE void kvf_list4(const kvf_u32 *at, kvf_u64 *a, kvf_u64 *b) {
 }
 #endif
 
-/* Addresses of N rows of the flattened program at once: the program's numbers are fetched once for all, and the reads
- * of the lists overlap. Everything is unrolled, so that no array needs memory. */
-#define KVF_LOCATE(N)                                                                                             \
-    KVF_DEVICE void kvf_locate##N(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {             \
-        const kvf_u32 *lists = p->lists ? (const kvf_u32 *)(uintptr_t)p->lists : p->words;                        \
+/* The loops' share of the addresses of N rows, which leaves the number of a block of a base. Everything is unrolled, so that
+ * no array needs memory. */
+#define KVF_LOOPS(N)                                                                                              \
+    KVF_DEVICE void kvf_loops##N(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {              \
         KVF_UNROLL                                                                                                \
         for (int j = 0; j < N; j++) {                                                                             \
             s[j] = p->src;                                                                                        \
@@ -81,6 +81,18 @@ KVF_DEVICE void kvf_list4(const kvf_u32 *at, kvf_u64 *a, kvf_u64 *b) {
                 n[j] = q;                                                                                         \
             }                                                                                                     \
         }                                                                                                         \
+    }
+
+KVF_LOOPS(1)
+KVF_LOOPS(2)
+KVF_LOOPS(4)
+
+/* Addresses of N rows of the flattened program at once: the program's numbers are fetched once for all, and the reads
+ * of the lists overlap. */
+#define KVF_LOCATE(N)                                                                                             \
+    KVF_DEVICE void kvf_locate##N(const kvf_kernel_program *p, kvf_u32 *n, kvf_u64 *s, kvf_u64 *d) {             \
+        const kvf_u32 *lists = p->lists ? (const kvf_u32 *)(uintptr_t)p->lists : p->words;                        \
+        kvf_loops##N(p, n, s, d);                                                                                 \
         if (p->bases_at != KVF_KERNEL_NONE) {                                                                     \
             const kvf_u32 inner = p->flags & KVF_KERNEL_BASES_INNER;                                              \
             kvf_u64 x[N], y[N];                                                                                   \
@@ -250,31 +262,103 @@ KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *sr
     return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
 }
 
-#define KVF_PIECES(W, SHIFT, U)                                                                                           \
-    KVF_DEVICE void kvf_pieces##W(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
-        const kvf_u32 units = p->units, narrow = p->narrow;                                                            \
-        const kvf_u32 lane = thread & 31u, warps = threads >> 5;                                                       \
-        for (kvf_u64 n = (kvf_u64)cta * warps + (thread >> 5); n < units; n += (kvf_u64)ctas * warps) {                \
-            kvf_u64 src, dst;                                                                                          \
-            const kvf_u32 bytes = kvf_piece(p, (kvf_u32)n, &src, &dst);                                                \
-            const kvf_u32 vectors = bytes >> (SHIFT);                                                                  \
-            KVF_ROLL                                                                                                   \
-            for (kvf_u32 i = lane; i < vectors; i += 32 * U) {                                         \
-                kvf_v##W v[U] KVF_BLANK;                                                                         \
-                KVF_UNROLL                                                                                             \
-                for (kvf_u32 j = 0; j < U; j++)                                                        \
-                    if (i + 32 * j < vectors) kvf_load##W(&v[j], src + ((kvf_u64)(i + 32 * j) << (SHIFT)), narrow);    \
-                KVF_UNROLL                                                                                             \
-                for (kvf_u32 j = 0; j < U; j++)                                                        \
-                    if (i + 32 * j < vectors) kvf_store##W(dst + ((kvf_u64)(i + 32 * j) << (SHIFT)), &v[j], narrow);   \
-            }                                                                                                          \
-            const kvf_u32 end = vectors << (SHIFT);                                                                    \
-            if (lane < bytes - end) kvf_bytes(dst + end + lane, src + end + lane, 1);                                  \
-        }                                                                                                              \
+/* A warp's way through one piece. */
+#define KVF_STREAM(W, SHIFT, U)                                                                                            \
+    KVF_DEVICE void kvf_stream##W(kvf_u64 dst, kvf_u64 src, kvf_u32 bytes, kvf_u32 lane, kvf_u32 narrow) {                 \
+        const kvf_u32 vectors = bytes >> (SHIFT);                                                                          \
+        KVF_ROLL                                                                                                           \
+        for (kvf_u32 i = lane; i < vectors; i += 32 * U) {                                                                 \
+            kvf_v##W v[U] KVF_BLANK;                                                                                       \
+            KVF_UNROLL                                                                                                     \
+            for (kvf_u32 j = 0; j < U; j++)                                                                                \
+                if (i + 32 * j < vectors) kvf_load##W(&v[j], src + ((kvf_u64)(i + 32 * j) << (SHIFT)), narrow);            \
+            KVF_UNROLL                                                                                                     \
+            for (kvf_u32 j = 0; j < U; j++)                                                                                \
+                if (i + 32 * j < vectors) kvf_store##W(dst + ((kvf_u64)(i + 32 * j) << (SHIFT)), &v[j], narrow);           \
+        }                                                                                                                  \
+        const kvf_u32 end = vectors << (SHIFT);                                                                            \
+        if (lane < bytes - end) kvf_bytes(dst + end + lane, src + end + lane, 1);                                          \
     }
 
-KVF_PIECES(16, 4, 4)
-KVF_PIECES(n, narrow, 2)
+KVF_STREAM(16, 4, 4)
+KVF_STREAM(n, narrow, 2)
+
+#define KVF_PIECES(W)                                                                                                      \
+    KVF_DEVICE void kvf_pieces##W(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 ctas, kvf_u32 thread, kvf_u32 threads) { \
+        const kvf_u32 units = p->units, warps = threads >> 5;                                                              \
+        for (kvf_u64 n = (kvf_u64)cta * warps + (thread >> 5); n < units; n += (kvf_u64)ctas * warps) {                    \
+            kvf_u64 src, dst;                                                                                              \
+            const kvf_u32 bytes = kvf_piece(p, (kvf_u32)n, &src, &dst);                                                    \
+            kvf_stream##W(dst, src, bytes, thread & 31u, p->narrow);                                                       \
+        }                                                                                                                  \
+    }
+
+KVF_PIECES(16)
+KVF_PIECES(n)
+
+/* ---- slices --------------------------------------------------------------------------------------------------
+ * Each CTA has `slice` units in a row. Host memory answers after microseconds: its threads fetch the pairs of many units
+ * together, a thread a pair, before any of them is copied. Programs without bases, with runs of one, and with their lists
+ * elsewhere: their words are not to be read.
+ */
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+typedef kvf_u32 kvf_tile[2 * KVF_KERNEL_TILE];
+#define KVF_TOGETHER() __syncthreads()
+#else
+typedef const kvf_kernel_program *kvf_tile; /* on the host each thread reads the list itself */
+#define KVF_TOGETHER()
+#endif
+
+/* One pair of the list. */
+KVF_DEVICE void kvf_pair(const kvf_kernel_program *p, kvf_u32 pair, kvf_u32 *x, kvf_u32 *y) {
+    const kvf_u32 *list = (const kvf_u32 *)(uintptr_t)p->lists + p->pairs_at;
+    if (p->flags & KVF_KERNEL_PAIRS_NARROW) {
+        const kvf_u32 both = kvf_list1(list + pair);
+        *x = both & 0xffffu;
+        *y = both >> 16;
+    } else kvf_list2(list + 2 * (kvf_u64)pair, x, y);
+}
+
+/* The piece that unit `n` stands for, whose pair was fetched after pair `first`; returns its bytes. */
+KVF_DEVICE kvf_u32 kvf_slice_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_tile tile, kvf_u32 first, kvf_u64 *src, kvf_u64 *dst) {
+    kvf_u32 row = kvf_divide(n, p->pieces), x, y;
+    const kvf_u64 at = (kvf_u64)(n - row * p->pieces.by) * p->piece_bytes, left = p->row_bytes - at;
+    kvf_loops1(p, &row, src, dst);
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+    x = tile[2 * (row - first)];
+    y = tile[2 * (row - first) + 1];
+#else
+    (void)first;
+    kvf_pair(tile, row, &x, &y);
+#endif
+    *src += ((kvf_u64)x << p->src_shift) + at;
+    *dst += ((kvf_u64)y << p->dst_shift) + at;
+    return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
+}
+
+KVF_DEVICE void kvf_slices16(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 thread, kvf_u32 threads, kvf_tile tile) {
+    const kvf_u32 in_pair = p->pair_units.by;
+    const kvf_u64 from = (kvf_u64)cta * p->slice, end = from + p->slice < p->units ? from + p->slice : p->units;
+    KVF_ROLL
+    for (kvf_u64 at = from; at < end;) {
+        const kvf_u32 first = kvf_divide((kvf_u32)at, p->pair_units);
+        const kvf_u64 reach = ((kvf_u64)first + KVF_KERNEL_TILE) * in_pair, stop = reach < end ? reach : end;
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+        const kvf_u32 pairs = kvf_divide((kvf_u32)stop - 1, p->pair_units) - first + 1;
+        for (kvf_u32 i = thread; i < pairs; i += threads) kvf_pair(p, first + i, &tile[2 * i], &tile[2 * i + 1]);
+#endif
+        KVF_TOGETHER();
+        KVF_ROLL
+        for (kvf_u32 n = (kvf_u32)at + (thread >> 5); n < stop; n += threads >> 5) {
+            kvf_u64 src, dst;
+            const kvf_u32 bytes = kvf_slice_piece(p, n, tile, first, &src, &dst);
+            kvf_stream16(dst, src, bytes, thread & 31u, p->narrow);
+        }
+        KVF_TOGETHER();
+        at = stop;
+    }
+}
 
 /* ---- bulk copies ---------------------------------------------------------------------------------------------
  * One thread of each warp moves pieces through a ring of stages in shared memory with the bulk copy engine: a piece is

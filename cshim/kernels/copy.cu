@@ -1,4 +1,4 @@
-/* copy.cu - the kernels' entries. One parameter each: the program, by value. */
+/* copy.cu - the kernels' entries. One parameter each: the program or its head, by value. */
 #include "body.h"
 
 #define KVF_ENTRY(NAME, BODY, ...)                                                                             \
@@ -12,6 +12,23 @@ KVF_ENTRY(kvf_rows_16x4, kvf_rows16x4, 512, 2)
 KVF_ENTRY(kvf_rows_n, kvf_rowsn, 512, 2)
 KVF_ENTRY(kvf_pieces_16, kvf_pieces16, 512)
 KVF_ENTRY(kvf_pieces_n, kvf_piecesn, 512)
+
+/* Launches of slices may overlap: where the architecture knows it, each lets the next begin at once, and none ends before the
+ * one before it has. Other kernels do without, for these words cost them registers. */
+#if __CUDA_ARCH__ >= 900
+#define KVF_NEXT() asm volatile("griddepcontrol.launch_dependents;")
+#define KVF_LAST() asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define KVF_NEXT()
+#define KVF_LAST()
+#endif
+
+extern "C" __global__ void __launch_bounds__(512, KVF_KERNEL_SLICE_CTAS) kvf_slices_16(const __grid_constant__ kvf_kernel_head p) {
+    __shared__ kvf_tile tile;
+    KVF_NEXT();
+    kvf_slices16((const kvf_kernel_program *)&p, blockIdx.x, threadIdx.x, blockDim.x, tile);
+    KVF_LAST();
+}
 
 #if __CUDA_ARCH__ >= 900
 extern "C" __global__ void __launch_bounds__(256) kvf_bulk_16(const __grid_constant__ kvf_kernel_program p) {

@@ -2,7 +2,13 @@ import { describe, expect, test } from "bun:test";
 import { gpuWork } from "../../lib/core/gpu-work.ts";
 import { chooseMethod, type Choice } from "../../lib/core/method.ts";
 import type { Work } from "../../lib/core/work.ts";
-import { cudaProfileOf, defaultProfile, hopperCuda, unknownCuda } from "../../lib/core/profile.ts";
+import {
+  type CudaProfile,
+  cudaProfileOf,
+  defaultProfile,
+  hopperCuda,
+  unknownCuda,
+} from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/route.ts";
 import { copyProgram } from "../copy-program.ts";
@@ -31,7 +37,8 @@ function choose(
     pageable = false,
     facts = H200,
     forced,
-  }: { pageable?: boolean; facts?: GpuFacts | null; forced?: string } = {},
+    cuda = defaultProfile.cuda,
+  }: { pageable?: boolean; facts?: GpuFacts | null; forced?: string; cuda?: CudaProfile } = {},
 ): Choice {
   const gpu = gpuWork(programs, pageable);
   const bytes = programs.reduce((sum, one) => sum + one.bytes, 0);
@@ -48,7 +55,7 @@ function choose(
     executors: ["cuda"],
     ...(facts === null ? {} : { gpu: () => facts }),
   };
-  return chooseMethod(work, defaultProfile, environment, forced);
+  return chooseMethod(work, { ...defaultProfile, cuda }, environment, forced);
 }
 
 /** Blocks of layers with memory of their own on the device, whole blocks in a pool on the host. */
@@ -187,17 +194,21 @@ describe("choice", () => {
     expect(choose([offload(4, KIB)], { facts: null }).method).toBe("cuda/kernel");
   });
 
-  test("kernels within a device take every multiprocessor, bulk copies where rows are long", () => {
+  test("kernels within a device take every multiprocessor, bulk copies where they were measured to be faster", () => {
     const local = { srcMemory: { kind: 1, device: 0 }, dstMemory: { kind: 1, device: 0 } } as const;
     const many = (rowBytes: number): CopyProgram =>
       program({ ...local, srcOffset: new Float64Array(512), dstOffset: new Float64Array(512), rowBytes });
-    expect(choose([many(2 * KIB)])).toMatchObject({
-      method: "cuda/kernel",
-      width: hopperCuda.deviceCtas * 132,
-    });
-    expect(choose([many(64 * KIB)])).toMatchObject({ method: "cuda/bulk", width: 132 });
+    for (const rowBytes of [2 * KIB, 64 * KIB])
+      expect(choose([many(rowBytes)])).toMatchObject({
+        method: "cuda/kernel",
+        width: hopperCuda.deviceCtas * 132,
+      });
+    const cuda = { ...hopperCuda, bulkDevice: [{ bytes: 16 * KIB, gigabytesPerSecond: 2000 }] };
+    expect(choose([many(64 * KIB)], { cuda })).toMatchObject({ method: "cuda/bulk", width: 132 });
     // An odd address forbids them.
-    expect(choose([{ ...many(64 * KIB), srcBase: Float64Array.of(65_544) }]).method).toBe("cuda/kernel");
+    expect(choose([{ ...many(64 * KIB), srcBase: Float64Array.of(65_544) }], { cuda }).method).toBe(
+      "cuda/kernel",
+    );
   });
 });
 

@@ -58,7 +58,7 @@ test("a copy that the driver refuses never started, and the next one works", asy
   for (const [entry, method] of [
     ["cuMemcpyAsync", "cuda/dma"],
     ["cuMemcpyBatchAsync", "cuda/batch"],
-    ["cuLaunchKernel", "cuda/kernel"],
+    ["cuLaunchKernelEx", "cuda/kernel"],
   ] as const) {
     await transport.transfer({ ...request(), method });
     tell("FAIL", `${entry}:1:${INVALID_VALUE}`);

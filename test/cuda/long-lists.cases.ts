@@ -70,6 +70,23 @@ for (const [from, to] of [
           );
       }));
 
+test("long rows within a device, at the lengths at which lists no longer travel inside a launch", () =>
+  withLayouts([specOf("device", 1_024), specOf("device", 1_024)], async (source, destination) => {
+    for (const count of [896, 897, 2_047, 2_048, 5_000])
+      await verified(transport, source, scattered(count, count), destination, scattered(count, 7 * count), {
+        method: "cuda/kernel",
+      });
+  }));
+
+test("more blocks than 16 bits count, on either side", () =>
+  withLayouts([specOf("device", 512, 70_000), specOf("device", 512)], async (source, destination) => {
+    // The last block is among them: half a list of ids fits 16 bits by chance otherwise.
+    const far = [69_999, ...scattered(4_999, 3, 69_999)];
+    const near = scattered(5_000, 4);
+    await verified(transport, source, far, destination, near, { method: "cuda/kernel" });
+    await verified(transport, destination, near, source, far, { method: "cuda/kernel" });
+  }));
+
 test("runs of unequal lengths, which keep a list of their own", () =>
   withLayouts(
     [specOf("device", 8, 2 * BLOCKS), specOf("device", 8, 2 * BLOCKS)],

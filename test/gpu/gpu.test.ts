@@ -22,7 +22,7 @@ if (gpus === 0) {
     );
     test(
       "lists so long that they are written while the first of them are moved",
-      () => expectCases("test/cuda/long-lists.cases.ts", 15, environment),
+      () => expectCases("test/cuda/long-lists.cases.ts", 17, environment),
       400_000,
     );
     test(

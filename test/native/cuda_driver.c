@@ -37,6 +37,8 @@ static int32_t by_walk(const kvf_nest *nest, void *argument) {
     return bytes == kvf_nest_bytes(nest) ? KVF_OK : KVF_E_INVALID;
 }
 
+static uint64_t narrow, wide; /* programs in slices that were run, by the form of their pairs */
+
 static int32_t by_kernel(const kvf_nest *nest, void *argument) {
     const int bulk = argument ? *(const int *)argument : 0;
     static uint32_t lists[1 << 14];
@@ -44,9 +46,13 @@ static int32_t by_kernel(const kvf_nest *nest, void *argument) {
     bool external;
     const uint32_t width = kvf_nest_alignment(nest, false);
     if (bulk && (width < 16 || nest->row % 16)) return by_walk(nest, NULL);
-    const uint32_t piece = bulk ? 512 : below(2) ? KVF_KERNEL_PIECE : 1024;
+    const uint32_t piece = bulk ? 512 : below(2) ? KVF_KERNEL_PIECE : below(2) ? KVF_KERNEL_SLICE_PIECE : 1024;
     kvf_shape shape = bulk ? KVF_SHAPE_BULK : below(2) ? kvf_nest_shape(nest, width) : below(2) ? KVF_SHAPE_ROWS : KVF_SHAPE_PIECES;
-    int32_t status = kvf_nest_program(nest, (int)below(2), shape, width, piece, lists, &external, &program);
+    if (kvf_nest_slices(nest, shape, width) && below(2)) shape = KVF_SHAPE_SLICES;
+    kvf_nest reaching = *nest;
+    /* As a part of what reaches further than 16 bits of the unit. */
+    if (below(2)) reaching.side[below(2)].most += INT64_C(1) << 30;
+    int32_t status = kvf_nest_program(&reaching, (int)below(2), shape, width, piece, lists, &external, &program);
     if (status != KVF_OK) return status;
     if (external) program.lists = (kvf_u64)(uintptr_t)lists;
     else if (below(2)) {
@@ -54,10 +60,17 @@ static int32_t by_kernel(const kvf_nest *nest, void *argument) {
         program.lists = (kvf_u64)(uintptr_t)lists;
         memset(program.words, 0xee, sizeof program.words);
     }
-    const kvf_u32 ctas = 1 + (kvf_u32)below(3), threads = 32u << below(3);
+    kvf_u32 ctas = 1 + (kvf_u32)below(3);
+    const kvf_u32 threads = 32u << below(3);
+    if (shape == KVF_SHAPE_SLICES) {
+        ctas = kvf_program_slice(&program, ctas, threads / 32);
+        if (program.flags & KVF_KERNEL_PAIRS_NARROW) narrow++;
+        else wide++;
+    }
     for (kvf_u32 cta = 0; cta < ctas; cta++) {
         for (kvf_u32 thread = 0; thread < threads; thread++) {
-            if (shape == KVF_SHAPE_BULK) kvf_bulk(&program, cta, ctas, thread, threads);
+            if (shape == KVF_SHAPE_SLICES) kvf_slices16(&program, cta, thread, threads, &program);
+            else if (shape == KVF_SHAPE_BULK) kvf_bulk(&program, cta, ctas, thread, threads);
             else if (shape == KVF_SHAPE_ROWS && width == 16 && kvf_nest_vectors(nest, width) == 4) kvf_rows16x4(&program, cta, ctas, thread, threads);
             else if (shape == KVF_SHAPE_ROWS && width == 16 && kvf_nest_vectors(nest, width) == 2) kvf_rows16x2(&program, cta, ctas, thread, threads);
             else if (shape == KVF_SHAPE_ROWS && width == 16) kvf_rows16(&program, cta, ctas, thread, threads);
@@ -154,7 +167,8 @@ int main(int argc, char **argv) {
         kvf_hop_free(&hop);
         discard(&s);
     }
-    printf("{\"cases\":%llu,\"failures\":%llu,\"joined\":%llu,\"over\":%llu,\"rows\":%llu,\"spans\":%llu}\n", (unsigned long long)cases,
-           (unsigned long long)failures, (unsigned long long)joined, (unsigned long long)over, (unsigned long long)far_rows, (unsigned long long)far_spans);
+    printf("{\"cases\":%llu,\"failures\":%llu,\"joined\":%llu,\"over\":%llu,\"rows\":%llu,\"spans\":%llu,\"narrow\":%llu,\"wide\":%llu}\n", (unsigned long long)cases,
+           (unsigned long long)failures, (unsigned long long)joined, (unsigned long long)over, (unsigned long long)far_rows, (unsigned long long)far_spans, (unsigned long long)narrow,
+           (unsigned long long)wide);
     return failures || over ? 1 : 0;
 }

@@ -312,6 +312,60 @@ static void many_pairs(void) {
     free(source);
 }
 
+/* Long rows within the device: CTAs take slices of the list, of more pairs than they fetch at once where there are few CTAs;
+ * pairs of one word and of two. */
+static void slices(void) {
+    static uint32_t ids[2][MANY];
+    double words[KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2];
+    const uint64_t row = 4112, bytes = ARENA / 2; /* two pieces and the beginning of a third */
+    unsigned char *source = malloc(bytes), *wanted = malloc(bytes), *moved = malloc(bytes);
+    for (uint64_t i = 0; i < bytes; i++) source[i] = (unsigned char)(i * 31 + i / 997);
+    put(arena[0][DEVICE], source, bytes, true);
+    for (uint32_t turn = 0; turn < 6; turn++) {
+        static const uint32_t widths[3] = {0, 1, 3};
+        /* Ids of 16 bytes each reach beyond 16 bits; rows must not meet, so that every id is a multiple of what a row takes. */
+        const bool wide = turn >= 3;
+        const uint64_t stride = wide ? 16 : row, step = wide ? row / 16 : 1, places = bytes / row - 1;
+        for (int side = 0; side < 2; side++) {
+            uint32_t order[8192];
+            for (uint32_t p = 0; p < places; p++) order[p] = p;
+            for (uint32_t i = (uint32_t)places; i > 1; i--) {
+                const uint32_t j = (uint32_t)below(i), swap = order[i - 1];
+                order[i - 1] = order[j];
+                order[j] = swap;
+            }
+            for (uint32_t i = 0; i < MANY; i++) ids[side][i] = (uint32_t)(order[i] * step);
+        }
+        memset(words, 0, sizeof words);
+        double *p = words + KVF_HOP_HEADER_WORDS;
+        p[0] = 1;
+        p[1] = MANY;
+        p[3] = (double)row;
+        p[24] = p[26] = 1;
+        for (int side = 0; side < 2; side++) {
+            p[28 + side] = KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + side;
+            words[KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + side] = (double)arena[side][DEVICE];
+        }
+        p[34] = 2;
+        p[35] = p[36] = (double)stride;
+        p[33] = words[4] = (double)(MANY * row);
+        words[0] = KVF_HOP_MAGIC;
+        words[1] = KVF_HOP_VERSION;
+        words[2] = 1;
+        words[3] = sizeof words / sizeof *words;
+        memset(wanted, 0xa5, bytes);
+        put(arena[1][DEVICE], wanted, bytes, true);
+        for (uint32_t i = 0; i < MANY; i++) memcpy(wanted + ids[1][i] * stride, source + ids[0][i] * stride, row);
+        EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, sizeof words / sizeof *words, KVF_CUDA_METHOD_KERNEL, widths[turn % 3], 0, 0, NULL, 0, ids[0], ids[1],
+                                     MANY)).status == KVF_OK);
+        get(moved, arena[1][DEVICE], bytes, true);
+        EXPECT(memcmp(moved, wanted, bytes) == 0);
+    }
+    free(source);
+    free(wanted);
+    free(moved);
+}
+
 /* ---- order, progress, events -------------------------------------------------------------------------------------------------- */
 
 static void order_and_events(uint64_t sleep_micros) {
@@ -501,7 +555,7 @@ static void inject(const char *library) {
     tell = handle ? (int (*)(const char *, const char *))dlsym(handle, "standin_tell") : NULL;
     if (!EXPECT(tell != NULL)) return;
     static double words[1024];
-    static const char *const names[] = {"cuLaunchKernel",   "cuMemcpyAsync",      "cuMemcpyBatchAsync",   "cuMemcpy3DAsync", "cuEventRecord",
+    static const char *const names[] = {"cuLaunchKernelEx", "cuMemcpyAsync",      "cuMemcpyBatchAsync",   "cuMemcpy3DAsync", "cuEventRecord",
                                         "cuStreamWaitEvent", "cuLaunchHostFunc", "cuStreamWriteValue32", "cuEventCreate"};
     const uint32_t kinds[2] = {1, 0};
     const uint64_t at[2] = {arena[0][DEVICE], arena[1][DRIVER_PINNED]};
@@ -632,6 +686,7 @@ int main(int argc, char **argv) {
     printf("copies: ran %u %u %u %u %u %u, refused %u %u %u %u %u %u\n", ran[1], ran[2], ran[3], ran[4], ran[5], ran[6], refused[1], refused[2], refused[3], refused[4],
            refused[5], refused[6]);
     many_pairs();
+    slices();
     order_and_events(faulty ? 600000 : 50000);
     woken_later();
     refusals();

@@ -18,7 +18,7 @@ if (usable) {
   );
   test(
     "lists so long that they are written while the first of them are moved",
-    () => expectCases("test/cuda/long-lists.cases.ts", 15, environment),
+    () => expectCases("test/cuda/long-lists.cases.ts", 17, environment),
     300_000,
   );
   test(

@@ -336,11 +336,11 @@ static bool any_busy(void) {
     return false;
 }
 
-static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16", "kvf_rows_16x2", "kvf_rows_16x4"};
+static const char *const kernels[] = {"kvf_rows_16", "kvf_rows_n", "kvf_pieces_16", "kvf_pieces_n", "kvf_sleep", "kvf_fault", "kvf_bulk_16", "kvf_rows_16x2", "kvf_rows_16x4", "kvf_slices_16"};
 struct cu_function_s {
     int kernel;
 };
-static struct cu_function_s functions[] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}};
+static struct cu_function_s functions[] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}};
 
 static _Thread_local cu_result kernel_fault;
 void kvf_kernel_misaligned(kvf_u64 at, kvf_u32 width) {
@@ -380,6 +380,7 @@ static void run_kernel(work *w, const struct cu_context_s *own) {
                 case 6: kvf_bulk(w->program, cta, w->ctas, thread, w->threads); break;
                 case 7: kvf_rows16x2(w->program, cta, w->ctas, thread, w->threads); break;
                 case 8: kvf_rows16x4(w->program, cta, w->ctas, thread, w->threads); break;
+                case 9: kvf_slices16(w->program, cta, thread, w->threads, w->program); break;
                 default: break;
             }
         }
@@ -595,10 +596,12 @@ static cu_result mem_set(cu_pointer dst, unsigned char value, size_t bytes, cu_s
     END(add_work(stream, (work){.kind = SET, .dst = dst, .number = value, .bytes = bytes}));
 }
 
-static cu_result launch(cu_function function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,
-                        void **parameters, void **extra) {
+static cu_result launch_with(const cu_launch *how, cu_function function, void **parameters, void **extra) {
     (void)extra;
-    BEGIN_IN_CONTEXT("cuLaunchKernel")
+    BEGIN_IN_CONTEXT("cuLaunchKernelEx")
+    const unsigned gx = how->grid[0], gy = how->grid[1], gz = how->grid[2], bx = how->block[0], by = how->block[1], bz = how->block[2], shared = how->shared;
+    for (unsigned i = 0; i < how->attribute_count; i++)
+        if (how->attributes[i].id != CU_LAUNCH_EARLY || how->attributes[i].value.on != 1) END(CU_INVALID_VALUE);
     if (gy != 1 || gz != 1 || by != 1 || bz != 1 || gx == 0 || bx == 0 || bx > 1024 || shared > 227u << 10) END(CU_INVALID_VALUE);
     work w = {.kind = KERNEL, .kernel = function->kernel, .ctas = gx, .threads = bx};
     if (function->kernel == 4 || function->kernel == 5) w.number = *(uint64_t *)parameters[0];
@@ -607,9 +610,14 @@ static cu_result launch(cu_function function, unsigned gx, unsigned gy, unsigned
         if (!w.program) END(CU_OUT_OF_MEMORY);
         memcpy(w.program, parameters[0], sizeof *w.program);
     }
-    cu_result result = add_work(stream, w);
+    cu_result result = add_work(how->stream, w);
     if (result != CU_OK) free(w.program);
     END(result);
+}
+
+static cu_result launch(cu_function function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,
+                        void **parameters, void **extra) {
+    return launch_with(&(cu_launch){{gx, gy, gz}, {bx, by, bz}, shared, stream, NULL, 0}, function, parameters, extra);
 }
 
 /* ---- devices, contexts, modules ------------------------------------------------------------------------------------------------ */
@@ -725,7 +733,7 @@ static cu_result module_unload(cu_module module) {
 static cu_result module_function(cu_function *out, cu_module module, const char *name) {
     (void)module;
     BEGIN_IN_CONTEXT("cuModuleGetFunction")
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < (int)(sizeof kernels / sizeof *kernels); i++) {
         if (strcmp(name, kernels[i]) != 0 || (i == 6 && arch < 90)) continue;
         *out = &functions[i];
         END(CU_OK);
@@ -941,7 +949,7 @@ API cu_result cuGetProcAddress_v2(const char *name, void **out, int wanted, uint
         {"cuDevicePrimaryCtxRelease", (void *)context_release}, {"cuCtxPushCurrent", (void *)context_push}, {"cuCtxPopCurrent", (void *)context_pop},
         {"cuCtxEnablePeerAccess", (void *)context_peer}, {"cuCtxSynchronize", (void *)context_synchronize},
         {"cuCtxGetStreamPriorityRange", (void *)stream_priorities}, {"cuModuleLoadData", (void *)module_load}, {"cuModuleUnload", (void *)module_unload},
-        {"cuModuleGetFunction", (void *)module_function}, {"cuFuncSetAttribute", (void *)function_set}, {"cuLaunchKernel", (void *)launch},
+        {"cuModuleGetFunction", (void *)module_function}, {"cuFuncSetAttribute", (void *)function_set}, {"cuLaunchKernel", (void *)launch}, {"cuLaunchKernelEx", (void *)launch_with},
         {"cuMemAlloc", (void *)mem_alloc}, {"cuMemFree", (void *)mem_free}, {"cuMemHostAlloc", (void *)mem_host_alloc}, {"cuMemFreeHost", (void *)mem_host_free},
         {"cuMemHostRegister", (void *)mem_register}, {"cuMemHostUnregister", (void *)mem_unregister}, {"cuMemGetInfo", (void *)mem_info},
         {"cuPointerGetAttribute", (void *)pointer_attribute}, {"cuMemcpyAsync", (void *)mem_copy}, {"cuMemcpy3DAsync", (void *)mem_copy3d},
