@@ -48,7 +48,7 @@ static int32_t by_kernel(const kvf_nest *nest, void *argument) {
     if (bulk && (width < 16 || nest->row % 16)) return by_walk(nest, NULL);
     const uint32_t piece = bulk ? 512 : below(2) ? KVF_KERNEL_PIECE : below(2) ? KVF_KERNEL_SLICE_PIECE : 1024;
     kvf_shape shape = bulk ? KVF_SHAPE_BULK : below(2) ? kvf_nest_shape(nest, width) : below(2) ? KVF_SHAPE_ROWS : KVF_SHAPE_PIECES;
-    if (kvf_nest_slices(nest, shape, width) && below(2)) shape = KVF_SHAPE_SLICES;
+    if (kvf_nest_slices(nest, shape, width) && below(4)) shape = KVF_SHAPE_SLICES;
     kvf_nest reaching = *nest;
     /* As a part of what reaches further than 16 bits of the unit. */
     if (below(2)) reaching.side[below(2)].most += INT64_C(1) << 30;

@@ -317,15 +317,16 @@ static void many_pairs(void) {
 static void slices(void) {
     static uint32_t ids[2][MANY];
     double words[KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2];
-    const uint64_t row = 4112, bytes = ARENA / 2; /* two pieces and the beginning of a third */
+    const uint64_t bytes = ARENA / 2;
     unsigned char *source = malloc(bytes), *wanted = malloc(bytes), *moved = malloc(bytes);
     for (uint64_t i = 0; i < bytes; i++) source[i] = (unsigned char)(i * 31 + i / 997);
     put(arena[0][DEVICE], source, bytes, true);
     for (uint32_t turn = 0; turn < 6; turn++) {
         static const uint32_t widths[3] = {0, 1, 3};
-        /* Ids of 16 bytes each reach beyond 16 bits; rows must not meet, so that every id is a multiple of what a row takes. */
+        /* Two pieces, or the beginning of a third one with ids of 16 bytes, which reach beyond 16 bits; rows must not meet, so that
+         * every id is a multiple of what a row takes. */
         const bool wide = turn >= 3;
-        const uint64_t stride = wide ? 16 : row, step = wide ? row / 16 : 1, places = bytes / row - 1;
+        const uint64_t row = wide ? 4112 : 4096, stride = wide ? 16 : row, step = row / stride, places = bytes / row - 1;
         for (int side = 0; side < 2; side++) {
             uint32_t order[8192];
             for (uint32_t p = 0; p < places; p++) order[p] = p;
