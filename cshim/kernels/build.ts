@@ -14,7 +14,17 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 
 const PACKAGE = "nvidia-cuda-nvrtc-cu12==12.9.86";
-const SOURCES = ["program.h", "body.h", "copy.cu"] as const;
+const HEADERS = [
+  "program.h",
+  "address.h",
+  "vector.h",
+  "rows.h",
+  "pieces.h",
+  "slices.h",
+  "bulk.h",
+  "body.h",
+] as const;
+const SOURCES = [...HEADERS, "copy.cu"] as const;
 /** Machine code for these, and one text for everything newer or between. */
 const CUBINS = [75, 80, 86, 89, 90, 100, 120] as const;
 const PTX = 75;
@@ -142,8 +152,7 @@ function openCompiler(libraries: string): (arch: number, text: boolean) => Uint8
     nvrtcGetErrorString: { args: ["i32"], returns: "ptr" },
   });
   const text = (name: string): Uint8Array => terminated(readFileSync(join(folder, name), "utf8"));
-  const headers = SOURCES.slice(0, 2);
-  const kept = { source: text("copy.cu"), bodies: headers.map(text), names: headers.map(terminated) };
+  const kept = { source: text("copy.cu"), bodies: HEADERS.map(text), names: HEADERS.map(terminated) };
 
   return (arch, asText) => {
     const word = new BigUint64Array(new ArrayBuffer(8));
@@ -152,7 +161,7 @@ function openCompiler(libraries: string): (arch: number, text: boolean) => Uint8
         word,
         kept.source,
         terminated("copy.cu"),
-        headers.length,
+        HEADERS.length,
         addresses(kept.bodies),
         addresses(kept.names),
       ),

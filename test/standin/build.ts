@@ -1,6 +1,6 @@
 // Builds the stand-in for libnixl_capi.so, and a library without any function, for tests.
 
-import { mkdirSync, renameSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { SHIM_FOLDER } from "../../cshim/generate.ts";
 import { zigCommand } from "../../cshim/zig.ts";
@@ -40,7 +40,10 @@ export async function buildStandin(out: string, options: StandinOptions = {}): P
 export async function buildCudaStandin(out: string, options: StandinOptions = {}): Promise<string> {
   const sources = [
     join(import.meta.dir, "cuda.c"),
-    ...["cuda_driver.h", "kernels/body.h", "kernels/program.h"].map((name) => join(SHIM_FOLDER, name)),
+    join(SHIM_FOLDER, "cuda_driver.h"),
+    ...readdirSync(join(SHIM_FOLDER, "kernels"))
+      .filter((name) => name.endsWith(".h"))
+      .map((name) => join(SHIM_FOLDER, "kernels", name)),
   ];
   if (newerThan(out, sources)) return out;
   const sanitize = options.sanitize === undefined ? ["-O2"] : ["-O1", "-g", `-fsanitize=${options.sanitize}`];
