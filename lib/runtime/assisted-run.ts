@@ -4,6 +4,7 @@ import type { CopyProgram } from "../core/program.ts";
 import type { StagePiece } from "../core/stage-piece.ts";
 import { betweenChunks, executorBeside, stageMemory, stagePieces } from "../core/staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
+import { LentChunks } from "./lent-chunks.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
@@ -48,10 +49,7 @@ export class AssistedRun implements RunningHop {
   readonly #running: Set<RunningHop> = new Set();
   readonly #requests: Map<StagingRequest, boolean> = new Map();
   readonly #fetches: Set<FetchRequest> = new Set();
-  readonly #waiting: Set<(error: KvferryError) => void> = new Set();
-  readonly #chunks: Map<Chunk, ChunkSource> = new Map();
-  /** Chunks that something may still touch. */
-  readonly #doubtful: Map<Chunk, ChunkSource> = new Map();
+  readonly #chunks: LentChunks = new LentChunks();
   /** Lanes that may still be opened, and those that are open. */
   #toOpen = 0;
   #lanes = 0;
@@ -126,7 +124,7 @@ export class AssistedRun implements RunningHop {
   abandon(): void {
     for (const running of this.#running) running.abandon();
     // What the peer was told to move it still reports, or it is lost.
-    for (const [chunk, source] of this.#chunks) source.giveUp(chunk);
+    this.#chunks.abandon();
   }
 
   programsDone(): number {
@@ -138,8 +136,7 @@ export class AssistedRun implements RunningHop {
   }
 
   quiet(): void {
-    for (const [chunk, source] of this.#doubtful) source.release(chunk);
-    this.#doubtful.clear();
+    this.#chunks.quiet();
   }
 
   #openLane(): void {
@@ -183,10 +180,10 @@ export class AssistedRun implements RunningHop {
     const layout = this.#context.source;
     const source = this.#receive;
     if (layout === undefined || source === null) throw stopped();
-    const chunk = await this.#chunk(source);
+    const chunk = await this.#chunks.take(source);
     // It may have been stopped between the grant and now.
     if (this.#error !== undefined) {
-      this.#return(source, chunk, false);
+      this.#chunks.giveBack(source, chunk, false);
       throw this.#error;
     }
     const [, scatter] = piece.hops(chunk.address, stageMemory(source.device));
@@ -202,13 +199,9 @@ export class AssistedRun implements RunningHop {
       // Before the chunk goes back: it may be lent to this transfer again at once, which must not go on.
       if (!knowsNot) this.#fail(asKvferryError(error));
       // The peer may be writing to the chunk, but nothing of the destination was touched: the chunk alone is kept.
-      this.#chunks.delete(chunk);
-      let quiet = false;
-      request.whenQuiet(() => {
-        quiet = true;
-        source.release(chunk);
+      this.#chunks.giveBackAfter(source, chunk, (listener) => {
+        request.whenQuiet(listener);
       });
-      if (!quiet) source.giveUp(chunk);
       if (knowsNot) return false;
       throw error;
     }
@@ -225,7 +218,7 @@ export class AssistedRun implements RunningHop {
       this.#fail(asKvferryError(error));
       throw error;
     } finally {
-      this.#return(source, chunk, doubtful);
+      this.#chunks.giveBack(source, chunk, doubtful);
     }
     return true;
   }
@@ -250,7 +243,7 @@ export class AssistedRun implements RunningHop {
     try {
       const far = await request.credit;
       this.#openLane();
-      chunk = await this.#chunk(this.#source);
+      chunk = await this.#chunks.take(this.#source);
       const here = stageMemory(this.#source.device);
       const there = stageMemory(this.#onDevice ? theirs.device : null);
       const [gather, scatter] = piece.hops(chunk.address, here);
@@ -276,7 +269,7 @@ export class AssistedRun implements RunningHop {
         await this.#step(near, "copy", scatter);
       }
       scattering = write;
-      this.#return(this.#source, chunk, false);
+      this.#chunks.giveBack(this.#source, chunk, false);
       chunk = undefined;
       await request.ended;
     } catch (error) {
@@ -288,38 +281,8 @@ export class AssistedRun implements RunningHop {
       throw error;
     } finally {
       this.#requests.delete(request);
-      if (chunk !== undefined) this.#return(this.#source, chunk, doubtful);
+      if (chunk !== undefined) this.#chunks.giveBack(this.#source, chunk, doubtful);
     }
-  }
-
-  #return(source: ChunkSource, chunk: Chunk, doubtful: boolean): void {
-    this.#chunks.delete(chunk);
-    if (!doubtful) {
-      source.release(chunk);
-      return;
-    }
-    this.#doubtful.set(chunk, source);
-    source.giveUp(chunk);
-  }
-
-  #chunk(source: ChunkSource): Promise<Chunk> {
-    const { promise, resolve, reject } = Promise.withResolvers<Chunk>();
-    const waiter = {
-      grant: (chunk: Chunk): void => {
-        this.#waiting.delete(stop);
-        this.#chunks.set(chunk, source);
-        resolve(chunk);
-      },
-      refuse: reject,
-    };
-    const stop = (error: KvferryError): void => {
-      source.cancel(waiter);
-      reject(error);
-    };
-    this.#waiting.add(stop);
-    if (this.#error === undefined) source.request(waiter);
-    else stop(this.#error);
-    return promise;
   }
 
   #step(
@@ -356,8 +319,7 @@ export class AssistedRun implements RunningHop {
     if (this.#error !== undefined) return;
     this.#error = error;
     for (const running of this.#running) running.cancel();
-    for (const stop of this.#waiting) stop(error);
-    this.#waiting.clear();
+    this.#chunks.stop(error);
     for (const [request, cancellable] of this.#requests) if (cancellable) request.cancel(error);
     for (const request of this.#fetches) request.stop(error);
   }
