@@ -313,9 +313,10 @@ static void many_pairs(void) {
 }
 
 /* Long rows within the device: CTAs take slices of the list, of more pairs than they fetch at once where there are few CTAs;
- * pairs of one word and of two. */
+ * pairs of one word and of two; in two launches, of which the second may begin before the first ends. */
+#define SLICED 5000
 static void slices(void) {
-    static uint32_t ids[2][MANY];
+    static uint32_t ids[2][SLICED];
     double words[KVF_HOP_HEADER_WORDS + KVF_PROGRAM_WORDS + 2];
     const uint64_t bytes = ARENA / 2;
     unsigned char *source = malloc(bytes), *wanted = malloc(bytes), *moved = malloc(bytes);
@@ -335,12 +336,12 @@ static void slices(void) {
                 order[i - 1] = order[j];
                 order[j] = swap;
             }
-            for (uint32_t i = 0; i < MANY; i++) ids[side][i] = (uint32_t)(order[i] * step);
+            for (uint32_t i = 0; i < SLICED; i++) ids[side][i] = (uint32_t)(order[i] * step);
         }
         memset(words, 0, sizeof words);
         double *p = words + KVF_HOP_HEADER_WORDS;
         p[0] = 1;
-        p[1] = MANY;
+        p[1] = SLICED;
         p[3] = (double)row;
         p[24] = p[26] = 1;
         for (int side = 0; side < 2; side++) {
@@ -349,16 +350,16 @@ static void slices(void) {
         }
         p[34] = 2;
         p[35] = p[36] = (double)stride;
-        p[33] = words[4] = (double)(MANY * row);
+        p[33] = words[4] = (double)(SLICED * row);
         words[0] = KVF_HOP_MAGIC;
         words[1] = KVF_HOP_VERSION;
         words[2] = 1;
         words[3] = sizeof words / sizeof *words;
         memset(wanted, 0xa5, bytes);
         put(arena[1][DEVICE], wanted, bytes, true);
-        for (uint32_t i = 0; i < MANY; i++) memcpy(wanted + ids[1][i] * stride, source + ids[0][i] * stride, row);
+        for (uint32_t i = 0; i < SLICED; i++) memcpy(wanted + ids[1][i] * stride, source + ids[0][i] * stride, row);
         EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, sizeof words / sizeof *words, KVF_CUDA_METHOD_KERNEL, widths[turn % 3], 0, 0, NULL, 0, ids[0], ids[1],
-                                     MANY)).status == KVF_OK);
+                                     SLICED)).status == KVF_OK);
         get(moved, arena[1][DEVICE], bytes, true);
         EXPECT(memcmp(moved, wanted, bytes) == 0);
     }
