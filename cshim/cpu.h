@@ -15,4 +15,11 @@ uint32_t kvf_cpu_level(void);
 /* Allows nothing above a level, so that a test can run every path. Not while other threads work. */
 void kvf_cpu_limit(uint32_t level);
 
+/* Of NAME_base and NAME_avx2, which exists on x86-64 only: the one to call. */
+#if defined(__x86_64__)
+#define KVF_CPU_PICK(NAME) (kvf_cpu_level() == KVF_CPU_BASE ? NAME##_base : NAME##_avx2)
+#else
+#define KVF_CPU_PICK(NAME) NAME##_base
+#endif
+
 #endif

@@ -101,7 +101,7 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     kvf_kernel_program program;
     uint32_t at = 0;
     bool external = false;
-    if (words > KVF_KERNEL_INLINE_WORDS || shape == KVF_SHAPE_SLICES) {
+    if (kvf_lists_external(words, shape)) {
         int32_t status = KVF_OK;
         if (how->staged) at = how->at;
         else status = stage_lists(s, (uint32_t)words * 4, &at);
@@ -164,9 +164,8 @@ int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bo
         kvf_nest_pairs(nest, 0, first, &part);
         kvf_nest_pairs(nest, first, nest->pairs, &rest);
         /* Whoever cannot wait for room must find out before anything moves: it is taken for both at once. */
-        const uint32_t inside = shape == KVF_SHAPE_SLICES ? 0 : KVF_KERNEL_INLINE_WORDS;
         const uint32_t ahead = (uint32_t)kvf_nest_words(&part, shape), behind = (uint32_t)kvf_nest_words(&rest, shape);
-        const uint32_t beside = ahead > inside ? (ahead * 4 + 255u) & ~255u : 0;
+        const uint32_t beside = kvf_lists_external(ahead, shape) ? (ahead * 4 + 255u) & ~255u : 0;
         int32_t status = stage_lists(s, beside + behind * 4, &how.at);
         how.staged = true;
         if (status == KVF_OK) status = kvf_copy_launch(&part, &how);

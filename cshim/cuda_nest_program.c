@@ -151,9 +151,6 @@ typedef struct id_column {
 FILL_IDS(base, )
 #if defined(__x86_64__)
 FILL_IDS(avx2, __attribute__((target("avx2"))))
-#define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
-#else
-#define PICK(WHICH) WHICH##_base
 #endif
 
 static void fill_pairs(const kvf_nest *nest, const pair_form *form, uint32_t *at) {
@@ -166,8 +163,8 @@ static void fill_pairs(const kvf_nest *nest, const pair_form *form, uint32_t *at
         const kvf_places *place = &nest->side[s].place;
         column[s] = (id_column){place->id, (uint32_t)((uint64_t)place->stride >> form->shift[s]), (uint32_t)((uint64_t)form->least[s] >> form->shift[s])};
     }
-    if (form->narrow) PICK(narrow)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
-    else PICK(wide)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+    if (form->narrow) KVF_CPU_PICK(narrow)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+    else KVF_CPU_PICK(wide)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
 }
 
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
@@ -175,7 +172,7 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
     const uint64_t units = kvf_nest_units(nest, shape, width, piece), words = kvf_nest_words(nest, shape);
     if (units > KVF_KERNEL_UNITS || words > UINT32_MAX || nest->pairs > UINT32_MAX)
         return kvf_refuse(KVF_E_INVALID, "CUDA: %llu units are too many for one launch", (unsigned long long)units);
-    *external = shape == KVF_SHAPE_SLICES || words > KVF_KERNEL_INLINE_WORDS;
+    *external = kvf_lists_external(words, shape);
     uint32_t *at = *external ? lists : program->words;
 
     memset(program, 0, offsetof(kvf_kernel_program, words));

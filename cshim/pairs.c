@@ -68,70 +68,51 @@ FILL(narrow, uint8_t, NARROW)
         return found;                                                                                                      \
     }
 
-/* Fills are counted, and cleared. Sums of a piece fit the marks' own type, so that no wider numbers are needed for each. */
-#define WIDE_PIECE 2048
-#define SWEEP_WIDE(NAME, TARGET)                                                                                           \
-    TARGET static filled sweep_wide_##NAME(uint32_t *marks, uint32_t from, uint32_t to) {                                   \
+/* Fills are counted, and cleared: as many at once as fit a vector, with a sum for each place in it; sums are added up before
+ * those of a mark's own type can overflow. */
+#define VECTOR_BYTES 32
+typedef uint32_t wide_marks __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint8_t narrow_marks __attribute__((vector_size(VECTOR_BYTES)));
+#define AFTER_WIDE(MARK) ((MARK) + 1)
+#define AFTER_NARROW(MARK) (((MARK) + 1) | 128)
+#define SWEEP(NAME, TARGET, TYPE, VECTOR, AFTER)                                                                           \
+    TARGET static filled sweep_##NAME(TYPE *marks, uint32_t from, uint32_t to) {                                            \
+        const uint32_t lanes = VECTOR_BYTES / sizeof(TYPE);                                                                \
         filled found = {0, 0};                                                                                             \
-        while (from < to) {                                                                                                \
-            const uint32_t end = to - from < WIDE_PIECE ? to : from + WIDE_PIECE;                                          \
-            uint32_t entries = 0, continued = 0;                                                                           \
-            for (uint32_t at = from; at < end; at++) {                                                                     \
-                const uint32_t mark = marks[at];                                                                           \
-                entries += mark != 0;                                                                                      \
-                continued += (mark != 0) & (marks[at + 1] == mark + 1);                                                    \
-            }                                                                                                              \
-            found.entries += entries;                                                                                      \
-            found.continued += continued;                                                                                  \
-            memset(marks + from, 0, (end - from) * sizeof *marks);                                                         \
-            from = end;                                                                                                    \
-        }                                                                                                                  \
-        return found;                                                                                                      \
-    }
-
-/* The same with a sum for each of the lanes, which are added up before they can overflow. */
-#define LANES 32
-typedef uint8_t lanes __attribute__((vector_size(LANES)));
-#define SWEEP_NARROW(NAME, TARGET)                                                                                         \
-    TARGET static filled sweep_narrow_##NAME(uint8_t *marks, uint32_t from, uint32_t to) {                                  \
-        filled found = {0, 0};                                                                                             \
-        while (to - from >= LANES) {                                                                                       \
-            const uint32_t rounds = (to - from) / LANES < 255 ? (to - from) / LANES : 255;                                 \
-            lanes entries = {0}, continued = {0};                                                                          \
-            for (uint32_t round = 0; round < rounds; round++, from += LANES) {                                             \
-                lanes mark, next;                                                                                          \
-                memcpy(&mark, marks + from, LANES);                                                                        \
-                memcpy(&next, marks + from + 1, LANES);                                                                    \
-                memset(marks + from, 0, LANES);                                                                            \
-                const lanes full = (lanes)(mark != 0), follows = (lanes)(next == ((mark + 1) | 128));                       \
+        while (to - from >= lanes) {                                                                                       \
+            const uint32_t whole = (to - from) / lanes, rounds = whole < 255 ? whole : 255;                                \
+            VECTOR entries = {0}, continued = {0};                                                                         \
+            for (uint32_t round = 0; round < rounds; round++, from += lanes) {                                             \
+                VECTOR mark, next;                                                                                         \
+                memcpy(&mark, marks + from, sizeof mark);                                                                  \
+                memcpy(&next, marks + from + 1, sizeof next);                                                              \
+                memset(marks + from, 0, sizeof mark);                                                                      \
+                const VECTOR full = (VECTOR)(mark != 0), follows = (VECTOR)(next == AFTER(mark));                           \
                 entries -= full;                                                                                           \
                 continued -= full & follows;                                                                               \
             }                                                                                                              \
-            for (int lane = 0; lane < LANES; lane++) {                                                                     \
+            for (uint32_t lane = 0; lane < lanes; lane++) {                                                                \
                 found.entries += entries[lane];                                                                            \
                 found.continued += continued[lane];                                                                        \
             }                                                                                                              \
         }                                                                                                                  \
         for (; from < to; from++) {                                                                                        \
-            const uint8_t mark = marks[from];                                                                              \
+            const TYPE mark = marks[from];                                                                                 \
             found.entries += mark != 0;                                                                                    \
-            found.continued += (mark != 0) & (marks[from + 1] == ((uint8_t)(mark + 1) | 128));                             \
+            found.continued += (mark != 0) & (marks[from + 1] == (TYPE)AFTER(mark));                                       \
             marks[from] = 0;                                                                                               \
         }                                                                                                                  \
         return found;                                                                                                      \
     }
 
 LOOKS(base, )
-SWEEP_WIDE(base, )
-SWEEP_NARROW(base, )
+SWEEP(wide_base, , uint32_t, wide_marks, AFTER_WIDE)
+SWEEP(narrow_base, , uint8_t, narrow_marks, AFTER_NARROW)
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))
 LOOKS(avx2, AVX2)
-SWEEP_WIDE(avx2, AVX2)
-SWEEP_NARROW(avx2, AVX2)
-#define PICK(WHICH) (kvf_cpu_level() == KVF_CPU_BASE ? WHICH##_base : WHICH##_avx2)
-#else
-#define PICK(WHICH) WHICH##_base
+SWEEP(wide_avx2, AVX2, uint32_t, wide_marks, AFTER_WIDE)
+SWEEP(narrow_avx2, AVX2, uint8_t, narrow_marks, AFTER_NARROW)
 #endif
 
 /* Many pairs for the size of the table; all ids are in range. How many continue another, at least, or -1. */
@@ -140,10 +121,10 @@ static double scan_dense(const uint32_t *source, const uint32_t *destination, ui
     if (count >= MANY) {
         uint8_t *narrow = (uint8_t *)marks;
         fill_narrow(source, destination, count, narrow);
-        found = PICK(sweep_narrow)(narrow, reach->least + 1, reach->most + 2);
+        found = KVF_CPU_PICK(sweep_narrow)(narrow, reach->least + 1, reach->most + 2);
     } else {
         fill_wide(source, destination, count, marks);
-        found = PICK(sweep_wide)(marks, reach->least + 1, reach->most + 2);
+        found = KVF_CPU_PICK(sweep_wide)(marks, reach->least + 1, reach->most + 2);
     }
     return found.entries == count ? (double)found.continued : -1; /* a destination that stands twice has one entry */
 }
@@ -171,7 +152,7 @@ int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint
         return kvf_refuse(KVF_E_INVALID, "kvf_pairs_scan: lists, a result, and %llu entries are wanted, not %u", (unsigned long long)destination_limit + 2, entries);
     out[0] = 0;
     if (count == 0) return KVF_OK;
-    const extremes reach = PICK(extremes)(source, destination, count);
+    const extremes reach = KVF_CPU_PICK(extremes)(source, destination, count);
     if (reach.source_most >= source_limit || reach.most >= destination_limit) out[0] = -1;
     else if ((uint64_t)reach.most - reach.least < (uint64_t)count * DENSE) out[0] = scan_dense(source, destination, count, &reach, marks);
     else out[0] = scan_sparse(source, destination, count, destination_limit, marks);

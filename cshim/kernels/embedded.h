@@ -3,6 +3,6 @@
 #define KVF_KERNELS_EMBEDDED_H
 
 #define KVF_KERNELS_BYTES 594108
-#define KVF_KERNELS_HASH "3a672d2acd71c819"
+#define KVF_KERNELS_HASH "36f3ea070a73d7c0"
 
 #endif

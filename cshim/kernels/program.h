@@ -73,7 +73,7 @@ typedef struct kvf_kernel_program {
     kvf_u32 src_shift;
     kvf_u32 dst_shift;
     kvf_u32 narrow;      /* log2 of the access width of the narrow kernels */
-    kvf_u32 piece_bytes; /* of long rows: KVF_KERNEL_PIECE; of bulk copies: the stage's size */
+    kvf_u32 piece_bytes; /* of long rows: KVF_KERNEL_PIECE or KVF_KERNEL_SLICE_PIECE; of bulk copies: the stage's size */
     kvf_u32 slice;       /* units of each CTA, in slices */
     kvf_u32 runs_step;   /* greatest power of two below the number of pairs: where the search for a block's pair starts */
     kvf_u32 words[KVF_KERNEL_INLINE_WORDS] __attribute__((aligned(16)));
