@@ -206,7 +206,7 @@ function followers(values: Float64Array | Uint32Array, step: number): number {
 function isAligned(program: CopyProgram): boolean {
   let bits = program.rowBytes;
   if (program.run !== null) bits |= program.srcRunStride | program.dstRunStride;
-  bits |= lowBits(program.srcStride) | lowBits(program.dstStride);
+  bits |= lowBitsOfStrides(program.srcStride) | lowBitsOfStrides(program.dstStride);
   bits |= lowBitsOfBases(program.srcBase) | lowBitsOfBases(program.dstBase);
   const { blocks } = program;
   // Ids times a stride: what divides the stride divides all of them.
@@ -230,7 +230,14 @@ function lowBitsOfBases(bases: Float64Array): number {
 }
 
 /** The low bits of all values together: a bit is set where one of them has it. Exact for safe integers. */
-function lowBits(values: Float64Array | readonly number[]): number {
+function lowBits(values: Float64Array): number {
+  let bits = 0;
+  for (let index = 0; index < values.length; index++) bits |= values[index] as number; // in bounds
+  return bits;
+}
+
+/** The same. One function for both kinds of array is compiled for one of them, and left whenever the other one comes. */
+function lowBitsOfStrides(values: readonly number[]): number {
   let bits = 0;
   for (let index = 0; index < values.length; index++) bits |= values[index] as number; // in bounds
   return bits;

@@ -83,9 +83,9 @@ export function isLocal(snapshot: RegistrySnapshot, handle: LayoutHandle): boole
 
 /** Tells whether a handle names a layout of an imported peer now. */
 export function isRemote(snapshot: RegistrySnapshot, handle: LayoutHandle): boolean {
-  return typeof handle === "bigint" && handle >= 0n
-    ? snapshot.peers.get(handleWorkerId(handle))?.byLayoutId.get(handleLayoutId(handle))?.handle === handle
-    : false;
+  if (snapshot.peers.size === 0 || typeof handle !== "bigint" || handle < 0n) return false;
+  const layout = snapshot.peers.get(handleWorkerId(handle))?.byLayoutId.get(handleLayoutId(handle));
+  return layout !== undefined && layout.handle === handle;
 }
 
 /** The layouts of this process in id order. Linear in the ids given out so far. */
