@@ -210,7 +210,7 @@ static int32_t complete(kvf_submission *s, int32_t status) {
     cu_stream last = task->foreign || joined ? lane->side : lane->work;
     int32_t ended = joined ? join(s) : KVF_OK;
     task->last = last;
-    task->on = lane;
+    task->lane = lane;
     atomic_fetch_add(&lane->tasks, 1);
     const bool flagged = s->device->tuning.look && kvf_task_flag(task);
     kvf_task_started(task);

@@ -199,8 +199,7 @@ typedef struct kvf_task {
     cu_event done;
     cu_stream last, side;   /* of its lane: where its work ends, and where the driver's callback would go */
     bool recorded;          /* `done` was recorded; else it is when somebody needs it */
-    kvf_lane *lane;         /* one of its own, or NULL */
-    kvf_lane *on;           /* where it was submitted */
+    kvf_lane *lane;         /* where it was submitted; one of its own before that, if it has one */
     int32_t status;         /* what the completion reports */
     uint32_t done_flags;
     double value;

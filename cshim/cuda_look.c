@@ -97,7 +97,7 @@ void kvf_looker_wake(kvf_cuda_device *device) {
 static void on_done(void *argument) {
     kvf_task *task = argument;
     learn(task, kvf_now_nanos());
-    atomic_fetch_sub(&task->on->tasks, 1);
+    atomic_fetch_sub(&task->lane->tasks, 1);
     kvf_task_settle(task, task->status, task->done_flags, task->value, task->text);
     atomic_store(&task->over, true);
 }

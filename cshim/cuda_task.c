@@ -43,7 +43,7 @@ void kvf_task_free(kvf_task *task) {
     }
     kvf_cuda_event_give(task->device, task->done);
     kvf_cuda_event_give(task->device, task->before);
-    if (task->lane) {
+    if (task->lane && task->lane->own) {
         pthread_mutex_lock(&task->device->lock);
         task->lane->taken = false;
         pthread_mutex_unlock(&task->device->lock);

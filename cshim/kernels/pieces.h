@@ -4,15 +4,25 @@
 
 #include "vector.h"
 
+/* Where in its row the piece begins that unit `n` stands for. */
+KVF_DEVICE kvf_u64 kvf_piece_start(const kvf_kernel_program *p, kvf_u32 n, kvf_u32 *row) {
+    *row = kvf_divide(n, p->pieces);
+    return (kvf_u64)(n - *row * p->pieces.by) * p->piece_bytes;
+}
+
+/* Bytes of a piece by what is left of its row: the last one may be shorter. */
+KVF_DEVICE kvf_u32 kvf_piece_bytes(const kvf_kernel_program *p, kvf_u64 left) {
+    return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
+}
+
 /* The piece that unit `n` stands for; returns its bytes. */
 KVF_DEVICE kvf_u32 kvf_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_u64 *src, kvf_u64 *dst) {
-    kvf_u32 row = kvf_divide(n, p->pieces);
-    kvf_u64 at = (kvf_u64)(n - row * p->pieces.by) * p->piece_bytes;
-    kvf_u64 left = p->row_bytes - at;
+    kvf_u32 row;
+    const kvf_u64 at = kvf_piece_start(p, n, &row), left = p->row_bytes - at;
     kvf_locate1(p, &row, src, dst);
     *src += at;
     *dst += at;
-    return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
+    return kvf_piece_bytes(p, left);
 }
 
 /* A warp's way through one piece. */

@@ -30,8 +30,8 @@ KVF_DEVICE void kvf_pair(const kvf_kernel_program *p, kvf_u32 pair, kvf_u32 *x, 
 
 /* The piece that unit `n` stands for, whose pair was fetched after pair `first`; returns its bytes. */
 KVF_DEVICE kvf_u32 kvf_slice_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_tile tile, kvf_u32 first, kvf_u64 *src, kvf_u64 *dst) {
-    kvf_u32 row = kvf_divide(n, p->pieces), x, y;
-    const kvf_u64 at = (kvf_u64)(n - row * p->pieces.by) * p->piece_bytes, left = p->row_bytes - at;
+    kvf_u32 row, x, y;
+    const kvf_u64 at = kvf_piece_start(p, n, &row), left = p->row_bytes - at;
     kvf_loops1(p, &row, src, dst);
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
     x = tile[2 * (row - first)];
@@ -42,7 +42,7 @@ KVF_DEVICE kvf_u32 kvf_slice_piece(const kvf_kernel_program *p, kvf_u32 n, kvf_t
 #endif
     *src += ((kvf_u64)x << p->src_shift) + at;
     *dst += ((kvf_u64)y << p->dst_shift) + at;
-    return left < p->piece_bytes ? (kvf_u32)left : p->piece_bytes;
+    return kvf_piece_bytes(p, left);
 }
 
 KVF_DEVICE void kvf_slices16(const kvf_kernel_program *p, kvf_u32 cta, kvf_u32 thread, kvf_u32 threads, kvf_tile tile) {
