@@ -39,6 +39,7 @@ typedef struct kvf_launch {
     bool follows; /* the launch before it was of slices of the same copy, with which it has nothing to do */
     bool staged;  /* room for its lists was taken before, at: */
     uint32_t at;
+    bool written; /* and they are there */
 } kvf_launch;
 int32_t kvf_copy_launch(const kvf_nest *nest, void *launch);
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads);

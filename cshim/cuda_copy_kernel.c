@@ -7,6 +7,7 @@
 /* Room for `bytes` of lists in the lane's staging. KVF_AGAIN: the oldest upload is not over and the caller is impatient. */
 static int32_t stage_lists(kvf_submission *s, uint32_t bytes, uint32_t *at) {
     kvf_lane *lane = s->lane;
+    lane->held.number[0] = 0;
     if (s->rehearsal) {
         if (!lane->list_device || lane->list_used + bytes > KVF_LIST_BYTES) return KVF_AGAIN;
         *at = lane->list_segment * KVF_LIST_BYTES + lane->list_used; /* nobody has this part */
@@ -107,7 +108,8 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
         else status = stage_lists(s, (uint32_t)words * 4, &at);
         if (status != KVF_OK) return status;
     }
-    int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lane->list_host + at / 4, &external, &program);
+    uint32_t *const lists = how->written ? NULL : lane->list_host + at / 4;
+    int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lists, &external, &program);
     if (status != KVF_OK) return status;
     if (external) {
         program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
@@ -138,39 +140,100 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
 
 #define FEW_PAIRS 2048    /* so many go in one launch */
 #define FIRST_PAIRS 1024  /* of more */
-#define FIRST_SLICED 2048 /* keep a device busy until the others' launch is there */
+#define FIRST_SLICED 2048u /* keep a device busy until the others' launch is there */
 #define LEAST_INLINE 64u  /* fewer are not worth a launch */
 
 /* How many of a nest's pairs are launched first: as many as travel inside the launch, where that is enough of them. */
-static uint64_t first_pairs(const kvf_nest *nest, kvf_shape shape) {
-    if (shape == KVF_SHAPE_SLICES) return FIRST_SLICED;
+static uint64_t first_pairs(const kvf_nest *nest) {
     const uint64_t beside = (nest->bases > 1 ? 4 * nest->bases : 0) + (nest->run ? 1 : 0), a_pair = nest->run ? 3 : 2;
     const uint64_t fit = beside < KVF_KERNEL_INLINE_WORDS ? (KVF_KERNEL_INLINE_WORDS - beside) / a_pair : 0;
     return fit < LEAST_INLINE ? FIRST_PAIRS : fit;
 }
 
+/* ---- lists that come again --------------------------------------------------------------------------------------
+ * Layer after layer is moved by the same ids: their list of pairs is written once, and lies where it is until the lane's
+ * memory is used for another one.
+ */
+
+/* What the list of a nest's pairs is made of, where that can be told without looking at the ids. */
+static bool list_of(const kvf_nest *nest, kvf_held_list *list) {
+    for (int s = 0; s < 2; s++) {
+        list->number[s] = nest->side[s].place.number;
+        if (list->number[s] == 0) return false;
+    }
+    list->pairs = nest->pairs;
+    return kvf_nest_id_form(nest, &list->form);
+}
+
+static bool same_form(const kvf_id_form *a, const kvf_id_form *b) {
+    return a->narrow == b->narrow && a->unit[0] == b->unit[0] && a->unit[1] == b->unit[1] && a->first[0] == b->first[0] && a->first[1] == b->first[1];
+}
+
+static bool same_list(const kvf_held_list *a, const kvf_held_list *b) {
+    return a->number[0] == b->number[0] && a->number[1] == b->number[1] && a->pairs == b->pairs && same_form(&a->form, &b->form);
+}
+
+/* Launches what was cut into two parts: the device starts on the first while the list of the others is written, which takes
+ * as long as copying some of what it names. */
+static int32_t launch_both(kvf_launch *how, kvf_shape shape, const kvf_nest *part, const kvf_nest *rest) {
+    /* Whoever cannot wait for room must find out before anything moves: it is taken for both at once. */
+    const uint32_t ahead = (uint32_t)kvf_nest_words(part, shape), behind = (uint32_t)kvf_nest_words(rest, shape);
+    const uint32_t beside = kvf_lists_external(ahead, shape) ? (ahead * 4 + 255u) & ~255u : 0;
+    int32_t status = stage_lists(how->s, beside + behind * 4, &how->at);
+    how->staged = true;
+    if (status == KVF_OK) status = kvf_copy_launch(part, how);
+    how->at += beside;
+    return status == KVF_OK ? kvf_copy_launch(rest, how) : status;
+}
+
+static int32_t copy_slices(const kvf_nest *nest, kvf_launch *how) {
+    kvf_lane *lane = how->s->lane;
+    kvf_held_list list;
+    const bool numbered = list_of(nest, &list);
+    if (numbered && same_list(&list, &lane->held)) {
+        how->staged = how->written = true;
+        how->at = lane->held.at;
+        /* Nobody may write there before this has read it. */
+        if (lane->list_used < lane->held.end) lane->list_used = lane->held.end;
+        return kvf_copy_launch(nest, how);
+    }
+    int32_t status;
+    bool whole = true; /* one list after the other is the list of all */
+    if (nest->pairs < 2 * FIRST_SLICED) {
+        status = stage_lists(how->s, (uint32_t)kvf_nest_words(nest, KVF_SHAPE_SLICES) * 4, &list.at);
+        how->staged = true;
+        how->at = list.at;
+        if (status == KVF_OK) status = kvf_copy_launch(nest, how);
+    } else {
+        kvf_nest part, rest;
+        kvf_id_form form[2];
+        kvf_nest_pairs(nest, 0, FIRST_SLICED, &part);
+        kvf_nest_pairs(nest, FIRST_SLICED, nest->pairs, &rest);
+        whole = numbered && kvf_nest_id_form(&part, &form[0]) && kvf_nest_id_form(&rest, &form[1]) && same_form(&form[0], &list.form) && same_form(&form[1], &list.form);
+        status = launch_both(how, KVF_SHAPE_SLICES, &part, &rest);
+        list.at = how->at - FIRST_SLICED * (list.form.narrow ? 4u : 8u);
+    }
+    if (status != KVF_OK || !numbered || !whole || how->s->rehearsal) return status;
+    list.end = lane->list_used;
+    lane->held = list;
+    return KVF_OK;
+}
+
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads) {
-    kvf_launch how = {s, side, bulk, s->task->direction == KVF_ON_DEVICE, ctas, threads, false, false, 0};
+    kvf_launch how = {.s = s, .side = side, .bulk = bulk, .near = s->task->direction == KVF_ON_DEVICE, .ctas = ctas, .threads = threads};
     const uint32_t width = kvf_nest_alignment(nest, false);
     const kvf_shape shape = shape_of(nest, &how, width);
     /* Three words a pair, and bases beside them; in slices two and nothing else. */
     const uint64_t pairs = shape == KVF_SHAPE_SLICES ? KVF_LIST_BYTES / 8 : KVF_LIST_BYTES / 16;
     if (4 * nest->bases > KVF_LIST_BYTES / 16) return kvf_refuse(KVF_E_INVALID, "CUDA: program %u has too many bases", s->program);
     if (kvf_nest_units(nest, shape, width, piece_of(&how, shape)) <= KVF_KERNEL_UNITS / 2 && nest->pairs <= pairs) {
-        if (nest->pairs < (shape == KVF_SHAPE_SLICES ? 2 * FIRST_SLICED : FEW_PAIRS)) return kvf_copy_launch(nest, &how);
-        /* Writing long lists takes as long as copying some of what they name: the device starts on the first of them. */
-        const uint64_t first = first_pairs(nest, shape);
+        if (shape == KVF_SHAPE_SLICES) return copy_slices(nest, &how);
+        if (nest->pairs < FEW_PAIRS) return kvf_copy_launch(nest, &how);
+        const uint64_t first = first_pairs(nest);
         kvf_nest part, rest;
         kvf_nest_pairs(nest, 0, first, &part);
         kvf_nest_pairs(nest, first, nest->pairs, &rest);
-        /* Whoever cannot wait for room must find out before anything moves: it is taken for both at once. */
-        const uint32_t ahead = (uint32_t)kvf_nest_words(&part, shape), behind = (uint32_t)kvf_nest_words(&rest, shape);
-        const uint32_t beside = kvf_lists_external(ahead, shape) ? (ahead * 4 + 255u) & ~255u : 0;
-        int32_t status = stage_lists(s, beside + behind * 4, &how.at);
-        how.staged = true;
-        if (status == KVF_OK) status = kvf_copy_launch(&part, &how);
-        how.at += beside;
-        return status == KVF_OK ? kvf_copy_launch(&rest, &how) : status;
+        return launch_both(&how, shape, &part, &rest);
     }
     if (!s->patient && !s->touched) return KVF_AGAIN; /* several launches may wait for staging in between */
     return kvf_nest_cut(nest, side, (uint64_t)(shape == KVF_SHAPE_ROWS ? width : 1024) << 29, pairs, kvf_copy_launch, &how);

@@ -17,7 +17,7 @@ static int32_t slab_part(const kvf_nest *nest, void *argument) {
     cu_stream copies = lane->copy[way];
     kvf_nest near, far;
     kvf_nest_slab(nest, s->near, lane->slab + slot * lane->slab_bytes, s->offsets, &near, &far);
-    kvf_launch how = {s, 1 - s->near, false, true, s->task->width ? s->task->width : tuning->slab_ctas, tuning->slab_threads, false, false, 0};
+    kvf_launch how = {.s = s, .side = 1 - s->near, .near = true, .ctas = s->task->width ? s->task->width : tuning->slab_ctas, .threads = tuning->slab_threads};
     const bool gather = s->near == KVF_SRC;
     cu_stream first = gather ? lane->work : copies, second = gather ? copies : lane->work;
     lane->used_copy[way] = true;

@@ -33,6 +33,14 @@ typedef enum kvf_direction { KVF_TO_DEVICE, KVF_TO_HOST, KVF_ON_DEVICE, KVF_DIRE
 #define KVF_SLABS 4
 #define KVF_BATCH 4096
 
+/* A list of pairs that lies in a lane's memory as long as nothing else is put there. */
+typedef struct kvf_held_list {
+    uint64_t number[2]; /* of the lists of ids that it was made of; 0: none lies there */
+    uint64_t pairs;
+    kvf_id_form form;
+    uint32_t at, end; /* bytes from the beginning of the lane's memory, and of the segment */
+} kvf_held_list;
+
 typedef struct kvf_lane {
     pthread_mutex_t lock; /* held while a job is submitted: the streams' order is one job after the other */
     bool ready;
@@ -51,6 +59,7 @@ typedef struct kvf_lane {
     cu_event list_free[KVF_LIST_SEGMENTS];
     uint32_t list_segment;
     uint32_t list_used;   /* bytes */
+    kvf_held_list held;
     atomic_uint tasks;    /* submitted, and not known to be over */
 
     cu_pointer slab;      /* KVF_SLABS x slab_bytes, made at the first use */

@@ -99,13 +99,21 @@ uint32_t kvf_nest_vectors(const kvf_nest *nest, uint32_t width);
 /* 32-bit words of lists that a nest needs in that shape: two for each pair; in slices one where the places on both sides fit
  * 16 bits of their unit. */
 uint64_t kvf_nest_words(const kvf_nest *nest, kvf_shape shape);
+/* How the list of pairs is made of block ids in slices: from the same ids the same forms make the same list. */
+typedef struct kvf_id_form {
+    uint32_t unit[2], first[2]; /* a place is id * unit - first: source and destination */
+    bool narrow;                /* both places of a pair in one word */
+} kvf_id_form;
+/* False where a nest's places are not made of ids so. */
+bool kvf_nest_id_form(const kvf_nest *nest, kvf_id_form *form);
+
 /* Whether lists of so many words lie outside the program: those that do not fit into it, and all of slices. */
 static inline bool kvf_lists_external(uint64_t words, kvf_shape shape) {
     return shape == KVF_SHAPE_SLICES || words > KVF_KERNEL_INLINE_WORDS;
 }
 
 /* Fills a kernel program for a nest. `lists` has room for kvf_nest_words, and is where the lists go when they are
- * external (*external then says so, and the caller sets program->lists). `width` is the access width in bytes; `side` is
+ * external (*external then says so, and the caller sets program->lists); NULL where they were written before. `width` is the access width in bytes; `side` is
  * the side on which neighbouring units should be neighbours in memory.
  * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. In the shape of rows with kvf_nest_vectors above 1 the kernel must be that of as many vectors. */
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,

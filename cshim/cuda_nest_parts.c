@@ -24,6 +24,7 @@ static void keep_pairs(kvf_nest *part, const kvf_nest *nest, uint64_t from, uint
     if (part->run) part->run += from;
     for (int s = 0; s < 2; s++) {
         kvf_places *place = &part->side[s].place;
+        if (from > 0) place->number = 0; /* another list now */
         if (place->offset) place->offset += from;
         else if (place->id) place->id += from;
         else {

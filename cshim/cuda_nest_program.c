@@ -137,6 +137,23 @@ typedef struct id_column {
     uint32_t unit, first;
 } id_column;
 
+static id_column column_of(const kvf_nest *nest, const pair_form *form, int side) {
+    const kvf_places *place = &nest->side[side].place;
+    return (id_column){place->id, (uint32_t)((uint64_t)place->stride >> form->shift[side]), (uint32_t)((uint64_t)form->least[side] >> form->shift[side])};
+}
+
+bool kvf_nest_id_form(const kvf_nest *nest, kvf_id_form *made) {
+    const pair_form form = form_of(nest, KVF_SHAPE_SLICES);
+    made->narrow = form.narrow;
+    for (int s = 0; s < 2; s++) {
+        if (!divides(&nest->side[s], form.shift[s])) return false;
+        const id_column column = column_of(nest, &form, s);
+        made->unit[s] = column.unit;
+        made->first[s] = column.first;
+    }
+    return form.fits;
+}
+
 /* Both columns at once. Plain loops, which compilers turn into what each processor does many of at once. */
 #define FILL_IDS(NAME, TARGET)                                                                                        \
     TARGET static void wide_##NAME(id_column src, id_column dst, uint64_t pairs, uint32_t *at) {                       \
@@ -158,13 +175,9 @@ static void fill_pairs(const kvf_nest *nest, const pair_form *form, uint32_t *at
         for (int s = 0; s < 2; s++) fill_column(nest, s, form, at);
         return;
     }
-    id_column column[2];
-    for (int s = 0; s < 2; s++) {
-        const kvf_places *place = &nest->side[s].place;
-        column[s] = (id_column){place->id, (uint32_t)((uint64_t)place->stride >> form->shift[s]), (uint32_t)((uint64_t)form->least[s] >> form->shift[s])};
-    }
-    if (form->narrow) KVF_CPU_PICK(narrow)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
-    else KVF_CPU_PICK(wide)(column[KVF_SRC], column[KVF_DST], nest->pairs, at);
+    const id_column src = column_of(nest, form, KVF_SRC), dst = column_of(nest, form, KVF_DST);
+    if (form->narrow) KVF_CPU_PICK(narrow)(src, dst, nest->pairs, at);
+    else KVF_CPU_PICK(wide)(src, dst, nest->pairs, at);
 }
 
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
@@ -228,7 +241,7 @@ int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32
         program->pairs = (uint32_t)nest->pairs;
         program->pairs_at = used;
         program->flags |= form.narrow ? KVF_KERNEL_PAIRS_NARROW : 0;
-        fill_pairs(nest, &form, at + used);
+        if (at) fill_pairs(nest, &form, at + used);
         used += (uint32_t)(form.narrow ? nest->pairs : 2 * nest->pairs);
         if (nest->run) {
             program->runs_at = used;

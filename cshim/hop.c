@@ -43,14 +43,33 @@ static bool find_places(const kvf_hop *hop, kvf_program *program, const uint64_t
             if (at[side] != 0 || program->pairs > hop->lists.count) return false;
             program->place[side].offset = NULL;
             program->place[side].id = hop->lists.id[side];
+            program->place[side].number = hop->list_number[side];
             continue;
         }
         const double *list = array_at(hop, at[side], ids ? (program->pairs + 1) / 2 : program->pairs);
         if (!list) return false;
         program->place[side].offset = ids ? NULL : list;
         program->place[side].id = ids ? (const uint32_t *)list : NULL;
+        program->place[side].number = 0;
     }
     return true;
+}
+
+/* Bounds of ids, as kvf_bound_ids gives them. */
+typedef struct id_bounds {
+    uint64_t number, pairs;
+    uint32_t low, high, bits;
+} id_bounds;
+
+/* What a thread found in the last list of each side: engines move layer after layer by the same ids. */
+static const id_bounds *bounds_of(const kvf_places *place, uint64_t pairs, int side) {
+    static _Thread_local id_bounds last[2];
+    id_bounds *known = &last[side];
+    if (place->number != 0 && place->number == known->number && pairs == known->pairs) return known;
+    known->number = place->number;
+    known->pairs = pairs;
+    kvf_bound_ids(place->id, pairs, &known->low, &known->high, &known->bits);
+    return known;
 }
 
 /* Finds how far the pairs of a side lie apart; false where a number is none, or out of bounds. */
@@ -58,13 +77,12 @@ static bool bound_places(kvf_program *program, int side) {
     const kvf_places *place = &program->place[side];
     int64_t *least = &program->offset_least[side], *most = &program->offset_most[side];
     if (place->offset) return kvf_bounds_of(place->offset, program->pairs, least, most, &program->offset_bits[side]);
-    uint32_t low, high, bits;
-    kvf_bound_ids(place->id, program->pairs, &low, &high, &bits);
-    const wide first = (wide)low * place->stride, last = (wide)high * place->stride;
+    const id_bounds *ids = bounds_of(place, program->pairs, side);
+    const wide first = (wide)ids->low * place->stride, last = (wide)ids->high * place->stride;
     if (first < -(wide)KVF_MOST_NUMBER || first > (wide)KVF_MOST_NUMBER || last < -(wide)KVF_MOST_NUMBER || last > (wide)KVF_MOST_NUMBER) return false;
     *least = (int64_t)(first < last ? first : last);
     *most = (int64_t)(first < last ? last : first);
-    program->offset_bits[side] = (uint64_t)bits * (uint64_t)place->stride;
+    program->offset_bits[side] = (uint64_t)ids->bits * (uint64_t)place->stride;
     return true;
 }
 
@@ -203,8 +221,10 @@ static int32_t parse_header(kvf_hop *hop, uint64_t *bytes) {
     if (!kvf_natural(word[2], &programs) || programs > (words - KVF_HOP_HEADER_WORDS) / KVF_PROGRAM_WORDS)
         return kvf_refuse(KVF_E_INVALID, "hop: %g programs do not fit", word[2]);
     if (!kvf_natural(word[4], bytes)) return kvf_refuse(KVF_E_INVALID, "hop: bytes");
-    for (int k = 5; k < KVF_HOP_HEADER_WORDS; k++)
-        if (word[k] != 0) return kvf_refuse(KVF_E_INVALID, "hop: reserved words are not zero");
+    for (int side = 0; side < 2; side++)
+        if (!kvf_natural(word[5 + side], &hop->list_number[side]) || (hop->list_number[side] && !hop->lists.count))
+            return kvf_refuse(KVF_E_INVALID, "hop: numbers of lists that are not beside it");
+    if (word[7] != 0) return kvf_refuse(KVF_E_INVALID, "hop: a reserved word is not zero");
     hop->programs = (uint32_t)programs;
     return programs > UINT32_MAX ? kvf_refuse(KVF_E_INVALID, "hop: too many programs") : KVF_OK;
 }

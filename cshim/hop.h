@@ -14,6 +14,7 @@ typedef struct kvf_places {
     const double *offset; /* offset(p) itself, or NULL: */
     const uint32_t *id;   /* then it is id[p] * stride */
     int64_t stride;
+    uint64_t number;      /* of the list of ids (kvf_list_number), or 0 */
 } kvf_places;
 
 /* One copy program. All numbers were checked: every address that it forms lies in [0, 2^53] on both sides (in
@@ -63,6 +64,7 @@ typedef struct kvf_hop {
     const double *words;
     uint64_t word_count;
     kvf_id_lists lists;
+    uint64_t list_number[2]; /* theirs, or 0 */
     uint32_t programs;
     uint64_t rows;
     uint64_t bytes;

@@ -112,7 +112,8 @@ KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word a
 /* ---- copy programs -------------------------------------------------------------------------------------------
  * A hop travels as one block of doubles, every number a safe integer:
  *
- *   hop header (8):      0 magic 0x4b564650, 1 version 2, 2 programs, 3 words in all, 4 bytes it moves, 5..7 zero
+ *   hop header (8):      0 magic 0x4b564650, 1 version 2, 2 programs, 3 words in all, 4 bytes it moves,
+ *                        5, 6 numbers of the lists beside the block (kvf_list_number; 0: they have none), 7 zero
  *   program header (40): 0 bases, 1 pairs, 2 loops, 3 row bytes, 4 source run stride, 5 destination run stride,
  *                        6..11 counts, 12..17 source strides, 18..23 destination strides,
  *                        24 source kind, 25 source device, 26 destination kind, 27 destination device,
@@ -150,6 +151,10 @@ KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address
  * an id is not below its limit or a destination repeats; of thousands of pairs in no order about one in 128 more.
  * `marks` are `entries` zeros, at least destinationLimit + 2, and are zeros again when the call returns. */
 KVF_API int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t sourceLimit, uint32_t destinationLimit, uint32_t *marks, uint32_t entries, double *out);
+
+/* out[0] = a number for a list of block ids, from 1 on, given only once in this process. Who is given lists of one number, and
+ * as many ids of them, may take it that they hold the same ids. */
+KVF_API int32_t kvf_list_number(double *out);
 
 #define KVF_FILL_CONSTANT 0u   /* every byte is `seed` */
 #define KVF_FILL_SEQUENTIAL 1u /* byte k of a cell is (block + layer + k) mod 256 */

@@ -1,6 +1,7 @@
 /*
  * pairs.c - one look at the ids of a transfer: in range, no destination twice, and how many continue each other.
  */
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -144,6 +145,13 @@ static double scan_sparse(const uint32_t *source, const uint32_t *destination, u
     else
         for (uint32_t k = 0; k < p; k++) marks[destination[k] + 1] = 0;
     return p < count ? -1 : (double)continued;
+}
+
+int32_t kvf_list_number(double *out) {
+    static atomic_uint_least64_t last;
+    if (!out) return kvf_refuse(KVF_E_INVALID, "kvf_list_number: no place for the result");
+    out[0] = (double)(atomic_fetch_add(&last, 1) + 1);
+    return KVF_OK;
 }
 
 int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t source_limit, uint32_t destination_limit, uint32_t *marks,

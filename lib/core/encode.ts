@@ -14,19 +14,35 @@ export interface BesideLists {
   readonly destination: Uint32Array;
   /** Ids that both hold. */
   readonly count: number;
+  /** Lists of one number hold the same ids; 0 where that is not known. */
+  readonly sourceNumber: number;
+  readonly destinationNumber: number;
 }
 
 /** Fewer ids are copied as quickly. */
 const LEAST_BESIDE = 512;
 
-/** The lists of block ids that all programs share, where they are long: a call can be given them as they are. */
-export function listsBeside([first, ...more]: readonly CopyProgram[]): BesideLists | null {
+/**
+ * The lists of block ids that all programs share, where they are long: a call can be given them as they are.
+ *
+ * @param numberOf - The number of a list: lists of one number hold the same ids. 0 for none.
+ */
+export function listsBeside(
+  [first, ...more]: readonly CopyProgram[],
+  numberOf: (list: Uint32Array) => number = () => 0,
+): BesideLists | null {
   const blocks = first?.blocks ?? null;
   if (first === undefined || blocks === null || first.pairs < LEAST_BESIDE) return null;
   const { source, destination } = blocks;
   for (const program of more)
     if (program.blocks?.source !== source || program.blocks.destination !== destination) return null;
-  return { source, destination, count: Math.min(source.length, destination.length) };
+  return {
+    source,
+    destination,
+    count: Math.min(source.length, destination.length),
+    sourceNumber: numberOf(source),
+    destinationNumber: numberOf(destination),
+  };
 }
 
 /**
@@ -58,8 +74,8 @@ export function encodeHop(
   block[2] = programs.length;
   block[3] = words;
   block[4] = bytes;
-  block[5] = 0;
-  block[6] = 0;
+  block[5] = beside?.sourceNumber ?? 0;
+  block[6] = beside?.destinationNumber ?? 0;
   block[7] = 0;
   const placed = arrays === null ? null : new Set<ArrayBufferView>();
   let next = first;

@@ -44,8 +44,14 @@ const COLD_NANOS = 1_000_000;
  * Runs hops between host and device memory of this process, on streams of the library.
  *
  * The hop is submitted on the calling thread where that takes microseconds; its end comes through the completion ring.
+ *
+ * @param numberOf - The number of a list of block ids: lists of one number hold the same ids. 0 for none.
  */
-export function cudaExecutor(context: NativeContext, defaultDevice: () => number): Executor {
+export function cudaExecutor(
+  context: NativeContext,
+  defaultDevice: () => number,
+  numberOf: (list: Uint32Array) => number,
+): Executor {
   const encode = hopEncoder();
   const wakeSoon = waker(context);
   let lastStart = 0;
@@ -59,7 +65,7 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
       // for the like will hear of it.
       return;
     }
-    const beside = listsBeside(hop.programs);
+    const beside = listsBeside(hop.programs, numberOf);
     const encoded = encode(hop.programs, beside);
     context.library.kvf_cuda_rehearse(
       deviceOf(hop) ?? defaultDevice(),
@@ -77,7 +83,7 @@ export function cudaExecutor(context: NativeContext, defaultDevice: () => number
       const method = METHODS.get(hop.method);
       if (method === undefined) throw unknownMethod(hop.method);
       // The library copies the hop and its lists, or is done with them, before the call returns.
-      const beside = listsBeside(hop.programs);
+      const beside = listsBeside(hop.programs, numberOf);
       const encoded = encode(hop.programs, beside);
       const waits = order === null ? null : eventsByProgram(hop, order);
       const stream = order?.stream ?? 0;

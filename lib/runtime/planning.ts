@@ -49,7 +49,7 @@ export class Planning {
       nixlTransport: (agent) => this.#transportTo(agent),
       prefer: session.options.prefer,
       processors: navigator.hardwareConcurrency,
-      scan: pairScan(session.context.library),
+      scan: session.ids.remembering(pairScan(session.context.library)),
       gpu: (device) => session.cuda.facts(device),
       quarantined: (layout, group) => (leases.anyQuarantined ? leases.quarantinedSet(layout, group) : null),
     };

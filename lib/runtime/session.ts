@@ -4,6 +4,7 @@ import type { ExecutorName } from "../core/plan.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
 import { openLibrary } from "../native/library.ts";
+import { listNumbers } from "../native/list-numbers.ts";
 import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { CudaSession } from "./cuda-session.ts";
@@ -12,6 +13,7 @@ import { DeviceStaging, deviceStagingMemory } from "./device-staging.ts";
 import type { HostIdentity } from "../core/package.ts";
 import type { Executor } from "./executor.ts";
 import { systemClock, type Clock } from "./deadlines.ts";
+import { IdLists } from "./id-lists.ts";
 import { fileExecutor } from "./file-executor.ts";
 import type { Gds } from "./gds.ts";
 import { hostExecutor } from "./host-executor.ts";
@@ -60,6 +62,8 @@ export interface Session {
   readonly staged: StagedParts | null;
   /** GPUDirect Storage through NIXL; null where nobody asked for it. */
   readonly gds: Gds | null;
+  /** Long lists of block ids of transfers. */
+  readonly ids: IdLists;
   /** What was given, else figures of the GPU once one is in use. */
   readonly profile: MachineProfile;
   /** Processes of this host whose memory is mapped; null when the transport was opened without. */
@@ -92,6 +96,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       options.cuda?.demanded === true ? cuda.demand() : null,
     ]);
     if (options.capabilities.gds) gds = await openGds(context, cuda, options, wire);
+    const ids = new IdLists(listNumbers(context.library));
     const executors = new Map<ExecutorName, Executor>([
       ["host", hostExecutor(context)],
       ["file", fileExecutor(context)],
@@ -100,7 +105,11 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     if (options.cuda !== null)
       executors.set(
         "cuda",
-        cudaExecutor(context, () => cuda.defaultDevice),
+        cudaExecutor(
+          context,
+          () => cuda.defaultDevice,
+          (list) => ids.numberOf(list),
+        ),
       );
     const byGds = gds?.executor() ?? null;
     if (byGds !== null) executors.set("gds", byGds);
@@ -154,6 +163,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       incarnation,
       wireName: wire,
       context,
+      ids,
       agent,
       overNixl,
       noNixl: reason,

@@ -17,7 +17,7 @@ import type { Engine } from "./engine.ts";
 import type { Task } from "./task.ts";
 import type { EventHub } from "./events.ts";
 import { groupsOf } from "./groups.ts";
-import { IdLists } from "./id-lists.ts";
+import type { IdLists } from "./id-lists.ts";
 import { Integrity, NO_STEPS, type IntegritySteps, type SideGroups } from "./integrity.ts";
 import type { Leases } from "./leases.ts";
 import type { Messenger } from "./messenger.ts";
@@ -56,7 +56,7 @@ export class Submitter {
   /** Which blocks are bad, and how that is found out. */
   readonly integrity: Integrity;
   readonly #bounces: BounceLedger = new BounceLedger();
-  readonly #ids: IdLists = new IdLists();
+  readonly #ids: IdLists;
   #lastId = 0;
 
   constructor(
@@ -70,6 +70,7 @@ export class Submitter {
     metrics: MetricsBook,
   ) {
     this.#session = session;
+    this.#ids = session.ids;
     this.#state = state;
     this.#engine = engine;
     this.#leases = leases;

@@ -164,16 +164,23 @@ test("a few ids times a stride are written as the offsets that they stand for", 
   expect(encodeHop([asIds, asIds])).toEqual(encodeHop([apart, apart]));
 });
 
-test("lists beside a block leave nothing of themselves in it, whatever the memory held before", () => {
+test("lists beside a block leave nothing but their numbers in it, whatever the memory held before", () => {
   const count = 600;
   const source = Uint32Array.from({ length: count }, (_, index) => 7 * index);
   const blocks = { source, destination: source.toReversed(), sourceStride: 48, destinationStride: 2 ** 21 };
   const given = program({ blocks, pairs: count });
-  const beside = listsBeside([given, given]);
-  expect(beside).toEqual({ source, destination: blocks.destination, count });
+  const beside = listsBeside([given, given], (list) => (list === source ? 11 : 12));
+  expect(beside).toEqual({
+    source,
+    destination: blocks.destination,
+    count,
+    sourceNumber: 11,
+    destinationNumber: 12,
+  });
   expect(beside?.source).toBe(source);
   const block = encodeHop([given, given], new Float64Array(4_096).fill(Number.NaN), beside);
   expect(block).toHaveLength(HOP_HEADER_WORDS + 2 * PROGRAM_WORDS + 2);
+  expect([...block.subarray(5, HOP_HEADER_WORDS)]).toEqual([11, 12, 0]);
   for (const start of [HOP_HEADER_WORDS, HOP_HEADER_WORDS + PROGRAM_WORDS])
     expect([...block.subarray(start + 30, start + PROGRAM_WORDS)]).toEqual([
       0,

@@ -26,6 +26,11 @@ if (gpus === 0) {
       400_000,
     );
     test(
+      "lists of ids that come again",
+      () => expectCases("test/cuda/repeated-lists.cases.ts", 2, environment),
+      240_000,
+    );
+    test(
       "the route table: every pair of memory kinds, here and at a peer",
       () => expectCases("test/cuda/routes.cases.ts", findNixl() === null ? 2 : 4, environment),
       400_000,

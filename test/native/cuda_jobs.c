@@ -312,8 +312,16 @@ static void many_pairs(void) {
     free(source);
 }
 
+/* A list's number, as whoever keeps lists has them. */
+static double number(void) {
+    double out[1] = {0};
+    EXPECT(kvf_list_number(out) == KVF_OK && out[0] >= 1);
+    return out[0];
+}
+
 /* Long rows within the device: CTAs take slices of the list, of more pairs than they fetch at once where there are few CTAs;
- * pairs of one word and of two; in two launches, of which the second may begin before the first ends. */
+ * pairs of one word and of two; in two launches, of which the second may begin before the first ends. Each list comes once
+ * more under its numbers, when its pairs lie there, and again under others after half of it has changed. */
 #define SLICED 5000
 static void slices(void) {
     static uint32_t ids[2][SLICED];
@@ -355,13 +363,22 @@ static void slices(void) {
         words[1] = KVF_HOP_VERSION;
         words[2] = 1;
         words[3] = sizeof words / sizeof *words;
-        memset(wanted, 0xa5, bytes);
-        put(arena[1][DEVICE], wanted, bytes, true);
-        for (uint32_t i = 0; i < SLICED; i++) memcpy(wanted + ids[1][i] * stride, source + ids[0][i] * stride, row);
-        EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, sizeof words / sizeof *words, KVF_CUDA_METHOD_KERNEL, widths[turn % 3], 0, 0, NULL, 0, ids[0], ids[1],
-                                     SLICED)).status == KVF_OK);
-        get(moved, arena[1][DEVICE], bytes, true);
-        EXPECT(memcmp(moved, wanted, bytes) == 0);
+        for (int round = 0; round < 3; round++) {
+            if (round != 1) for (int side = 0; side < 2; side++) words[5 + side] = number();
+            if (round == 2)
+                for (uint32_t i = 0; i < SLICED / 2; i++) {
+                    const uint32_t swap = ids[1][i];
+                    ids[1][i] = ids[1][SLICED - 1 - i];
+                    ids[1][SLICED - 1 - i] = swap;
+                }
+            memset(wanted, 0xa5 + round, bytes);
+            put(arena[1][DEVICE], wanted, bytes, true);
+            for (uint32_t i = 0; i < SLICED; i++) memcpy(wanted + ids[1][i] * stride, source + ids[0][i] * stride, row);
+            EXPECT(JOB(kvf_cuda_copy_job(context, 0, 0, words, sizeof words / sizeof *words, KVF_CUDA_METHOD_KERNEL, widths[turn % 3], 0, 0, NULL, 0, ids[0], ids[1],
+                                         SLICED)).status == KVF_OK);
+            get(moved, arena[1][DEVICE], bytes, true);
+            EXPECT(memcmp(moved, wanted, bytes) == 0);
+        }
     }
     free(source);
     free(wanted);

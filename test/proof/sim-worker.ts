@@ -9,6 +9,7 @@ import type { CudaStages } from "../../lib/runtime/cuda-stages.ts";
 import type { Executor } from "../../lib/runtime/executor.ts";
 import { loadExchange } from "../../lib/runtime/exchange.ts";
 import { carve, externalHostMemory } from "../../lib/runtime/host-memory.ts";
+import { IdLists } from "../../lib/runtime/id-lists.ts";
 import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
@@ -87,6 +88,7 @@ export function startWorker(
     progressed: () => context.onProgress?.(),
   };
   executors.set("staged", stagedExecutor(staged));
+  let lists = 0;
   const session: Session = {
     options: resolved,
     clock: process.clock,
@@ -101,6 +103,7 @@ export function startWorker(
     staging,
     staged,
     gds: null,
+    ids: new IdLists(() => ++lists),
     sums: new Map(),
     files: new Map(),
     neighbours: null,

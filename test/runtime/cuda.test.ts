@@ -22,6 +22,11 @@ if (usable) {
     300_000,
   );
   test(
+    "lists of ids that come again",
+    () => expectCases("test/cuda/repeated-lists.cases.ts", 3, environment),
+    120_000,
+  );
+  test(
     "two devices in one process",
     () => expectCases("test/cuda/devices.cases.ts", 3, { ...environment, KVF_STANDIN_DEVICES: "2" }),
     120_000,
