@@ -37,10 +37,10 @@ interface Lists {
   readonly to: number[];
 }
 
-function listsOf(seed: number, count: number): Lists {
+function listsOf(seed: number, count: number, blocks: number = BLOCKS): Lists {
   const random = randomOf(seed, count);
   const ids = (): number[] =>
-    random.shuffled(Array.from({ length: BLOCKS }, (_unused, id) => id)).slice(0, count);
+    random.shuffled(Array.from({ length: blocks }, (_unused, id) => id)).slice(0, count);
   return { from: ids(), to: ids() };
 }
 
@@ -104,6 +104,84 @@ for (const seed of [1, 2])
     for (const layout of [...sources, ...targets.map((each) => each.layout)])
       await layout.unregister({ wait: true });
   });
+
+test("more transfers under way than there are lanes for, by few lists in turns", async () => {
+  const blocks = 1_300;
+  const config = { numBlocks: blocks, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: ROW / 2 } as const;
+  const memory = { kind: "device" } as const;
+  const source = await transport.register({ config, memory });
+  scribble(source, 5);
+  const bytes = regionsOf(source)[0] ?? new Uint8Array(0);
+  const targets = await Promise.all(
+    Array.from({ length: 16 }, async () => await transport.register({ config, memory })),
+  );
+  const pool = [1, 2, 3].map((seed) => listsOf(seed, COUNTS[0], blocks));
+  for (let round = 0; round < 6; round += 1) {
+    const zeros = new Uint8Array(new ArrayBuffer(blocks * ROW));
+    for (const target of targets) putBytes(target.regions[0]?.address ?? 0, zeros, "device");
+    // The first of a round finds its list where the last one of the round before left it.
+    const order = targets.map((_target, index) => pool[(index * (round + 1)) % pool.length] as Lists);
+    await Promise.all(
+      targets.map((target, index) =>
+        transport.transfer({
+          source,
+          destination: target,
+          sourceBlocks: Uint32Array.from(order[index]?.from ?? []),
+          destinationBlocks: Uint32Array.from(order[index]?.to ?? []),
+          method: "cuda/kernel",
+        }),
+      ),
+    );
+    for (const [index, target] of targets.entries()) {
+      const wanted = new Uint8Array(new ArrayBuffer(blocks * ROW));
+      for (const [pair, id] of (order[index]?.from ?? []).entries())
+        wanted.set(bytes.subarray(id * ROW, (id + 1) * ROW), (order[index]?.to[pair] ?? 0) * ROW);
+      expect(Buffer.compare(regionsOf(target)[0] ?? new Uint8Array(0), wanted)).toBe(0);
+    }
+  }
+  for (const layout of [source, ...targets]) await layout.unregister({ wait: true });
+});
+
+test("a list is written anew when the lists of short rows took its place", async () => {
+  const [source, target] = [await blocksOf("fully-contiguous"), await blocksOf("fully-contiguous")];
+  scribble(source, 3);
+  const bytes = regionsOf(source)[0] ?? new Uint8Array(0);
+  const rows = { numBlocks: 6_000, numLayers: 1, outerDim: 1, pageSize: 1, innerDim: 8 } as const;
+  const short = await transport.register({ config: rows, memory: { kind: "device" } });
+  const other = await transport.register({ config: rows, memory: { kind: "device" } });
+  const { from, to } = listsOf(9, COUNTS[0]);
+  const wanted = new Uint8Array(new ArrayBuffer(BLOCKS * LAYERS * ROW));
+  for (const [pair, id] of from.entries()) {
+    const row = bytes.subarray(id * LAYERS * ROW, (id * LAYERS + 1) * ROW);
+    wanted.set(row, (to[pair] ?? 0) * LAYERS * ROW);
+  }
+  for (const count of [0, 0, 3_000, 5_000, 0]) {
+    putBytes(
+      target.regions[0]?.address ?? 0,
+      new Uint8Array(new ArrayBuffer(BLOCKS * LAYERS * ROW)),
+      "device",
+    );
+    const ids = listsOf(count, count, 6_000);
+    if (count > 0)
+      await transport.transfer({
+        source: short,
+        destination: other,
+        sourceBlocks: Uint32Array.from(ids.from),
+        destinationBlocks: Uint32Array.from(ids.to),
+        method: "cuda/kernel",
+      });
+    await transport.transfer({
+      source,
+      destination: target,
+      sourceBlocks: Uint32Array.from(from),
+      destinationBlocks: Uint32Array.from(to),
+      layers: { start: 0, end: 1 },
+      method: "cuda/kernel",
+    });
+    expect(Buffer.compare(regionsOf(target)[0] ?? new Uint8Array(0), wanted)).toBe(0);
+  }
+  for (const layout of [source, target, short, other]) await layout.unregister({ wait: true });
+});
 
 if (STANDIN !== null)
   test("a list that comes again is launched at once, and a changed one is written anew", async () => {

@@ -27,7 +27,7 @@ if (gpus === 0) {
     );
     test(
       "lists of ids that come again",
-      () => expectCases("test/cuda/repeated-lists.cases.ts", 2, environment),
+      () => expectCases("test/cuda/repeated-lists.cases.ts", 4, environment),
       240_000,
     );
     test(

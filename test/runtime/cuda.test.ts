@@ -23,7 +23,7 @@ if (usable) {
   );
   test(
     "lists of ids that come again",
-    () => expectCases("test/cuda/repeated-lists.cases.ts", 3, environment),
+    () => expectCases("test/cuda/repeated-lists.cases.ts", 5, environment),
     120_000,
   );
   test(
