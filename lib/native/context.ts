@@ -1,11 +1,10 @@
 import { toArrayBuffer } from "bun:ffi";
-import { KvferryError, type ErrorDetails } from "../core/errors.ts";
-import { textOf } from "./c-string.ts";
+import type { ErrorDetails, KvferryError } from "../core/errors.ts";
 import { LEFT_BEHIND, type Completion, type CompletionHandler } from "./completion.ts";
 import { connectDoorbell, type Doorbell } from "./doorbell.ts";
+import { JobResults } from "./job-results.ts";
 import type { NativeLibrary } from "./library.ts";
-import { nativeError, remedyOf } from "./native-error.ts";
-import { statusWord } from "./status.ts";
+import { closedError, nativeError, slotsTaken } from "./native-error.ts";
 import { KVF_OK } from "./symbols.ts";
 
 const HEAD = 0;
@@ -37,8 +36,7 @@ export class NativeContext {
   readonly #mask: number;
   readonly #tableStart: number;
   readonly #doorbell: Doorbell;
-  readonly #text: Uint8Array = new Uint8Array(new ArrayBuffer(1024));
-  readonly #out: Float64Array = new Float64Array(new ArrayBuffer(64));
+  readonly #results: JobResults;
   #draining = false;
   #hastening = false;
   #hastenUntil = 0;
@@ -61,6 +59,7 @@ export class NativeContext {
     this.#mask = slots - 1;
     this.#tableStart = RING_START + slots * COMPLETION_WORDS;
     this.#freeCount = slots;
+    this.#results = new JobResults(library, address);
     this.#doorbell = connectDoorbell(library, address, () => this.drain());
   }
 
@@ -117,16 +116,8 @@ export class NativeContext {
     handler: CompletionHandler,
     watch = false,
   ): number {
-    if (!this.#open) throw closed(operation);
-    if (this.#freeCount === 0) {
-      throw new KvferryError(
-        "IN_USE",
-        operation,
-        `all ${this.slots} job slots are taken`,
-        "Await some transfers before starting more, or open the transport with a larger maxInFlight.",
-        { slots: this.slots },
-      );
-    }
+    if (!this.#open) throw closedError(operation);
+    if (this.#freeCount === 0) throw slotsTaken(operation, this.slots);
     this.#freeCount--;
     const slot = this.#returned.pop() ?? this.#fresh++;
     this.#handlers[slot] = handler;
@@ -161,7 +152,7 @@ export class NativeContext {
       this.submit(operation, start, (completion, slot) => {
         if (completion.status < 0) reject(this.failure(operation, completion, slot));
         // What a job answers with is gone together with the context.
-        else if (!this.#open) reject(closed(operation));
+        else if (!this.#open) reject(closedError(operation));
         else resolve(result(completion, slot));
       });
     });
@@ -238,38 +229,14 @@ export class NativeContext {
     if (this.#open) this.library.kvf_slot_cancel(this.address, slot);
   }
 
-  /** The error text of the slot's last job; only inside its handler. */
-  errorText(slot: number): string {
-    this.#text[0] = 0;
-    this.library.kvf_slot_error(this.address, slot, this.#text, this.#text.byteLength);
-    return textOf(this.#text);
-  }
-
   /** A copy of the byte result of the slot's last job; only inside its handler. */
   resultBytes(slot: number): Uint8Array<ArrayBuffer> {
-    if (this.library.kvf_slot_result(this.address, slot, null, 0, this.#out) < 0)
-      return new Uint8Array(new ArrayBuffer(0));
-    const length = this.#out[0] ?? 0;
-    const bytes = new Uint8Array(new ArrayBuffer(length));
-    if (length > 0) this.library.kvf_slot_result(this.address, slot, bytes, length, this.#out);
-    return bytes;
+    return this.#results.bytes(slot);
   }
 
   /** The error for a completion that failed; only inside its handler. */
   failure(operation: string, completion: Completion, slot: number, details: ErrorDetails = {}): KvferryError {
-    const text = this.errorText(slot);
-    // Closing a context cancels what runs on it.
-    const word = this.#open ? statusWord(completion.status) : "CLOSED";
-    return new KvferryError(
-      word,
-      operation,
-      text === "" ? `${operation} failed with status ${completion.status}` : text,
-      remedyOf(completion.status),
-      {
-        ...details,
-        status: completion.status,
-      },
-    );
+    return this.#results.failure(operation, completion, slot, this.#open, details);
   }
 
   /**
@@ -291,7 +258,8 @@ export class NativeContext {
     if (!this.#open) return 0;
     this.drain();
     this.#open = false;
-    const status = this.library.kvf_context_close(this.address, millis, this.#out);
+    const out = new Float64Array(new ArrayBuffer(64));
+    const status = this.library.kvf_context_close(this.address, millis, out);
     this.#drainOnce();
     this.#doorbell.close();
     for (const [slot, handler] of this.#handlers.entries()) {
@@ -299,7 +267,7 @@ export class NativeContext {
       this.#handlers[slot] = undefined;
       guarded(() => handler(LEFT_BEHIND, slot));
     }
-    return status < 0 ? 0 : (this.#out[0] ?? 0);
+    return status < 0 ? 0 : (out[0] ?? 0);
   }
 
   /** Whether somebody waits for what comes: a job, or something that is not one. */
@@ -344,10 +312,6 @@ export class NativeContext {
     if (Atomics.exchange(words, PROGRESS, 0) !== 0) guarded(() => this.onProgress?.());
     if (Atomics.exchange(words, NOTIFICATIONS, 0) !== 0) guarded(() => this.onNotifications?.());
   }
-}
-
-function closed(operation: string): KvferryError {
-  return new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
 }
 
 /** A mistake in what is called must neither stop the drain nor leak a slot. */

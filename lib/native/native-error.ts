@@ -30,3 +30,19 @@ export function remedyOf(status: number): string {
     ? "The job was cancelled; start it again if it is still wanted."
     : "See the message for what the system reported; `kvferry doctor` shows what this machine offers.";
 }
+
+/** Every job slot of a context is taken. */
+export function slotsTaken(operation: string, slots: number): KvferryError {
+  return new KvferryError(
+    "IN_USE",
+    operation,
+    `all ${slots} job slots are taken`,
+    "Await some transfers before starting more, or open the transport with a larger maxInFlight.",
+    { slots },
+  );
+}
+
+/** The context is closed, and with it the transport that it is for. */
+export function closedError(operation: string): KvferryError {
+  return new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
+}
