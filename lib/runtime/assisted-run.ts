@@ -2,9 +2,12 @@ import { KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
 import type { StagePiece } from "../core/stage-piece.ts";
-import { betweenChunks, executorBeside, stageMemory, stagePieces } from "../core/staging.ts";
+import { betweenChunks, executorBeside, stageMemory } from "../core/staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
+import { HopPieces } from "./hop-pieces.ts";
+import { InnerHops } from "./inner-hops.ts";
 import { LentChunks } from "./lent-chunks.ts";
+import { asKvferryError, stopped } from "./staged-errors.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";
@@ -44,9 +47,8 @@ export class AssistedRun implements RunningHop {
   readonly #client: StagingClient;
   readonly #runProgram: RunProgram;
   readonly #progressed: () => void;
-  readonly #pieces: Generator<readonly [number, StagePiece, CopyProgram], void>;
-  readonly #bytesLeft: number[];
-  readonly #running: Set<RunningHop> = new Set();
+  readonly #pieces: HopPieces;
+  readonly #inner: InnerHops = new InnerHops();
   readonly #requests: Map<StagingRequest, boolean> = new Map();
   readonly #fetches: Set<FetchRequest> = new Set();
   readonly #chunks: LentChunks = new LentChunks();
@@ -54,11 +56,10 @@ export class AssistedRun implements RunningHop {
   #toOpen = 0;
   #lanes = 0;
   readonly #allEnded: PromiseWithResolvers<void> = Promise.withResolvers<void>();
-  #complete = 0;
-  #bytes = 0;
   #touched = false;
   #placed = false;
-  #inDoubt = false;
+  /** The peer may still be writing destination bytes. */
+  #peerInDoubt = false;
   #cancelled = false;
   #error: KvferryError | undefined;
 
@@ -80,8 +81,8 @@ export class AssistedRun implements RunningHop {
     this.#client = client;
     this.#runProgram = runProgram;
     this.#progressed = progressed;
-    this.#bytesLeft = hop.programs.map((program) => program.bytes);
-    this.#pieces = piecesOf(hop, Math.min(source.chunkBytes, receive?.chunkBytes ?? source.chunkBytes));
+    const chunkBytes = Math.min(source.chunkBytes, receive?.chunkBytes ?? source.chunkBytes);
+    this.#pieces = new HopPieces(hop, chunkBytes, MOST_LISTED);
   }
 
   /** Whether bytes may have been put in place at the destination. */
@@ -110,7 +111,7 @@ export class AssistedRun implements RunningHop {
       cancelled: this.#cancelled,
       touched: this.#touched,
       inDoubt: this.#inDoubt,
-      bytes: this.#bytes,
+      bytes: this.#pieces.bytesDone,
       error: this.#error ?? null,
     };
   }
@@ -122,17 +123,17 @@ export class AssistedRun implements RunningHop {
   }
 
   abandon(): void {
-    for (const running of this.#running) running.abandon();
+    this.#inner.abandon();
     // What the peer was told to move it still reports, or it is lost.
     this.#chunks.abandon();
   }
 
   programsDone(): number {
-    return this.#complete;
+    return this.#pieces.programsDone;
   }
 
   bytesDone(): number {
-    return this.#bytes;
+    return this.#pieces.bytesDone;
   }
 
   quiet(): void {
@@ -152,9 +153,9 @@ export class AssistedRun implements RunningHop {
   async #lane(parts: number = Number.POSITIVE_INFINITY): Promise<void> {
     for (let part = 0; part < parts; part++) {
       if (this.#error !== undefined) return;
-      const { value, done } = this.#pieces.next();
-      if (done === true || value === undefined) return;
-      const [index, piece, program] = value;
+      const next = this.#pieces.next();
+      if (next === undefined) return;
+      const [index, piece, program] = next;
       try {
         if (!this.#asksToWrite || !(await this.#fetch(index, piece, program)))
           await this.#move(index, piece, program);
@@ -162,13 +163,17 @@ export class AssistedRun implements RunningHop {
         this.#fail(asKvferryError(error));
         return;
       }
-      this.#account(index, piece.bytes);
+      if (this.#pieces.account(index, piece.bytes) && this.#context.watch) this.#progressed();
     }
   }
 
   get #asksToWrite(): boolean {
     if (this.#hop.op !== "read" || this.#receive === null) return false;
     return this.#onDevice || this.#client.fetches(this.#agent);
+  }
+
+  get #inDoubt(): boolean {
+    return this.#inner.inDoubt || this.#peerInDoubt;
   }
 
   get #onDevice(): boolean {
@@ -274,7 +279,7 @@ export class AssistedRun implements RunningHop {
       await request.ended;
     } catch (error) {
       // The peer may be putting the bytes in place, and says no more whether it is done.
-      if (scattering && !request.answered) this.#inDoubt = true;
+      if (scattering && !request.answered) this.#peerInDoubt = true;
       // A chunk over there that is in doubt is not given back: its owner waits out its deadline.
       if (!doubtful) request.cancel(asStop(error));
       this.#fail(asKvferryError(error));
@@ -291,62 +296,19 @@ export class AssistedRun implements RunningHop {
     program: CopyProgram,
     notification: Uint8Array | null = null,
   ): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    if (this.#error !== undefined) return Promise.reject(this.#error);
-    // It may end before the call returns.
-    const hop: { running?: RunningHop; ended: boolean } = { ended: false };
-    const done = (outcome: HopOutcome): void => {
-      hop.ended = true;
-      if (hop.running !== undefined) this.#running.delete(hop.running);
-      if (outcome.inDoubt) this.#inDoubt = true;
-      if (outcome.ok) resolve();
-      else reject(outcome.error ?? stopped());
-    };
-    hop.running = this.#runProgram(executor, op, program, done, notification);
-    if (!hop.ended) this.#running.add(hop.running);
-    return promise;
-  }
-
-  #account(index: number, bytes: number): void {
-    this.#bytes += bytes;
-    this.#bytesLeft[index] = (this.#bytesLeft[index] ?? 0) - bytes;
-    const before = this.#complete;
-    while (this.#complete < this.#bytesLeft.length && this.#bytesLeft[this.#complete] === 0) this.#complete++;
-    if (this.#context.watch && this.#complete > before) this.#progressed();
+    return this.#inner.run((done) => this.#runProgram(executor, op, program, done, notification));
   }
 
   #fail(error: KvferryError): void {
     if (this.#error !== undefined) return;
     this.#error = error;
-    for (const running of this.#running) running.cancel();
+    this.#inner.stop(error);
     this.#chunks.stop(error);
     for (const [request, cancellable] of this.#requests) if (cancellable) request.cancel(error);
     for (const request of this.#fetches) request.stop(error);
   }
 }
 
-function* piecesOf(
-  hop: Hop,
-  chunkBytes: number,
-): Generator<readonly [number, StagePiece, CopyProgram], void> {
-  for (const [index, program] of hop.programs.entries())
-    for (const piece of stagePieces(program, chunkBytes, MOST_LISTED)) yield [index, piece, program];
-}
-
-function asKvferryError(error: unknown): KvferryError {
-  if (error instanceof KvferryError) return error;
-  return new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error);
-}
-
 function asStop(error: unknown): KvferryError {
   return error instanceof KvferryError ? error : stopped();
-}
-
-function stopped(): KvferryError {
-  return new KvferryError(
-    "TIMEOUT",
-    "transfer",
-    "the copy was stopped",
-    "The transfer was cancelled; start it again if it is still wanted.",
-  );
 }
