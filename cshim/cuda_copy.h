@@ -40,6 +40,7 @@ typedef struct kvf_launch {
     bool staged;  /* room for its lists was taken before, at: */
     uint32_t at;
     bool written; /* and they are there */
+    bool sent;    /* in the device's memory too */
 } kvf_launch;
 int32_t kvf_copy_launch(const kvf_nest *nest, void *launch);
 int32_t kvf_copy_by_kernel(kvf_submission *s, const kvf_nest *nest, int side, bool bulk, uint32_t ctas, uint32_t threads);

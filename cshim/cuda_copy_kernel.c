@@ -82,8 +82,9 @@ static kvf_kernel kernel_of(const kvf_nest *nest, kvf_shape shape, uint32_t widt
 #define SLICE_ROUNDS 16 /* of each CTA's warps, where there is much work */
 
 /* CTAs for slices: as many as are at work at once, so that few wait for their pairs; more of much work, for they are not all
- * equally fast. */
+ * equally fast, and all that there may be where pairs are near. */
 static uint32_t slices_of(const kvf_launch *how, const kvf_kernel_program *program, uint32_t warps) {
+    if (how->sent) return how->ctas;
     const uint32_t most = how->ctas, at_once = KVF_KERNEL_SLICE_CTAS * (uint32_t)how->s->device->sms, rounds = program->units / warps;
     const uint32_t wanted = rounds / SLICE_ROUNDS > at_once ? rounds / SLICE_ROUNDS : at_once;
     return wanted < most ? wanted : most;
@@ -112,7 +113,7 @@ int32_t kvf_copy_launch(const kvf_nest *nest, void *argument) {
     int32_t status = kvf_nest_program(nest, how->side, shape, width, piece, lists, &external, &program);
     if (status != KVF_OK) return status;
     if (external) {
-        program.lists = (cu_pointer)(uintptr_t)lane->list_host + at;
+        program.lists = how->sent ? lane->list_device + at : (cu_pointer)(uintptr_t)lane->list_host + at;
         if (how->near && shape != KVF_SHAPE_SLICES && !s->rehearsal) {
             status = send_lists(s, program.lists, lane->list_device + at, words * 4);
             if (status != KVF_OK) return status;
@@ -190,14 +191,20 @@ static int32_t copy_slices(const kvf_nest *nest, kvf_launch *how) {
     kvf_lane *lane = how->s->lane;
     kvf_held_list list;
     const bool numbered = list_of(nest, &list);
+    int32_t status = KVF_OK;
     if (numbered && same_list(&list, &lane->held)) {
         how->staged = how->written = true;
         how->at = lane->held.at;
         /* Nobody may write there before this has read it. */
         if (lane->list_used < lane->held.end) lane->list_used = lane->held.end;
-        return kvf_copy_launch(nest, how);
+        if (!lane->held.sent && !how->s->rehearsal) {
+            /* What came twice will come more often: from now on no pair is fetched from host memory. */
+            status = send_lists(how->s, (cu_pointer)(uintptr_t)lane->list_host + how->at, lane->list_device + how->at, kvf_nest_words(nest, KVF_SHAPE_SLICES) * 4);
+            lane->held.sent = status == KVF_OK;
+        }
+        how->sent = lane->held.sent;
+        return status == KVF_OK ? kvf_copy_launch(nest, how) : status;
     }
-    int32_t status;
     bool whole = true; /* one list after the other is the list of all */
     if (nest->pairs < 2 * FIRST_SLICED) {
         status = stage_lists(how->s, (uint32_t)kvf_nest_words(nest, KVF_SHAPE_SLICES) * 4, &list.at);
@@ -215,6 +222,7 @@ static int32_t copy_slices(const kvf_nest *nest, kvf_launch *how) {
     }
     if (status != KVF_OK || !numbered || !whole || how->s->rehearsal) return status;
     list.end = lane->list_used;
+    list.sent = false;
     lane->held = list;
     return KVF_OK;
 }

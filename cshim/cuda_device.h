@@ -39,6 +39,7 @@ typedef struct kvf_held_list {
     uint64_t pairs;
     kvf_id_form form;
     uint32_t at, end; /* bytes from the beginning of the lane's memory, and of the segment */
+    bool sent;        /* it lies in the device's memory as well, at the same place */
 } kvf_held_list;
 
 typedef struct kvf_lane {

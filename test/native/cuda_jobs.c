@@ -321,7 +321,8 @@ static double number(void) {
 
 /* Long rows within the device: CTAs take slices of the list, of more pairs than they fetch at once where there are few CTAs;
  * pairs of one word and of two; in two launches, of which the second may begin before the first ends. Each list comes once
- * more under its numbers, when its pairs lie there, and again under others after half of it has changed. */
+ * more under its numbers, when its pairs lie there, once more, when they lie on the device, and again under others after half
+ * of it has changed. */
 #define SLICED 5000
 static void slices(void) {
     static uint32_t ids[2][SLICED];
@@ -363,9 +364,9 @@ static void slices(void) {
         words[1] = KVF_HOP_VERSION;
         words[2] = 1;
         words[3] = sizeof words / sizeof *words;
-        for (int round = 0; round < 3; round++) {
-            if (round != 1) for (int side = 0; side < 2; side++) words[5 + side] = number();
-            if (round == 2)
+        for (int round = 0; round < 4; round++) {
+            if (round % 3 == 0) for (int side = 0; side < 2; side++) words[5 + side] = number();
+            if (round == 3)
                 for (uint32_t i = 0; i < SLICED / 2; i++) {
                     const uint32_t swap = ids[1][i];
                     ids[1][i] = ids[1][SLICED - 1 - i];
