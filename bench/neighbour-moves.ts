@@ -16,6 +16,8 @@ export const SLOW_NIXL = "slow NIXL";
 /** Rounds before the first that counts, between GPUs and over the link. */
 const WARM_ROUNDS = 600;
 const SLOW_SAMPLES = 3;
+/** Seeds of more lists than are remembered. */
+const OTHERS: readonly number[] = [3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23];
 
 type Storage = "system" | "pinned" | "device";
 
@@ -31,6 +33,8 @@ export interface Move {
   readonly scattered: boolean;
   /** Transfers of all that which are under way at once, the limit's as well; default 1. */
   readonly deep?: number;
+  /** Every transfer takes lists that were not seen for a while; otherwise all take the same, as layer after layer does. */
+  readonly fresh?: boolean;
 }
 
 /** Samples of one move, beside the same copy inside this process and beside NIXL. */
@@ -57,13 +61,17 @@ export async function moves(move: Move, samples: number, slow: boolean): Promise
   const ours = requestOf(move, own, pool, lists);
   await verify(far, here, own, ours, move);
   const limit = gpu ? await oneDma(here, move) : requestOf(move, own, double, lists);
+  const others =
+    move.fresh === true ? OTHERS.map((seed) => requestOf(move, own, pool, listsOf(move, seed))) : [];
+  let turn = 0;
+  const next = (): TransferRequest => others[turn++ % others.length] ?? ours;
   const contenders: Record<string, Contender> = {
-    ours: () => rateOf(here, ours, bytes, move.deep),
+    ours: () => rateOf(here, next(), bytes, move.deep),
     limit: () => rateOf(here, limit, bytes, move.deep),
   };
   // JavaScript's engine compiles what runs often: what is measured in microseconds is measured after that.
   const taken = await alternate(contenders, samples, gpu ? WARM_ROUNDS : 5);
-  if (slow && move.deep === undefined && findNixl() !== null) {
+  if (slow && move.deep === undefined && move.fresh === undefined && findNixl() !== null) {
     // A NIXL that cannot reach this memory leaves our own figures as they are.
     const rates = await overNixl(move, theirs, lists, cuda).catch((error: unknown) => {
       process.stderr.write(`NOT RUN: NIXL: ${error instanceof Error ? error.message : String(error)}\n`);
@@ -148,10 +156,13 @@ export interface Lists {
 }
 
 /** The blocks that a move takes, in the order in which it takes them. */
-export function listsOf(move: Move): Lists {
+export function listsOf(move: Move, seed = 1): Lists {
   if (!move.scattered) return inOrder(move);
   const all = blocksOf(move);
-  return { here: shuffled(all, 1).slice(0, move.chunks), there: shuffled(all, 2).slice(0, move.chunks) };
+  return {
+    here: shuffled(all, seed).slice(0, move.chunks),
+    there: shuffled(all, seed + 1).slice(0, move.chunks),
+  };
 }
 
 function inOrder(move: Move): Lists {

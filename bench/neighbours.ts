@@ -87,14 +87,20 @@ const SINGLE: readonly Row[] = [
   ]),
 ];
 
-const ROWS: readonly Row[] = SINGLE.flatMap((row) => [row, ...deepRow(row)]);
+const ROWS: readonly Row[] = SINGLE.flatMap((row) => [row, ...variantsOf(row)]);
 
-/** The same with some transfers under way at once: one is planned while another one's bytes move. */
-function deepRow(row: Row): Row[] {
+/** The same by other lists each time, and with some transfers under way at once: one is planned while another one's bytes move. */
+function variantsOf(row: Row): Row[] {
   const { move } = row;
   if (row.gpus === 0 || move === undefined || move.chunk !== 16 * KIB) return [];
   const { goal: _goal, ...rest } = row;
   return [
+    {
+      ...rest,
+      id: `${row.id}.fresh`,
+      note: "the same work by other lists of ids in every transfer",
+      move: { ...move, fresh: true },
+    },
     {
       ...rest,
       id: `${row.id}.x${DEEP}`,
@@ -187,7 +193,7 @@ function gpuRow(link: "nvlink" | "same", direction: "push" | "pull", size: strin
     unit: "GB/s",
     direction: "rate",
     ...(size === "4k" ? {} : { goal: least(goal) }),
-    note: `10,000 scattered chunks to or from another process's GPU; limit: one DMA of the same bytes, ${link === "same" ? "within the GPU" : "between the two GPUs"}, in this process`,
+    note: `10,000 scattered chunks to or from another process's GPU, by the same lists every time; limit: one DMA of the same bytes, ${link === "same" ? "within the GPU" : "between the two GPUs"}, in this process`,
     gpus: link === "same" ? 1 : 2,
     move: {
       here: "device",
