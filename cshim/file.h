@@ -48,4 +48,8 @@ typedef struct kvf_file {
 kvf_file *kvf_file_find(uint32_t number);
 void kvf_file_release(kvf_file *file);
 
+/* Finds or makes what the file's path names, as KVF_FILE_* flags say, for so many bytes, and sets its descriptors and what is
+ * known of them. After a failure (text set) those that were opened are closed with the file's last reference. */
+int32_t kvf_file_open(kvf_file *file, uint32_t flags, uint64_t bytes);
+
 #endif
