@@ -3,7 +3,7 @@
  *
  * Threads of an agent, each with one job:
  *   control   everything but transfers, one order after the other; looks for notifications; makes and destroys the agent
- *   lanes     take transfers from the agent's queue, post their pieces and poll them (nixl_lane.c)
+ *   lanes     take transfers from the agent's queue, post their pieces and poll them (nixl_lane.c, nixl_flight.c)
  *
  * NIXL's lock (sync mode RW) is shared by transfer calls and exclusive for most others, and a post may hold it for the
  * whole copy. Readers may overtake a waiting writer there, so lanes that overlap could keep the control thread out for

@@ -4,7 +4,7 @@
  *   lane:  kvf_transfer_cut -> create -> post -> poll -> kvf_transfer_land (or kvf_transfer_break), again and again, then
  *          kvf_transfer_leave; the last lane to leave ends the job.
  *
- * A request of NIXL lives in a kvf_piece on its lane's stack and is released in one place only (nixl_lane.c), which
+ * A request of NIXL lives in a kvf_piece on its lane's stack and is released in one place only (nixl_flight.c), which
  * forgets it in the same breath: asking for the status of a released request crashes the library.
  */
 #ifndef KVF_NIXL_TRANSFER_H
@@ -87,6 +87,11 @@ void kvf_lists_free(const nixl_functions *api, kvf_lists *lists);
 /* Cuts the next piece and creates its request: false when there is none (all cut, stopped, or creation failed, which
  * stops the transfer). A piece that was cut must land or break. */
 bool kvf_transfer_cut(kvf_transfer *transfer, kvf_lists *lists, kvf_piece *piece);
+
+/* ---- nixl_flight.c ------------------------------------------------------------------------------------------- */
+
+/* Works on a transfer, as a lane with these lists, until nothing of it is left to cut or it stops. */
+void kvf_transfer_work(kvf_transfer *transfer, kvf_lists *lists);
 
 /* ---- nixl_transfer.c: account -------------------------------------------------------------------------------- */
 
