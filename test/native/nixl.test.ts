@@ -11,7 +11,7 @@ import { canSanitize, SANITIZERS } from "./c-driver.ts";
 const BUILD = join(SHIM_FOLDER, "build");
 
 /** What the NIXL part needs of the library: programs built from less compile, and run under sanitizers, sooner. */
-const NEEDED = /^(?:context|cpu|hop\w*|nixl\w*|numbers|pool|ring|status|thread)\.c$/;
+const NEEDED = /^(?:context|cpu|hop\w*|job|nixl\w*|numbers|pool|ring|status|thread)\.c$/;
 
 const FAULTS = [
   "load: refusals name what is missing",
