@@ -73,9 +73,6 @@ static uint32_t wait_for_threads(kvf_file *file, uint64_t deadline) {
 static uint32_t join_member(kvf_member *member, uint64_t deadline) {
     kvf_file *file = (kvf_file *)member;
     uint32_t left = wait_for_threads(file, deadline);
-    pthread_mutex_lock(&file->lock);
-    file->detached = true;
-    pthread_mutex_unlock(&file->lock);
     /* Nobody can name it any more. Threads that hang keep it. */
     kvf_file *listed = withdraw(file->number);
     if (listed) kvf_file_release(listed);
@@ -97,16 +94,21 @@ static void open_item(kvf_task *task, uint64_t index) {
     (void)index;
     open_job *job = (open_job *)task;
     kvf_file *file = job->file;
+    uint32_t number = 0;
     int32_t status = kvf_file_open(file, job->flags, job->bytes);
     if (status == KVF_OK) {
         file->member.stop = stop_member;
         file->member.join = join_member;
         kvf_context_retain(job->ctx);
         file->ctx = job->ctx;
+        /* Before the context knows it: its close takes what it knows out of the table. */
         pthread_mutex_lock(&table_lock);
-        file->number = ++last_number;
+        file->number = number = ++last_number;
+        file->next = open_files;
+        open_files = file;
         pthread_mutex_unlock(&table_lock);
         status = kvf_context_attach(job->ctx, &file->member);
+        if (status != KVF_OK) withdraw(number);
     }
     if (status != KVF_OK) {
         kvf_job_set_error(job->ctx, job->slot, "%s", kvf_error_text());
@@ -114,11 +116,6 @@ static void open_item(kvf_task *task, uint64_t index) {
         kvf_job_finish(job->ctx, job->slot, status, 0, 0);
         return;
     }
-    pthread_mutex_lock(&table_lock);
-    file->next = open_files;
-    open_files = file;
-    uint32_t number = file->number;
-    pthread_mutex_unlock(&table_lock);
     kvf_job_finish(job->ctx, job->slot, KVF_OK, 0, number);
 }
 

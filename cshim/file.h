@@ -34,7 +34,6 @@ typedef struct kvf_file {
     pthread_cond_t work;  /* for lanes of threads */
     pthread_cond_t ended; /* a thread ended */
     bool closing;
-    bool detached;       /* close of the context does not know it any more */
     uint32_t threads;
     bool ring;           /* the lane is one thread with an io_uring */
     int wake;            /* eventfd of such a lane, or -1 */

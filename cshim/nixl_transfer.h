@@ -2,7 +2,7 @@
  * nixl_transfer.h - a transfer: a hop cut into pieces, worked on by one lane or more.
  *
  *   lane:  kvf_transfer_cut -> create -> post -> poll -> kvf_transfer_land (or kvf_transfer_break), again and again, then
- *          kvf_transfer_leave; the last lane to leave ends the job.
+ *          it leaves; the last lane to leave ends the job (kvf_transfer_settle).
  *
  * A request of NIXL lives in a kvf_piece on its lane's stack and is released in one place only (nixl_flight.c), which
  * forgets it in the same breath: asking for the status of a released request crashes the library.
