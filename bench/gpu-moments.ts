@@ -31,7 +31,7 @@ export const MOMENT_ROWS: readonly Row[] = [
     unit: "us",
     direction: "time",
     goal: { figure: "ours", value: most },
-    note: "run() of a prepared transfer of scattered blocks of 4 KiB until it returns; limit: the batched call's own submission in C",
+    note: "run() of a prepared transfer of scattered blocks of 4 KiB, the same ones every time, until it returns; limit: the batched call's own submission in C",
     measure: (world, samples) => submission(world, samples, blocks),
   })),
 ];
