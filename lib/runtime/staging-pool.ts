@@ -4,6 +4,7 @@ import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
+import { asKvferryError } from "./staged-errors.ts";
 
 /** Where a pool's memory comes from; a simulation gives its own. */
 export interface StagingMemory {
@@ -323,11 +324,6 @@ interface User {
   /** Chunks that it has, and those of them that were given up. */
   lent: number;
   givenUp: number;
-}
-
-function asKvferryError(error: unknown): KvferryError {
-  if (error instanceof KvferryError) return error;
-  return new KvferryError("IO", "transfer", String(error), "See the cause.", {}, error);
 }
 
 function closedPool(): KvferryError {
