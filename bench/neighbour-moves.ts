@@ -61,12 +61,11 @@ export async function moves(move: Move, samples: number, slow: boolean): Promise
   const ours = requestOf(move, own, pool, lists);
   await verify(far, here, own, ours, move);
   const limit = gpu ? await oneDma(here, move) : requestOf(move, own, double, lists);
-  const others =
-    move.fresh === true ? OTHERS.map((seed) => requestOf(move, own, pool, listsOf(move, seed))) : [];
+  const requests =
+    move.fresh === true ? OTHERS.map((seed) => requestOf(move, own, pool, listsOf(move, seed))) : [ours];
   let turn = 0;
-  const next = (): TransferRequest => others[turn++ % others.length] ?? ours;
   const contenders: Record<string, Contender> = {
-    ours: () => rateOf(here, next(), bytes, move.deep),
+    ours: () => rateOf(here, requests[turn++ % requests.length] ?? ours, bytes, move.deep),
     limit: () => rateOf(here, limit, bytes, move.deep),
   };
   // JavaScript's engine compiles what runs often: what is measured in microseconds is measured after that.

@@ -42,10 +42,10 @@ kvf_context *kvf_context_from(kvf_word context) {
     return at;
 }
 
-bool kvf_context_closing(kvf_context *ctx) { return kvf_context_ends(ctx); }
+bool kvf_context_closing(kvf_context *ctx) { return __atomic_load_n(&ctx->closing, __ATOMIC_ACQUIRE) != 0; }
 
 void kvf_context_notify(kvf_context *ctx) {
-    if (kvf_context_ends(ctx)) return;
+    if (kvf_context_closing(ctx)) return;
     kvf_ring_store(&ctx->ring, KVF_RING_NOTIFICATIONS, 1);
     kvf_ring_bell(&ctx->ring);
 }
@@ -170,7 +170,7 @@ int32_t kvf_context_close(kvf_word context, uint32_t millis, double *out) {
 
 int32_t kvf_context_attach(kvf_context *ctx, kvf_member *member) {
     pthread_mutex_lock(&ctx->lock);
-    bool closing = kvf_context_ends(ctx);
+    bool closing = kvf_context_closing(ctx);
     if (!closing) {
         member->previous = NULL;
         member->next = ctx->members;

@@ -30,7 +30,4 @@ struct kvf_context {
     kvf_slot *slots;
 };
 
-/* kvf_context_closing, for loops that ask it again and again. */
-static inline bool kvf_context_ends(const kvf_context *ctx) { return __atomic_load_n(&ctx->closing, __ATOMIC_ACQUIRE) != 0; }
-
 #endif

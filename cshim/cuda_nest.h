@@ -112,10 +112,11 @@ static inline bool kvf_lists_external(uint64_t words, kvf_shape shape) {
     return shape == KVF_SHAPE_SLICES || words > KVF_KERNEL_INLINE_WORDS;
 }
 
-/* Fills a kernel program for a nest. `lists` has room for kvf_nest_words, and is where the lists go when they are
- * external (*external then says so, and the caller sets program->lists); NULL where they were written before. `width` is the access width in bytes; `side` is
- * the side on which neighbouring units should be neighbours in memory.
- * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. In the shape of rows with kvf_nest_vectors above 1 the kernel must be that of as many vectors. */
+/* Fills a kernel program for a nest. `lists` has room for kvf_nest_words, and is where the lists go when they are external
+ * (*external then says so, and the caller sets program->lists); NULL where they were written before. `width` is the access
+ * width in bytes; `side` is the side on which neighbouring units should be neighbours in memory.
+ * KVF_E_INVALID: offsets span more than 32 bits of their common unit, or too many units. In the shape of rows with
+ * kvf_nest_vectors above 1 the kernel must be that of as many vectors. */
 int32_t kvf_nest_program(const kvf_nest *nest, int side, kvf_shape shape, uint32_t width, uint32_t piece, uint32_t *lists, bool *external,
                          kvf_kernel_program *program);
 

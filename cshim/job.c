@@ -24,7 +24,7 @@ int32_t kvf_job_begin(kvf_context *ctx, uint32_t slot) {
     pthread_mutex_lock(&ctx->lock);
     kvf_slot *state = &ctx->slots[slot];
     int32_t status = KVF_OK;
-    if (kvf_context_ends(ctx)) status = kvf_refuse(KVF_E_CLOSED, "the context is closing");
+    if (kvf_context_closing(ctx)) status = kvf_refuse(KVF_E_CLOSED, "the context is closing");
     else if (state->busy) status = kvf_refuse(KVF_E_BUSY, "slot %u has a job", slot);
     else if (ctx->running + kvf_ring_unread(&ctx->ring) >= ctx->ring.slots)
         status = kvf_refuse(KVF_E_BUSY, "%u completions are running or not yet taken", ctx->ring.slots);
@@ -53,7 +53,7 @@ static void end_job(kvf_context *ctx, uint32_t slot, kvf_completion *completion)
         completion->micros = (double)(kvf_now_nanos() - state->begun) / 1000.0;
         kvf_ring_push(&ctx->ring, completion);
     }
-    if (kvf_context_ends(ctx)) pthread_cond_broadcast(&ctx->settled);
+    if (kvf_context_closing(ctx)) pthread_cond_broadcast(&ctx->settled);
     pthread_mutex_unlock(&ctx->lock);
     if (completion) kvf_ring_bell(&ctx->ring);
     kvf_context_release(ctx);
@@ -67,7 +67,7 @@ void kvf_job_finish(kvf_context *ctx, uint32_t slot, int32_t status, uint32_t fl
 }
 
 bool kvf_job_cancelled(kvf_context *ctx, uint32_t slot) {
-    return kvf_ring_load(&ctx->ring, kvf_ring_slot_word(&ctx->ring, slot) + KVF_SLOT_CANCEL) != 0 || kvf_context_ends(ctx);
+    return kvf_ring_load(&ctx->ring, kvf_ring_slot_word(&ctx->ring, slot) + KVF_SLOT_CANCEL) != 0 || kvf_context_closing(ctx);
 }
 
 void kvf_job_progress(kvf_context *ctx, uint32_t slot, uint32_t programs, double bytes) {

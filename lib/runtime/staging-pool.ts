@@ -1,9 +1,10 @@
-import { KvferryError } from "../core/errors.ts";
+import type { KvferryError } from "../core/errors.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
+import { closedError } from "../native/native-error.ts";
 import { asKvferryError } from "./staged-errors.ts";
 
 /** Where a pool's memory comes from; a simulation gives its own. */
@@ -143,7 +144,7 @@ export class StagingPool {
    */
   async close(): Promise<number> {
     this.#closed = true;
-    for (const waiter of this.#waiters.keys()) waiter.refuse(closedPool());
+    for (const waiter of this.#waiters.keys()) waiter.refuse(closedError("transfer"));
     this.#waiters.clear();
     await this.#making?.catch(() => undefined);
     if (this.#mapping === undefined) return 0;
@@ -173,7 +174,7 @@ export class StagingPool {
 
   async #registerNow(agent: NixlAgent): Promise<void> {
     await this.#map();
-    if (this.#mapping === undefined) throw closedPool();
+    if (this.#mapping === undefined) throw closedError("transfer");
     const { address, bytes } = this.#mapping;
     await agent.register(this.#device === null ? KVF_MEM_DRAM : KVF_MEM_VRAM, [
       { address, bytes, device: this.#device ?? 0 },
@@ -206,7 +207,7 @@ export class StagingPool {
 
   #request(waiter: ChunkWaiter, device: number | null, agent: NixlAgent | null, peer: string): void {
     if (this.#closed) {
-      waiter.refuse(closedPool());
+      waiter.refuse(closedError("transfer"));
       return;
     }
     let making: Promise<void> | null;
@@ -324,8 +325,4 @@ interface User {
   /** Chunks that it has, and those of them that were given up. */
   lent: number;
   givenUp: number;
-}
-
-function closedPool(): KvferryError {
-  return new KvferryError("CLOSED", "transfer", "the transport is closed", "Open a new Transport.");
 }

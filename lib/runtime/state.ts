@@ -1,5 +1,5 @@
-import { KvferryError } from "../core/errors.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
+import { closedError } from "../native/native-error.ts";
 
 /** The one mutable place of a transport: the current registry snapshot and whether it is open. */
 export class TransportState {
@@ -26,7 +26,6 @@ export class TransportState {
 
   /** @throws KvferryError `CLOSED`. */
   demandOpen(operation: string): void {
-    if (!this.#open)
-      throw new KvferryError("CLOSED", operation, "the transport is closed", "Open a new Transport.");
+    if (!this.#open) throw closedError(operation);
   }
 }
