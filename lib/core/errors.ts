@@ -84,3 +84,15 @@ export class KvferryError extends Error {
 export function isKvferryError(value: unknown, word?: ErrorWord): value is KvferryError {
   return value instanceof KvferryError && (word === undefined || value.code === `ERR_KVF_${word}`);
 }
+
+/**
+ * An error of the library as it is; anything else, which only the system or a defect throws, as the cause of one.
+ *
+ * @param during - What failed, where the thrown error does not say it.
+ */
+export function asKvferryError(error: unknown, during?: string): KvferryError {
+  if (error instanceof KvferryError) return error;
+  const said = error instanceof Error ? error.message : String(error);
+  const message = during === undefined ? said : `${during}: ${said}`;
+  return new KvferryError("IO", "transfer", message, "See the cause.", {}, error);
+}

@@ -1,4 +1,4 @@
-import { KvferryError } from "../core/errors.ts";
+import { asKvferryError, KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
 import type { StagePiece } from "../core/stage-piece.ts";
@@ -7,7 +7,7 @@ import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import { HopPieces } from "./hop-pieces.ts";
 import { InnerHops } from "./inner-hops.ts";
 import { LentChunks } from "./lent-chunks.ts";
-import { asKvferryError, stopped } from "./staged-errors.ts";
+import { stopped } from "./run-errors.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
 import type { Chunk, ChunkSource } from "./staging-pool.ts";

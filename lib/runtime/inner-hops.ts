@@ -1,6 +1,6 @@
 import type { KvferryError } from "../core/errors.ts";
 import type { HopOutcome, RunningHop } from "./executor.ts";
-import { stopped } from "./staged-errors.ts";
+import { stopped } from "./run-errors.ts";
 
 /** The hops of one program each that one assisted transfer runs, as promises. */
 export class InnerHops {

@@ -1,4 +1,4 @@
-import { KvferryError } from "../core/errors.ts";
+import { KvferryError, type ErrorDetails } from "../core/errors.ts";
 import type { Hop, TransferPlan } from "../core/plan.ts";
 import type { EngineEffects, Task } from "./task.ts";
 
@@ -28,16 +28,14 @@ export function timedOut(
   );
 }
 
-/** An error of the library as it is; anything else wrapped into one. */
-export function asError(error: unknown): KvferryError {
-  if (error instanceof KvferryError) return error;
+/** A staged copy was stopped before its end. */
+export function stopped(details: ErrorDetails = {}): KvferryError {
   return new KvferryError(
-    "IO",
+    "TIMEOUT",
     "transfer",
-    error instanceof Error ? error.message : String(error),
-    "See the cause.",
-    {},
-    error,
+    "the copy was stopped",
+    "The transfer was cancelled; start it again if it is still wanted.",
+    details,
   );
 }
 

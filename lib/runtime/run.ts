@@ -1,4 +1,4 @@
-import { KvferryError } from "../core/errors.ts";
+import { asKvferryError, KvferryError } from "../core/errors.ts";
 import type { Hop } from "../core/plan.ts";
 import type { CudaOrder } from "./cuda-order.ts";
 import type { Deadlines, Expiring } from "./deadlines.ts";
@@ -6,7 +6,7 @@ import type { HopOutcome, RunningHop } from "./executor.ts";
 import { layerNeeds, type LayerNeed } from "./layer-progress.ts";
 import type { Leases } from "./leases.ts";
 import { RunEnding } from "./run-ending.ts";
-import { asError, missingExecutor, missingReason, timedOut } from "./run-errors.ts";
+import { missingExecutor, missingReason, timedOut } from "./run-errors.ts";
 import { SETTLE_BOUND_MILLIS, type EngineEffects, type Task } from "./task.ts";
 import type { SettledTransfer, Transfer, TransferControl } from "./transfer.ts";
 
@@ -155,7 +155,7 @@ export class Run implements TransferControl, Expiring {
     if (check === undefined || check === null || this.#checked.has(step)) return false;
     this.#checked.add(step);
     check()
-      .catch((error: unknown) => asError(error))
+      .catch((error: unknown) => asKvferryError(error))
       .then((error) => {
         if (this.#ending.concluded) return;
         // All hops ended, or none began: nobody writes, whatever the check found.
@@ -212,7 +212,7 @@ export class Run implements TransferControl, Expiring {
         }
         if ((ended as HopOutcome).inDoubt) this.#doubtfulHop = running; // set inside the call
       } catch (error) {
-        const failure = asError(error);
+        const failure = asKvferryError(error);
         this.#fail(failure, failure, false);
         return;
       }

@@ -1,11 +1,11 @@
-import type { KvferryError } from "../core/errors.ts";
+import { asKvferryError, type KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { CopyProgram } from "../core/program.ts";
 import { executorBeside } from "../core/staging.ts";
 import type { RunProgram } from "./assisted-run.ts";
 import type { HopOutcome, RunningHop } from "./executor.ts";
 import { HopPieces, type HopPiece } from "./hop-pieces.ts";
-import { asKvferryError, stopped } from "./staged-errors.ts";
+import { stopped } from "./run-errors.ts";
 import type { Chunk, ChunkSource, ChunkWaiter } from "./staging-pool.ts";
 
 /** Chunks that one transfer holds at most: enough to keep both hops busy. */

@@ -1,4 +1,4 @@
-import { KvferryError } from "../core/errors.ts";
+import { asKvferryError, KvferryError } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import { peerRefusal } from "./peer-refusal.ts";
 import {
@@ -193,7 +193,9 @@ export class StagingClient {
     pending.ended.promise.catch(() => undefined);
     this.#pending.set(id, pending);
     const say = (word: StagingWord): void => {
-      this.#send(agent, writeStaging(word)).catch((error: unknown) => this.#fail(id, asError(error)));
+      this.#send(agent, writeStaging(word)).catch((error: unknown) =>
+        this.#fail(id, asKvferryError(error, "a message could not be sent")),
+      );
     };
     const where = device === null ? undefined : { device };
     say({ word: "ask", id, operation, layout, component, program, address, ...where });
@@ -295,16 +297,4 @@ const WORDS: ReadonlySet<string> = new Set([
 
 function refusal(code: string, message: string): KvferryError {
   return peerRefusal(WORDS, code, message);
-}
-
-function asError(error: unknown): KvferryError {
-  if (error instanceof KvferryError) return error;
-  return new KvferryError(
-    "IO",
-    "transfer",
-    `a message could not be sent: ${String(error)}`,
-    "See the cause.",
-    {},
-    error,
-  );
 }

@@ -1,11 +1,10 @@
-import type { KvferryError } from "../core/errors.ts";
+import { asKvferryError, type KvferryError } from "../core/errors.ts";
 import type { CudaSession } from "./cuda-session.ts";
 import type { NixlAgent, NixlRegion } from "../native/agent.ts";
 import { KVF_MEM_DRAM, KVF_MEM_VRAM } from "../native/symbols.ts";
 import type { NativeContext } from "../native/context.ts";
 import { mapMemory, releaseMemory, type MappedMemory } from "../native/memory.ts";
 import { closedError } from "../native/native-error.ts";
-import { asKvferryError } from "./staged-errors.ts";
 
 /** Where a pool's memory comes from; a simulation gives its own. */
 export interface StagingMemory {

@@ -158,7 +158,7 @@ test("who waits for memory of a GPU that cannot be had is refused, and so is who
     pool.source(null).request(waiter());
     await Bun.sleep(0);
   }
-  expect([refusedWith, pool.waiting, pool.lent]).toEqual([["Error: full", "Error: full"], 0, 0]);
+  expect([refusedWith, pool.waiting, pool.lent]).toEqual([["full", "full"], 0, 0]);
 });
 
 test("one peer alone gets all chunks while none was given up, and so do two that ask in turn", () => {
