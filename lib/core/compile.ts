@@ -115,20 +115,8 @@ function build(
   run: Uint32Array | null,
   layers: CopyProgram["layers"],
 ): CopyProgram {
-  const { loops } = nest;
-  const count: number[] = [];
-  const srcStride: number[] = [];
-  const dstStride: number[] = [];
-  let inner = 1;
-  for (let index = 0; index < loops.length; index++) {
-    const loop = loops[index] as Nest["loops"][number]; // in bounds
-    count.push(loop.count);
-    srcStride.push(loop.source);
-    dstStride.push(loop.destination);
-    inner *= loop.count;
-  }
   const pairs = merged ? placed.runs.runs : placed.runs.total;
-  const rows = nest.sourceBase.length * (run === null ? pairs : placed.runs.total) * inner;
+  const rows = nest.sourceBase.length * (run === null ? pairs : placed.runs.total) * nest.rows;
   return {
     srcBase: nest.sourceBase,
     dstBase: nest.destinationBase,
@@ -143,9 +131,9 @@ function build(
     pairs,
     srcRunStride: run === null ? 0 : placed.sourceStride,
     dstRunStride: run === null ? 0 : placed.destinationStride,
-    count,
-    srcStride,
-    dstStride,
+    count: nest.count,
+    srcStride: nest.sourceStride,
+    dstStride: nest.destinationStride,
     rowBytes: nest.rowBytes,
     bytes: rows * nest.rowBytes,
     rows,

@@ -1,3 +1,4 @@
+import { type Form, formOf, lowBits } from "./gpu-form.ts";
 import { type CopyProgram, runningDeviceOf } from "./program.ts";
 
 /** What the cost model of CUDA copies needs to know of a hop beside its bytes. */
@@ -25,9 +26,6 @@ export interface GpuWork {
 /** The most regions that one kernel can be given. */
 const MOST_BASES = 4_096;
 const BULK_ALIGNMENT = 16;
-/** Up to here looking again is as quick as remembering. */
-const FEW_BASES = 16;
-const MOST_PITCH = 2 ** 31 - 1;
 const LONG_RUN = 4 * 2 ** 20;
 
 /**
@@ -50,13 +48,12 @@ export function gpuWork(programs: readonly CopyProgram[], pageable: boolean): Gp
   let scattered = false;
   for (const program of programs) {
     if (program.bytes === 0) continue;
-    const nest = nestOf(program);
+    const form = formOf(program);
     bytes += program.bytes;
-    rows += program.bytes / nest.row;
-    if (inward || outward) hostRuns += program.bytes / hostRunOf(program, nest, inward ? 0 : 1);
-    const own = boxesOf(program, nest);
-    boxes = own === null || boxes === null ? null : boxes + own;
-    aligned &&= isAligned(program);
+    rows += program.bytes / form.row;
+    if (inward || outward) hostRuns += program.bytes / hostRunOf(program, form, inward ? 0 : 1);
+    boxes = form.boxes === null || boxes === null ? null : boxes + form.boxes * listedOf(program, form);
+    aligned &&= ((form.bits | pairBits(program)) & (BULK_ALIGNMENT - 1)) === 0;
     scattered ||= program.srcBase.length > MOST_BASES;
   }
   return {
@@ -72,85 +69,9 @@ export function gpuWork(programs: readonly CopyProgram[], pageable: boolean): Gp
   };
 }
 
-interface Loop {
-  readonly count: number;
-  /** Source and destination strides. */
-  readonly stride: readonly [number, number];
-}
-
-/** A program with even runs and evenly spaced bases as loops, sorted by the destination's strides and fused. */
-interface Sorted {
-  readonly row: number;
-  /** Outermost first. */
-  readonly loops: readonly Loop[];
-  /** Whether bases are still a list of their own, and runs. */
-  readonly bases: number;
-  readonly evenRuns: boolean;
-}
-
-// The same normal form that the library brings programs to before it copies them: what is predicted to be pitched must
-// not be refused there.
-function nestOf(program: CopyProgram): Sorted {
-  const loops: Loop[] = program.count.map((count, index) => ({
-    count,
-    stride: [program.srcStride[index] ?? 0, program.dstStride[index] ?? 0],
-  }));
-  const evenRuns = program.run === null || isEven(program.run, program.pairs);
-  if (program.run !== null && evenRuns)
-    loops.unshift({ count: program.run[0] ?? 1, stride: [program.srcRunStride, program.dstRunStride] });
-  let bases = program.srcBase.length;
-  if (bases > 1) {
-    const from = stepOf(program.srcBase);
-    const to = stepOf(program.dstBase);
-    if (from !== null && to !== null) {
-      loops.unshift({ count: bases, stride: [from, to] });
-      bases = 1;
-    }
-  }
-  // Joined first in the order of the program, then sorted and joined again, as the library does.
-  const joined = fuse(program.rowBytes, loops);
-  const sorted = fuse(
-    joined.row,
-    joined.loops.toSorted((a, b) => Math.abs(b.stride[1]) - Math.abs(a.stride[1])),
-  );
-  return { ...sorted, bases, evenRuns };
-}
-
-function fuse(
-  rowBytes: number,
-  given: readonly Loop[],
-): { readonly row: number; readonly loops: readonly Loop[] } {
-  let row = rowBytes;
-  const loops: Loop[] = [];
-  for (let index = given.length - 1; index >= 0; index--) {
-    const loop = given[index] as Loop; // in bounds
-    if (loop.count === 1) continue;
-    const inner = loops[0];
-    if (inner === undefined) {
-      if (loop.stride[0] === row && loop.stride[1] === row) row *= loop.count;
-      else loops.unshift(loop);
-    } else if (
-      loop.stride[0] === inner.stride[0] * inner.count &&
-      loop.stride[1] === inner.stride[1] * inner.count
-    ) {
-      loops[0] = { count: inner.count * loop.count, stride: inner.stride };
-    } else loops.unshift(loop);
-  }
-  return { row, loops };
-}
-
-/** Copies of boxes; null when a pitch or the number of loops forbids it. */
-function boxesOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted): number | null {
-  if (loops.length > 2) return null;
-  const inner = loops.at(-1);
-  const outer = loops.length > 1 ? loops[0] : undefined;
-  for (const side of [0, 1] as const) {
-    const pitch = inner?.stride[side] ?? row;
-    const height = inner?.count ?? 1;
-    const slice = outer?.stride[side] ?? pitch * height;
-    if (pitch < row || pitch >= MOST_PITCH || slice % pitch !== 0 || slice / pitch < height) return null;
-  }
-  return bases * (program.run === null || evenRuns ? program.pairs : blocksOf(program.run, program.pairs));
+/** Entries of the list that a program goes by: its pairs, or its blocks where runs differ. */
+function listedOf({ run, pairs }: CopyProgram, { evenRuns }: Form): number {
+  return run === null || evenRuns ? pairs : blocksOf(run, pairs);
 }
 
 function blocksOf(runs: Uint32Array, pairs: number): number {
@@ -159,25 +80,17 @@ function blocksOf(runs: Uint32Array, pairs: number): number {
   return blocks;
 }
 
-/** Bytes that follow each other on one side when its loops, bases and pairs are walked in the order of that side. */
-function hostRunOf(program: CopyProgram, { row, loops, bases, evenRuns }: Sorted, side: 0 | 1): number {
-  const axes = loops.map(({ count, stride }) => ({ count, stride: stride[side] }));
-  if (bases > 1) {
-    const step = stepOf(side === 0 ? program.srcBase : program.dstBase);
-    if (step !== null) axes.push({ count: bases, stride: step });
-  }
-  let run = row;
-  for (const { count, stride } of axes.toSorted((a, b) => a.stride - b.stride)) {
-    if (stride !== run) return run;
-    run *= count;
-  }
+/** The same when pairs are walked as well. */
+function hostRunOf(program: CopyProgram, { along, evenRuns }: Form, side: 0 | 1): number {
+  const { bytes, whole } = along[side];
+  if (!whole) return bytes;
   if (program.run !== null && !evenRuns) {
-    if ((side === 0 ? program.srcRunStride : program.dstRunStride) !== run) return run;
-    return run * (blocksOf(program.run, program.pairs) / program.pairs);
+    if ((side === 0 ? program.srcRunStride : program.dstRunStride) !== bytes) return bytes;
+    return bytes * (blocksOf(program.run, program.pairs) / program.pairs);
   }
   // Longer runs make no difference to the speed of a copy.
-  if (run >= LONG_RUN) return run;
-  return run / (1 - shareOfNeighbours(program, side, run));
+  if (bytes >= LONG_RUN) return bytes;
+  return bytes / (1 - shareOfNeighbours(program, side, bytes));
 }
 
 /** Which part of the pairs begin where the pair before them ended; below 1. Of long lists some pairs are looked at. */
@@ -203,55 +116,11 @@ function followers(values: Float64Array | Uint32Array, step: number): number {
   return follow / looks;
 }
 
-function isAligned(program: CopyProgram): boolean {
-  let bits = program.rowBytes;
-  if (program.run !== null) bits |= program.srcRunStride | program.dstRunStride;
-  bits |= lowBitsOfStrides(program.srcStride) | lowBitsOfStrides(program.dstStride);
-  bits |= lowBitsOfBases(program.srcBase) | lowBitsOfBases(program.dstBase);
+/** The low bits of where pairs lie. */
+function pairBits(program: CopyProgram): number {
   const { blocks } = program;
   // Ids times a stride: what divides the stride divides all of them.
-  bits |=
-    blocks === null
-      ? lowBits(program.srcOffset) | lowBits(program.dstOffset)
-      : blocks.sourceStride | blocks.destinationStride;
-  return (bits & (BULK_ALIGNMENT - 1)) === 0;
-}
-
-// Bases belong to a pair of layouts, so the same array comes back with every transfer between them.
-const known: WeakMap<Float64Array, number> = new WeakMap();
-
-function lowBitsOfBases(bases: Float64Array): number {
-  if (bases.length <= FEW_BASES) return lowBits(bases);
-  const before = known.get(bases);
-  if (before !== undefined) return before;
-  const bits = lowBits(bases);
-  known.set(bases, bits);
-  return bits;
-}
-
-/** The low bits of all values together: a bit is set where one of them has it. Exact for safe integers. */
-function lowBits(values: Float64Array): number {
-  let bits = 0;
-  for (let index = 0; index < values.length; index++) bits |= values[index] as number; // in bounds
-  return bits;
-}
-
-/** The same. One function for both kinds of array is compiled for one of them, and left whenever the other one comes. */
-function lowBitsOfStrides(values: readonly number[]): number {
-  let bits = 0;
-  for (let index = 0; index < values.length; index++) bits |= values[index] as number; // in bounds
-  return bits;
-}
-
-/** The step of evenly spaced numbers, or null. */
-function stepOf(values: Float64Array): number | null {
-  const step = (values[1] ?? 0) - (values[0] ?? 0);
-  for (let index = 2; index < values.length; index++)
-    if ((values[index] as number) - (values[index - 1] as number) !== step) return null; // in bounds
-  return step;
-}
-
-function isEven(runs: Uint32Array, pairs: number): boolean {
-  for (let pair = 1; pair < pairs; pair++) if (runs[pair] !== runs[0]) return false;
-  return true;
+  return blocks === null
+    ? lowBits(program.srcOffset) | lowBits(program.dstOffset)
+    : blocks.sourceStride | blocks.destinationStride;
 }

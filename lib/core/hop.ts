@@ -8,6 +8,7 @@ import {
 } from "./compile.ts";
 import { gdsMisfit } from "./gds.ts";
 import { gpuWork } from "./gpu-work.ts";
+import { choiceFor } from "./known-choice.ts";
 import { type Lists, runsKey } from "./lists.ts";
 import { betweenDevices, chooseMethod, readsInSoftware, slabMicros } from "./method.ts";
 import { nestOf } from "./nest.ts";
@@ -130,7 +131,7 @@ export function buildHop(
       candidates,
     };
   }
-  const choice = chooseMethod(work, prepared.profile, prepared.environment, prepared.method);
+  const choice = choiceFor(way, work, prepared);
   const byGds = choice.method.startsWith("gds/");
   return {
     executor: byGds ? "gds" : route.executor,

@@ -13,6 +13,12 @@ export interface Nest {
   readonly destinationBase: Float64Array;
   /** Outermost first. */
   readonly loops: readonly Axis[];
+  /** The same as a program has them. All programs of a nest share these arrays, by which they are told to be of one. */
+  readonly count: readonly number[];
+  readonly sourceStride: readonly number[];
+  readonly destinationStride: readonly number[];
+  /** Rows of one pair: the product of the counts. */
+  readonly rows: number;
   readonly rowBytes: number;
 }
 
@@ -114,7 +120,7 @@ export function unrolled(nest: Nest): Nest | null {
     source = nextSource;
     destination = nextDestination;
   }
-  return { sourceBase: source, destinationBase: destination, loops: [], rowBytes: nest.rowBytes };
+  return nestWith(source, destination, [], nest.rowBytes);
 }
 
 /** Rows that one cell (block, layer, outer) of `tokens` tokens takes when nothing is joined beyond the cell. */
@@ -187,7 +193,26 @@ function fuse(
       });
     }
   }
-  return { sourceBase, destinationBase, loops: open, rowBytes };
+  return nestWith(sourceBase, destinationBase, open, rowBytes);
+}
+
+function nestWith(
+  sourceBase: Float64Array,
+  destinationBase: Float64Array,
+  loops: readonly Axis[],
+  rowBytes: number,
+): Nest {
+  const count: number[] = [];
+  const sourceStride: number[] = [];
+  const destinationStride: number[] = [];
+  let rows = 1;
+  for (const loop of loops) {
+    count.push(loop.count);
+    sourceStride.push(loop.source);
+    destinationStride.push(loop.destination);
+    rows *= loop.count;
+  }
+  return { sourceBase, destinationBase, loops, count, sourceStride, destinationStride, rows, rowBytes };
 }
 
 function byDestinationStride(left: Axis, right: Axis): number {

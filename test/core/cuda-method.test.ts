@@ -142,6 +142,32 @@ describe("what is known of a hop", () => {
       expect(gpuWork([program(change)], false).aligned).toBe(false);
   });
 
+  test("programs that were cut from one, and share some of its arrays, are each described by what they are", () => {
+    // From pages with gaps to pages one after the other, of two regions each.
+    const whole = program({
+      srcBase: Float64Array.of(65_536, 131_072),
+      dstBase: Float64Array.of(1_048_576, 1_056_768),
+      count: [4],
+      srcStride: [8192],
+      dstStride: [2048],
+      rowBytes: 2048,
+      srcOffset: Float64Array.of(0, 2_097_152),
+      dstOffset: Float64Array.of(0, 4_194_304),
+    });
+    const cut = [
+      { srcStride: [2048] },
+      { dstStride: [4096] },
+      { srcBase: Float64Array.of(65_544, 131_080) },
+      { dstBase: Float64Array.of(1_048_576, 2_097_152) },
+      { rowBytes: 1024, bytes: whole.bytes / 2 },
+      { run: Uint32Array.of(2, 1), srcRunStride: 32_768, dstRunStride: 8192 },
+    ];
+    const described = cut.flatMap((change) => [whole, { ...whole, ...change }]);
+    const apart = described.map((one) => ({ ...one, count: [...one.count] }));
+    expect(described.map((one) => gpuWork([one], false))).toEqual(apart.map((one) => gpuWork([one], false)));
+    expect(new Set(apart.map((one) => JSON.stringify(gpuWork([one], false)))).size).toBe(1 + cut.length);
+  });
+
   test("the device that runs it holds the source, else the destination", () => {
     const to = gpuWork(
       [program({ srcMemory: { kind: 0, device: 0 }, dstMemory: { kind: 1, device: 3 } })],
