@@ -4,26 +4,16 @@ import type { NativeContext } from "../native/context.ts";
 import { withVariable } from "../native/environment.ts";
 import { findNixl } from "../native/find-nixl.ts";
 import { loadExchange } from "./exchange.ts";
-import { NixlExtents } from "./nixl-extents.ts";
-import { nixlExecutor } from "./nixl-executor.ts";
+import type { NixlParts } from "./nixl-parts.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { openPeerSums } from "./peer-sums.ts";
-import { PeersInNixl } from "./peers-in-nixl.ts";
-import { openStaging } from "./staging.ts";
-
-/** What a transport with an agent uses beside it. Without an agent none of it is loaded. */
-export interface NixlParts {
-  readonly nixlExecutor: typeof nixlExecutor;
-  readonly NixlExtents: typeof NixlExtents;
-  readonly PeersInNixl: typeof PeersInNixl;
-  readonly openStaging: typeof openStaging;
-  readonly openPeerSums: typeof openPeerSums;
-}
-
-export { NixlExtents, nixlExecutor, openPeerSums, openStaging, PeersInNixl };
 
 /** Threads that post transfers to NIXL: one for each direction keeps a push and a pull from waiting on each other. */
 const NIXL_LANES = 2;
+
+/** An agent with what works with it, or why there is none. */
+export type OpenedNixl =
+  | { readonly agent: NixlAgent; readonly overNixl: NixlParts; readonly reason: null }
+  | { readonly agent: null; readonly overNixl: null; readonly reason: KvferryError | null };
 
 /**
  * Opens the agent, with its backends.
@@ -36,7 +26,7 @@ export async function openAgent(
   options: ResolvedOptions,
   wanted: NonNullable<ResolvedOptions["nixl"]>,
   name: string,
-): Promise<{ readonly agent: NixlAgent | null; readonly reason: KvferryError | null }> {
+): Promise<OpenedNixl> {
   const location = findNixl(wanted.library === null ? {} : { library: wanted.library });
   if (location === null) {
     const reason = new KvferryError(
@@ -49,20 +39,22 @@ export async function openAgent(
       { library: wanted.library },
     );
     if (wanted.demanded) throw reason;
-    return { agent: null, reason };
+    return { agent: null, overNixl: null, reason };
   }
   let agent: NixlAgent | undefined;
   try {
     const creating = NixlAgent.create(context, location, name, NIXL_LANES);
-    // Whoever has an agent will have peers; NIXL takes longer to load than what exchanges packages, on a thread of its own.
-    [agent] = await Promise.all([creating, loadExchange()]);
+    // Whoever has an agent will have peers. NIXL takes longer to load than all that works with it, on a thread of its own.
+    const beside = Promise.all([import("./nixl-parts.ts"), loadExchange()]);
+    agent = await creating;
     for (const [backend, parameters] of wanted.backends)
       await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
-    return { agent, reason: null };
+    const [overNixl] = await beside;
+    return { agent, overNixl, reason: null };
   } catch (error) {
     await agent?.close().catch(() => 0);
     if (wanted.demanded || !(error instanceof KvferryError)) throw error;
-    return { agent: null, reason: error };
+    return { agent: null, overNixl: null, reason: error };
   }
 }
 

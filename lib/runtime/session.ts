@@ -24,7 +24,8 @@ import { linuxProcesses, type ProcessFacts } from "./process-watch.ts";
 import type { Neighbours } from "./neighbours.ts";
 import { loadedOnDemand, type MemoryProvider, type MemoryProviders } from "./layout-memory.ts";
 import { nextIncarnation, wireName } from "./incarnation.ts";
-import type { NixlParts } from "./nixl-session.ts";
+import type { NixlParts } from "./nixl-parts.ts";
+import type { OpenedNixl } from "./nixl-session.ts";
 import { stagedExecutor, type StagedParts } from "./staged-executor.ts";
 import { nativeStaging, StagingPool } from "./staging-pool.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -205,19 +206,10 @@ async function openGds(
 }
 
 /** A NIXL agent and what works with it, where one is wanted; loaded only then. */
-async function openNixl(
-  context: NativeContext,
-  options: ResolvedOptions,
-  wire: string,
-): Promise<{
-  readonly agent: NixlAgent | null;
-  readonly reason: KvferryError | null;
-  readonly overNixl: NixlParts | null;
-}> {
+async function openNixl(context: NativeContext, options: ResolvedOptions, wire: string): Promise<OpenedNixl> {
   if (options.nixl === null) return { agent: null, reason: null, overNixl: null };
-  const overNixl = await import("./nixl-session.ts");
-  const { agent, reason } = await overNixl.openAgent(context, options, options.nixl, wire);
-  return { agent, reason, overNixl: agent === null ? null : overNixl };
+  const { openAgent } = await import("./nixl-session.ts");
+  return await openAgent(context, options, options.nixl, wire);
 }
 
 /** Processes of this host; what reaches them is loaded only by who wants that. */

@@ -14,7 +14,7 @@ import { wireName } from "../../lib/runtime/incarnation.ts";
 import type { MemoryProvider } from "../../lib/runtime/layout-memory.ts";
 import { resolveOptions, type OpenOptions } from "../../lib/runtime/options.ts";
 import type { ProcessFacts, ProcessIdentity } from "../../lib/runtime/process-watch.ts";
-import * as overNixl from "../../lib/runtime/nixl-session.ts";
+import * as overNixl from "../../lib/runtime/nixl-parts.ts";
 import type { Session } from "../../lib/runtime/session.ts";
 import { stagedExecutor, type StagedParts } from "../../lib/runtime/staged-executor.ts";
 import { StagingPool, type StagingMemory } from "../../lib/runtime/staging-pool.ts";
