@@ -226,7 +226,7 @@ int32_t kvf_nixl_abandon(kvf_word context, uint32_t slot) {
     kvf_agent *agent;
     for (uint32_t at = 0; status == KVF_AGAIN && (agent = kvf_agent_of_context(ctx, &at)) != NULL;) {
         pthread_mutex_lock(&agent->mutex);
-        status = kvf_lane_abandon(agent, ctx, slot);
+        status = kvf_nixl_lane_abandon(agent, ctx, slot);
         pthread_mutex_unlock(&agent->mutex);
         kvf_agent_release(agent);
     }

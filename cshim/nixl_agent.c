@@ -229,7 +229,7 @@ static void member_stop(kvf_member *member) {
 static uint32_t member_join(kvf_member *member, uint64_t deadline) {
     kvf_agent *agent = (kvf_agent *)member;
     kvf_transfers_refuse(agent, NULL, KVF_E_CLOSED, "the NIXL agent is closing");
-    uint32_t left = kvf_lanes_join(agent, deadline);
+    uint32_t left = kvf_nixl_lanes_join(agent, deadline);
     if (kvf_thread_join_by(agent->control, deadline) != KVF_OK) {
         pthread_detach(agent->control);
         kvf_agent_refuse_orders(agent);

@@ -52,7 +52,7 @@ typedef struct kvf_peer {
 
 typedef struct kvf_agent kvf_agent;
 typedef struct kvf_transfer kvf_transfer;
-typedef struct kvf_lane kvf_lane;
+typedef struct kvf_nixl_lane kvf_nixl_lane;
 typedef struct kvf_order kvf_order;
 
 /* A backend, with an argument object that names it and the memory types (1 << type) that it takes. */
@@ -91,7 +91,7 @@ struct kvf_agent {
     kvf_transfer *first_waiting;
     kvf_transfer *last_waiting;
     kvf_transfer *running;
-    kvf_lane *lanes; /* all that were not joined, orphans included */
+    kvf_nixl_lane *lanes; /* all that were not joined, orphans included */
     uint32_t live_lanes;
     uint32_t orphans;
     uint32_t idle_lanes;      /* that sleep */
@@ -201,15 +201,15 @@ bool kvf_agent_peer_gone(kvf_agent *agent, const char *peer, bool ask);
 /* ---- nixl_lane.c: threads that run transfers ------------------------------------------------------------------ */
 
 /* With the agent's mutex held: starts one more lane. KVF_OK or KVF_E_SYSTEM / KVF_E_NOMEM (text set). */
-int32_t kvf_lane_start(kvf_agent *agent);
+int32_t kvf_nixl_lane_start(kvf_agent *agent);
 /* With the agent's mutex held: gives up on a transfer of (ctx, slot), as kvf_nixl_abandon says. KVF_AGAIN: not here. */
-int32_t kvf_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot);
+int32_t kvf_nixl_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot);
 /* With the agent's mutex held: wakes a lane for what waits, unless one comes for it by itself. */
-void kvf_lane_summon(kvf_agent *agent);
+void kvf_nixl_lane_summon(kvf_agent *agent);
 /* Wakes an idle lane, which may help with a running transfer. */
-void kvf_lane_invite(kvf_agent *agent);
+void kvf_nixl_lane_invite(kvf_agent *agent);
 /* Joins the lanes that end by the deadline; returns how many did not. */
-uint32_t kvf_lanes_join(kvf_agent *agent, uint64_t deadline);
+uint32_t kvf_nixl_lanes_join(kvf_agent *agent, uint64_t deadline);
 
 /* ---- nixl_transfer.c ------------------------------------------------------------------------------------------ */
 

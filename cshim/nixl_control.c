@@ -98,7 +98,7 @@ static int32_t control_create(kvf_agent *agent) {
 static int32_t control_publish(kvf_agent *agent) {
     int32_t status = KVF_OK;
     pthread_mutex_lock(&agent->mutex);
-    for (uint32_t i = 0; i < agent->lane_count && status == KVF_OK; i++) status = kvf_lane_start(agent);
+    for (uint32_t i = 0; i < agent->lane_count && status == KVF_OK; i++) status = kvf_nixl_lane_start(agent);
     pthread_mutex_unlock(&agent->mutex);
     if (status == KVF_OK && !kvf_agent_publish(agent)) status = kvf_refuse(KVF_E_BUSY, "too many NIXL agents are open");
     if (status == KVF_OK) {
@@ -250,7 +250,7 @@ void *kvf_control_main(void *argument) {
         char text[KVF_TEXT_BYTES];
         strncpy(text, kvf_error_text(), sizeof text - 1);
         text[sizeof text - 1] = 0;
-        kvf_lanes_join(agent, UINT64_MAX);
+        kvf_nixl_lanes_join(agent, UINT64_MAX);
         pthread_detach(pthread_self());
         kvf_job_fail(ctx, begin.slot, status, 0, "%s", text);
     } else {

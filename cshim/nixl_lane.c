@@ -17,8 +17,8 @@
  * then does not pay for waking it. One lane at a time does so. */
 #define LINGER ((uint64_t)150 * 1000u)
 
-struct kvf_lane {
-    kvf_lane *next;
+struct kvf_nixl_lane {
+    kvf_nixl_lane *next;
     kvf_agent *agent;
     pthread_t thread;
     kvf_transfer *current; /* guarded by the agent's mutex, as are these */
@@ -28,7 +28,7 @@ struct kvf_lane {
     kvf_lists lists;       /* the thread's own */
 };
 
-void kvf_lane_summon(kvf_agent *agent) {
+void kvf_nixl_lane_summon(kvf_agent *agent) {
     if (!agent->first_waiting || agent->idle_lanes == 0 || agent->looking || agent->returning_lanes > 0) return;
     pthread_cond_signal(&agent->lane_wakes);
 }
@@ -45,7 +45,7 @@ static kvf_transfer *pick(kvf_agent *agent) {
         /* To help, or for what came while this lane was looking or returning: nobody was woken then. */
         if (atomic_load_explicit(&t->shareable, memory_order_relaxed) && agent->idle_lanes > 0)
             pthread_cond_signal(&agent->lane_wakes);
-        else kvf_lane_summon(agent);
+        else kvf_nixl_lane_summon(agent);
         return t;
     }
     for (t = agent->running; t; t = t->next) {
@@ -93,14 +93,14 @@ static void wait_for_work(kvf_agent *agent) {
     agent->idle_lanes--;
 }
 
-void kvf_lane_invite(kvf_agent *agent) {
+void kvf_nixl_lane_invite(kvf_agent *agent) {
     pthread_mutex_lock(&agent->mutex);
     if (agent->idle_lanes > 0) pthread_cond_signal(&agent->lane_wakes);
     pthread_mutex_unlock(&agent->mutex);
 }
 
 static void *lane_main(void *argument) {
-    kvf_lane *lane = argument;
+    kvf_nixl_lane *lane = argument;
     kvf_agent *agent = lane->agent;
     prctl(PR_SET_TIMERSLACK, 1000ul);
     pthread_mutex_lock(&agent->mutex);
@@ -122,7 +122,7 @@ static void *lane_main(void *argument) {
         pthread_mutex_lock(&agent->mutex);
         agent->returning_lanes--;
         /* One that was given up meanwhile does not come back to the queue. */
-        if (lane->orphan) kvf_lane_summon(agent);
+        if (lane->orphan) kvf_nixl_lane_summon(agent);
     }
     pthread_mutex_unlock(&agent->mutex);
     kvf_lists_free(agent->api, &lane->lists);
@@ -140,8 +140,8 @@ static void *lane_main(void *argument) {
 
 /* With the agent's mutex held: lets go of the lanes that have ended. */
 static void reap(kvf_agent *agent) {
-    for (kvf_lane **at = &agent->lanes; *at;) {
-        kvf_lane *lane = *at;
+    for (kvf_nixl_lane **at = &agent->lanes; *at;) {
+        kvf_nixl_lane *lane = *at;
         if (!lane->ended) {
             at = &lane->next;
             continue;
@@ -153,9 +153,9 @@ static void reap(kvf_agent *agent) {
     }
 }
 
-int32_t kvf_lane_start(kvf_agent *agent) {
+int32_t kvf_nixl_lane_start(kvf_agent *agent) {
     reap(agent);
-    kvf_lane *lane = calloc(1, sizeof *lane);
+    kvf_nixl_lane *lane = calloc(1, sizeof *lane);
     if (!lane) return kvf_refuse(KVF_E_NOMEM, "no memory for a lane");
     lane->agent = agent;
     atomic_fetch_add(&agent->references, 1);
@@ -171,7 +171,7 @@ int32_t kvf_lane_start(kvf_agent *agent) {
     return KVF_OK;
 }
 
-int32_t kvf_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot) {
+int32_t kvf_nixl_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot) {
     for (kvf_transfer *t = agent->first_waiting; t; t = t->next) {
         if (t->ctx != ctx || t->slot != slot) continue;
         /* No lane has it: the next one to look at it ends it as cancelled. */
@@ -183,16 +183,16 @@ int32_t kvf_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot) {
     if (!t) return KVF_AGAIN;
     atomic_store(&t->abandoned, true);
     uint32_t held = 0;
-    for (kvf_lane *lane = agent->lanes; lane; lane = lane->next) held += lane->current == t && !lane->orphan;
+    for (kvf_nixl_lane *lane = agent->lanes; lane; lane = lane->next) held += lane->current == t && !lane->orphan;
     if (held == 0) return KVF_OK;
     if (agent->orphans + held > KVF_NIXL_MAX_ORPHANS) {
         return kvf_refuse(KVF_E_BUSY, "%u lanes of the NIXL agent were given up and have not come back", agent->orphans);
     }
     int32_t status = KVF_OK;
-    for (kvf_lane *lane = agent->lanes; lane; lane = lane->next) {
+    for (kvf_nixl_lane *lane = agent->lanes; lane; lane = lane->next) {
         if (lane->current != t || lane->orphan) continue;
         /* The new lane is put before this one, where this walk has been. */
-        status = kvf_lane_start(agent);
+        status = kvf_nixl_lane_start(agent);
         if (status != KVF_OK) return status;
         lane->orphan = true;
         agent->orphans++;
@@ -200,18 +200,18 @@ int32_t kvf_lane_abandon(kvf_agent *agent, kvf_context *ctx, uint32_t slot) {
     return status;
 }
 
-uint32_t kvf_lanes_join(kvf_agent *agent, uint64_t deadline) {
+uint32_t kvf_nixl_lanes_join(kvf_agent *agent, uint64_t deadline) {
     pthread_mutex_lock(&agent->mutex);
     while (agent->live_lanes > 0) {
         if (deadline == UINT64_MAX) pthread_cond_wait(&agent->ended, &agent->mutex);
         else if (kvf_condition_wait_until(&agent->ended, &agent->mutex, deadline) != KVF_OK) break;
     }
     uint32_t left = agent->live_lanes;
-    kvf_lane *lanes = agent->lanes;
+    kvf_nixl_lane *lanes = agent->lanes;
     agent->lanes = NULL;
     pthread_mutex_unlock(&agent->mutex);
     while (lanes) {
-        kvf_lane *lane = lanes;
+        kvf_nixl_lane *lane = lanes;
         lanes = lane->next;
         pthread_mutex_lock(&agent->mutex);
         bool ended = lane->ended;

@@ -75,7 +75,7 @@ static int32_t enqueue(kvf_agent *agent, kvf_transfer *t, const char *peer) {
     else agent->first_waiting = t;
     agent->last_waiting = t;
     atomic_fetch_add_explicit(&agent->submitted, 1, memory_order_relaxed);
-    kvf_lane_summon(agent);
+    kvf_nixl_lane_summon(agent);
     return KVF_OK;
 }
 
@@ -198,7 +198,7 @@ void kvf_transfer_land(kvf_transfer *t, kvf_piece *piece, uint64_t nanos, bool c
                 t->hop.bytes - bytes > KVF_SHARE_PIECES * piece->bytes;
     atomic_store_explicit(&t->shareable, more, memory_order_relaxed);
     pthread_mutex_unlock(&t->mutex);
-    if (more && t->agent->sharers > 1) kvf_lane_invite(t->agent);
+    if (more && t->agent->sharers > 1) kvf_nixl_lane_invite(t->agent);
     kvf_job_progress(t->ctx, t->slot, programs, (double)bytes);
 }
 
