@@ -108,7 +108,11 @@ static void open_item(kvf_task *task, uint64_t index) {
         open_files = file;
         pthread_mutex_unlock(&table_lock);
         status = kvf_context_attach(job->ctx, &file->member);
-        if (status != KVF_OK) withdraw(number);
+        if (status != KVF_OK) {
+            /* The context was closed meanwhile: nobody hears of the file, and nobody may find it. */
+            withdraw(number);
+            if (file->made) unlink(file->path);
+        }
     }
     if (status != KVF_OK) {
         kvf_job_set_error(job->ctx, job->slot, "%s", kvf_error_text());

@@ -24,6 +24,7 @@ typedef struct kvf_file {
     int descriptor;      /* buffered */
     int direct;          /* with O_DIRECT, or -1 */
     bool named;
+    bool made; /* by this opening, under its name */
     bool no_ring;
     uint32_t memory_alignment; /* what O_DIRECT asks of addresses */
     uint32_t offset_alignment; /* and of offsets and lengths */

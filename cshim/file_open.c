@@ -88,13 +88,12 @@ static int32_t open_named(kvf_file *file, uint32_t flags, uint64_t bytes) {
     const char *path = file->path;
     /* Without O_NONBLOCK opening a pipe by mistake would never end. */
     const int how = O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-    bool made = false;
     if (flags & KVF_FILE_CREATE) {
         file->descriptor = open(path, how | O_CREAT | O_EXCL, 0644);
-        made = file->descriptor >= 0;
-        if (!made && errno != EEXIST) return refuse_file(errno, path, "could not be made");
+        file->made = file->descriptor >= 0;
+        if (!file->made && errno != EEXIST) return refuse_file(errno, path, "could not be made");
     }
-    if (!made) file->descriptor = open(path, how);
+    if (!file->made) file->descriptor = open(path, how);
     if (file->descriptor < 0) return refuse_file(errno, path, "could not be opened for reading and writing");
     struct stat facts;
     if (fstat(file->descriptor, &facts) != 0) return refuse_file(errno, path, "could not be looked at");
@@ -109,11 +108,11 @@ static int32_t open_named(kvf_file *file, uint32_t flags, uint64_t bytes) {
         return kvf_refuse(KVF_E_IO, "%s: has %llu bytes, the layout needs %llu", path, (unsigned long long)facts.st_size,
                           (unsigned long long)bytes);
     }
-    if (!made && facts.st_size > 0 && !(flags & KVF_FILE_REPLACE))
+    if (!file->made && facts.st_size > 0 && !(flags & KVF_FILE_REPLACE))
         return kvf_refuse(KVF_E_IO, "%s: is there already with %llu bytes and was not made for a layout", path,
                           (unsigned long long)facts.st_size);
     int32_t status = reserve(file->descriptor, path, bytes);
-    if (status != KVF_OK && made) unlink(path);
+    if (status != KVF_OK && file->made) unlink(path);
     else if (status != KVF_OK && ftruncate(file->descriptor, 0) != 0) return status;
     return status;
 }

@@ -1,12 +1,12 @@
 // A file system that stops answering, one that fails, and one that answers short, with an interruption or with "again": a FUSE server of the tests' own, which needs the right to mount.
 import { afterAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
 import { buildHangingFiles } from "../standin/build.ts";
 import { refused } from "./helpers/refusal.ts";
-import { NIXL, openLocal, openRemote, systemSpec } from "./helpers/transports.ts";
+import { NIXL, openLocal, openRemote, systemSpec, until } from "./helpers/transports.ts";
 
 const CONFIG: LayoutConfig = { numBlocks: 8, numLayers: 2, outerDim: 2, pageSize: 16, innerDim: 128 };
 const FOLDER = mkdtempSync(join(tmpdir(), "kvferry-hang-"));
@@ -150,6 +150,28 @@ test.skipIf(server === null || NIXL === null)(
     } finally {
       await server.say("go");
     }
+  },
+  30_000,
+);
+
+test.skipIf(server === null)(
+  "a file that is still being made when its transport is gone does not stay behind, nor does its header",
+  async () => {
+    if (server === null) throw new Error("no server");
+    const transport = await openLocal();
+    await server.say("hang");
+    const making = refused("CLOSED", transport.register(diskSpec(MOUNT)));
+    const path = join(MOUNT, `${lastFile}.bin`);
+    try {
+      await until("the file is made", () => existsSync(path));
+      const report = await transport.close();
+      expect(report.stuck).toBe(1);
+    } finally {
+      await server.say("go");
+    }
+    await making;
+    await until("the file is gone", () => !existsSync(path));
+    expect(existsSync(`${path}.kvferry`)).toBe(false);
   },
   30_000,
 );

@@ -1,8 +1,8 @@
 /*
  * hang_fs.c - a file system in memory that stops answering on demand, by the kernel's FUSE protocol: `hang_fs DIRECTORY`.
  *
- * Lines on standard input: `hang` leaves reads and writes of large files unanswered from then on, `fail` answers them
- * with EIO, `short` with a part of what was asked for, EINTR and EAGAIN in turn (files that are opened meanwhile pass no
+ * Lines on standard input: `hang` leaves reads and writes of large files unanswered from then on, and who asks for their
+ * room; `fail` answers reads and writes with EIO, `short` with a part of what was asked for, EINTR and EAGAIN in turn (files that are opened meanwhile pass no
  * page cache, which would take short answers for ends), `go` answers those that were left and goes on. Each line is
  * answered by `ok`, and so is the mount; `count` by the number of short answers. Ends, and unmounts, at the end of its
  * input.
@@ -183,6 +183,7 @@ static bool serve(const uint8_t *message) {
         case FUSE_FALLOCATE: {
             const struct fuse_fallocate_in *in = (const void *)body;
             file *f = &files[head->nodeid - 2];
+            if (mode == HANG && in->length >= LARGE) return false;
             if (in->offset + in->length > FILE_BYTES) answer(head->unique, ENOSPC, NULL, 0);
             else {
                 if (in->offset + in->length > f->size) f->size = in->offset + in->length;
