@@ -101,7 +101,7 @@ export function buildHop(
     bytes += program.bytes;
     after += descriptorsOf(program);
   }
-  const work = {
+  const work: Work = {
     executor: route.executor,
     op: route.op,
     agent: route.agent,
@@ -109,9 +109,9 @@ export function buildHop(
     descriptors: after,
     sourceKind: programs[0]?.srcMemory.kind ?? 0,
     destinationKind: programs[0]?.dstMemory.kind ?? 0,
-    ...(route.executor === "cuda" ? { gpu: gpuWork(programs, pageable(prepared, members)) } : undefined),
-    ...(route.gds === undefined ? undefined : { gds: { problem: route.gds.problem ?? gdsMisfit(programs) } }),
-  } as const;
+    gpu: route.executor === "cuda" ? gpuWork(programs, pageable(prepared, members)) : undefined,
+    gds: route.gds === undefined ? undefined : { problem: route.gds.problem ?? gdsMisfit(programs) },
+  };
   const slab = slabOf(route, work, prepared);
   if (slab?.taken === true) {
     const { method, width, predictedMicros, candidates } = slab;

@@ -16,9 +16,9 @@ export interface Work {
   readonly sourceKind: ProgramMemory["kind"];
   readonly destinationKind: ProgramMemory["kind"];
   /** More about a hop that a GPU runs. */
-  readonly gpu?: GpuWork;
+  readonly gpu?: GpuWork | undefined;
   /** How GPUDirect Storage stands to it; only between GPU memory and a file. */
-  readonly gds?: GdsWay;
+  readonly gds?: GdsWay | undefined;
 }
 
 /** One way to run a hop. */
