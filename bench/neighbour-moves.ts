@@ -13,8 +13,13 @@ export const CHUNKS = 10_000;
 export const REGION: number = 256 * 2 ** 20;
 /** Samples of NIXL's that are shown, and not compared: one may take a second. */
 export const SLOW_NIXL = "slow NIXL";
-/** Rounds before the first that counts, between GPUs and over the link. */
-const WARM_ROUNDS = 600;
+/** Transfers before the first that counts, between GPUs and over the link. */
+const WARM_TRANSFERS = 600;
+/**
+ * Between memories of GPUs a transfer takes tenths of a millisecond, in which one pause of the engine would decide: a sample
+ * is as many of them, one after the other, as move so many bytes.
+ */
+const SAMPLE_BYTES = 2 ** 31;
 const SLOW_SAMPLES = 3;
 /** Seeds of more lists than are remembered. */
 const OTHERS: readonly number[] = [3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23];
@@ -64,12 +69,14 @@ export async function moves(move: Move, samples: number, slow: boolean): Promise
   const requests =
     move.fresh === true ? OTHERS.map((seed) => requestOf(move, own, pool, listsOf(move, seed))) : [ours];
   let turn = 0;
+  const times = timesOf(move);
   const contenders: Record<string, Contender> = {
-    ours: () => rateOf(here, requests[turn++ % requests.length] ?? ours, bytes, move.deep),
-    limit: () => rateOf(here, limit, bytes, move.deep),
+    ours: () =>
+      inTurn(times, () => rateOf(here, requests[turn++ % requests.length] ?? ours, bytes, move.deep)),
+    limit: () => inTurn(times, () => rateOf(here, limit, bytes, move.deep)),
   };
   // JavaScript's engine compiles what runs often: what is measured in microseconds is measured after that.
-  const taken = await alternate(contenders, samples, gpu ? WARM_ROUNDS : 5);
+  const taken = await alternate(contenders, samples, gpu ? Math.ceil(WARM_TRANSFERS / times) : 5);
   if (slow && move.deep === undefined && move.fresh === undefined && findNixl() !== null) {
     // A NIXL that cannot reach this memory leaves our own figures as they are.
     const rates = await overNixl(move, theirs, lists, cuda).catch((error: unknown) => {
@@ -146,6 +153,19 @@ export async function rateOf(
   if (deep === 1) await here.transfer(asked);
   else await Promise.all(Array.from({ length: deep }, () => here.transfer(asked)));
   return (deep * bytes) / (Bun.nanoseconds() - begun);
+}
+
+/** Transfers that make one sample. */
+function timesOf({ here, there, chunk, chunks, deep = 1 }: Move): number {
+  const short = here === "device" && there === "device";
+  return short ? Math.max(1, Math.round(SAMPLE_BYTES / (chunk * chunks * deep))) : 1;
+}
+
+/** The rate of some transfers together, one after the other. */
+async function inTurn(times: number, rate: () => Promise<number>): Promise<number> {
+  let inverse = 0;
+  for (let count = 0; count < times; count += 1) inverse += 1 / (await rate());
+  return times / inverse;
 }
 
 /** Block ids of both sides. */
