@@ -11,7 +11,7 @@ import { writeEnvelope } from "./envelope.ts";
 import type { SigningKey } from "./envelope.ts";
 import { leastBytesToSort } from "./regions.ts";
 import { COMPONENT_WORDS, LAYOUT_WORDS, NO_WORD, READ_ONLY, STAGED, STORAGES, TIERS } from "./rows.ts";
-import { newShapeTable, shapeIndex } from "./shapes.ts";
+import { newShapeTable, shapeIndex } from "./shape-table.ts";
 
 /**
  * Writes a package in kvferry's own format.
