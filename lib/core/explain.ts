@@ -116,7 +116,9 @@ export function formatExplanation(explanation: Explanation): string {
 const MOST_PROGRAMS = 8;
 
 function explainHop(hop: Hop): HopExplanation {
-  return { ...hop, programs: hop.programs.map(summarise) };
+  // A copy: who asked may sort them, and the next plan may share the plan's own.
+  const candidates = hop.candidates.map((candidate) => ({ ...candidate }));
+  return { ...hop, candidates, programs: hop.programs.map(summarise) };
 }
 
 function summarise(program: CopyProgram): ProgramSummary {

@@ -593,6 +593,24 @@ describe("explain is a view of the plan that would run", () => {
     expect(JSON.parse(JSON.stringify(explanation))).toEqual(explanation);
   });
 
+  test("who asked may change the list of methods: whoever asks next gets the plan's", () => {
+    const world = new World();
+    const request = {
+      source: world.add().handle,
+      destination: world.add().handle,
+      sourceBlocks: [0],
+      destinationBlocks: [1],
+    };
+    const asked = (): MethodCandidate[] =>
+      explainPlan(world.plan(request)).legs[0]?.hops[0]?.candidates as MethodCandidate[]; // as JavaScript may
+    const wanted = structuredClone(asked());
+    expect(wanted.length).toBeGreaterThan(1);
+    const mine = asked();
+    mine.reverse();
+    Object.assign(mine[0] ?? {}, { micros: -1 });
+    expect(asked()).toEqual(wanted);
+  });
+
   test("the text names route, method, descriptors, candidates, warnings", () => {
     const world = new World();
     const from = world.add({ fingerprint: "x" });
