@@ -32,7 +32,6 @@ export function checkedLists(
   };
   for (const component of prepared.components) checkLengths(prepared, component, lists);
   // Lists that pair one to one are checked for repeats while their runs are found.
-  const distinct = new Set<number>();
   for (const component of prepared.components) {
     if (!component.blocksPair) continue;
     const key = runsKey(prepared, component);
@@ -42,12 +41,13 @@ export function checkedLists(
       prepared.destinationGroups[component.destinationGroup]?.limit ?? 0,
       component.pair.destination.shape.group,
     );
-    distinct.add(component.destinationGroup);
   }
-  lists.destination.forEach((ids, index) => {
-    if (!distinct.has(index))
-      checkDistinct(ids, "destination", prepared.destinationGroups[index]?.name ?? "");
-  });
+  for (const index of prepared.unpairedGroups)
+    checkDistinct(
+      lists.destination[index] as Uint32Array, // one list for each group
+      "destination",
+      prepared.destinationGroups[index]?.name ?? "",
+    );
   return lists;
 }
 

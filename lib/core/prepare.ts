@@ -28,6 +28,8 @@ export interface PreparedPair {
   /** Block-id spaces that take part, with the smallest block count among their components. */
   readonly sourceGroups: readonly PreparedGroup[];
   readonly destinationGroups: readonly PreparedGroup[];
+  /** Destination groups, by index, in which no component's blocks pair one to one. */
+  readonly unpairedGroups: readonly number[];
   readonly components: readonly PreparedComponent[];
   readonly routes: readonly PreparedRoute[];
   /** Destination components that nothing is moved to although they were asked for. */
@@ -173,6 +175,10 @@ export function prepareRecords(
     method: request.method,
     sourceGroups,
     destinationGroups,
+    unpairedGroups: [...destinationGroups.keys()].filter(
+      (index) =>
+        !components.some((component) => component.blocksPair && component.destinationGroup === index),
+    ),
     components,
     routes: routes.map((route, index) => {
       const own = members[index] ?? [];
