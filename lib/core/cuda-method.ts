@@ -1,6 +1,6 @@
 import type { GpuWork } from "./gpu-work.ts";
 import { type CudaProfile, type MachineProfile, rateAt, type RatePoint } from "./profile.ts";
-import type { GpuFacts, PlanEnvironment } from "./route.ts";
+import type { GpuFacts, PlanEnvironment } from "./environment.ts";
 import type { Option, Work } from "./work.ts";
 
 /**

@@ -1,7 +1,7 @@
 import type { ComponentRecord } from "./layout.ts";
 import type { MachineProfile } from "./profile.ts";
 import type { CopyProgram } from "./program.ts";
-import type { PlanEnvironment } from "./route.ts";
+import type { PlanEnvironment } from "./environment.ts";
 import type { Option, Work } from "./work.ts";
 
 /**

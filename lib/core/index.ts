@@ -119,5 +119,6 @@ export type {
   RatePoint,
 } from "./profile.ts";
 export { cudaProfileOf, defaultProfile, hopperCuda, rateAt, unknownCuda } from "./profile.ts";
-export type { Place, PlanEnvironment, Reach, Route, RouteRule } from "./route.ts";
+export type { PlanEnvironment } from "./environment.ts";
+export type { Place, Reach, Route, RouteRule } from "./route.ts";
 export { findRoute, placeOf, ROUTES } from "./route.ts";

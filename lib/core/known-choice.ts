@@ -1,7 +1,7 @@
 import type { GpuWork } from "./gpu-work.ts";
 import { type Choice, chooseMethod } from "./method.ts";
 import type { PreparedPair, PreparedRoute } from "./prepare.ts";
-import type { GpuFacts } from "./route.ts";
+import type { GpuFacts } from "./environment.ts";
 import type { Work } from "./work.ts";
 
 /**

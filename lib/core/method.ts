@@ -3,7 +3,7 @@ import { gdsOption } from "./gds.ts";
 import type { ExecutorName, MethodCandidate } from "./plan.ts";
 import { type MachineProfile, type NixlTransportProfile, rateAt } from "./profile.ts";
 import { refusal } from "./refuse.ts";
-import type { PlanEnvironment } from "./route.ts";
+import type { PlanEnvironment } from "./environment.ts";
 import type { Option, Work } from "./work.ts";
 
 /** The chosen method and everything that it was compared with. */

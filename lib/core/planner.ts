@@ -13,7 +13,7 @@ import { getLayout } from "./registry-queries.ts";
 import type { RegistrySnapshot } from "./registry-snapshot.ts";
 import type { BlockSelection, PlanRequest } from "./request.ts";
 import { isList } from "./request-check.ts";
-import type { PlanEnvironment } from "./route.ts";
+import type { PlanEnvironment } from "./environment.ts";
 
 /**
  * Plans a transfer: checks the request, finds the way, makes the copy programs and chooses how to run them.

@@ -1,8 +1,8 @@
 import { type Aliasing, aliasingOf } from "./aliasing.ts";
 import { type ComponentPair, intersectComponents } from "./intersect.ts";
-import { layerLimit, type LayerRange, layersInRange } from "./intersect-layers.ts";
+import { layerLimit, type LayerRange } from "./intersect-layers.ts";
 import { type PreparedStep, stepsOf, unionOfLayers } from "./layer-steps.ts";
-import type { ComponentRecord, LayoutRecord } from "./layout.ts";
+import type { LayoutRecord } from "./layout.ts";
 import { checkAccess, checkFingerprints, matchComponents, warnAboutTypes } from "./match.ts";
 import { type Nest, nestOf, type Outside, outsideOf } from "./nest.ts";
 import type { MachineProfile } from "./profile.ts";
@@ -11,7 +11,9 @@ import { getLayout } from "./registry-queries.ts";
 import type { RegistrySnapshot } from "./registry.ts";
 import type { PlanRequest } from "./request.ts";
 import { checkedLayers, checkedLayerStep, checkedTokens, type TokenRange } from "./request-check.ts";
-import { findRoute, type PlanEnvironment, type Route } from "./route.ts";
+import type { PlanEnvironment } from "./environment.ts";
+import { findRoute, type Route } from "./route.ts";
+import { addUncovered, requireCoverage, type Uncovered } from "./uncovered.ts";
 
 /** A request without its block ids. */
 export type PrepareRequest = Omit<PlanRequest, "sourceBlocks" | "destinationBlocks">;
@@ -48,15 +50,6 @@ export interface PreparedPair {
   /** Keys of all routes, and the ways that they passed over. */
   readonly routeKey: string;
   readonly passedOver: Route["passedOver"];
-}
-
-/** A destination component that was asked for and gets nothing. */
-export interface Uncovered {
-  readonly group: string;
-  /** Tokens in a block, and asked bytes of each. */
-  readonly page: number;
-  readonly tokenBytes: number;
-  readonly wholeBlocks: boolean;
 }
 
 /** A block-id space. */
@@ -198,23 +191,6 @@ export function prepareRecords(
   };
 }
 
-function addUncovered(
-  to: ComponentRecord,
-  range: LayerRange | null,
-  wholeBlocks: boolean,
-  uncovered: Uncovered[],
-): void {
-  const { config, group } = to.shape;
-  const layers = layersInRange(config, range);
-  if (layers === 0) return;
-  uncovered.push({
-    group,
-    page: config.pageSize,
-    tokenBytes: layers * config.outerDim * config.tokenBytes,
-    wholeBlocks,
-  });
-}
-
 function nothingInRange(range: LayerRange | null): Error {
   return refusal(
     "LAYER_RANGE",
@@ -222,43 +198,6 @@ function nothingInRange(range: LayerRange | null): Error {
     "Choose layers that both sides hold.",
     { start: range?.start, end: range?.end },
   );
-}
-
-function requireCoverage(
-  pairs: readonly ComponentPair[],
-  uncovered: PreparedPair["uncovered"],
-  partial: boolean,
-  warnings: string[],
-): number {
-  let moved = 0;
-  let asked = 0;
-  let short = uncovered.length > 0;
-  for (const pair of pairs) {
-    moved += pair.tokenBytes * pair.destinationPage;
-    asked += pair.askedTokenBytes * pair.destinationPage;
-    if (pair.tokenBytes !== pair.askedTokenBytes) short = true;
-  }
-  for (const component of uncovered) asked += component.tokenBytes * component.page;
-  const coverage = moved / asked;
-  if (!short) return 1;
-  if (!partial) {
-    throw refusal(
-      "PARTIAL",
-      `the source covers only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes`,
-      "Say `partial: true` when the rest comes from elsewhere, or name the layers or components that are meant.",
-      {
-        coverage,
-        components: pairs
-          .filter((pair) => pair.tokenBytes !== pair.askedTokenBytes)
-          .map((pair) => ({ name: pair.name, coverage: pair.tokenBytes / pair.askedTokenBytes })),
-        missing: uncovered.length,
-      },
-    );
-  }
-  warnings.push(
-    `Only ${(coverage * 100).toFixed(1)} % of the destination blocks' bytes are covered, as \`partial\` allows.`,
-  );
-  return coverage;
 }
 
 function routesOf(

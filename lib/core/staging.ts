@@ -4,7 +4,7 @@ import { chooseMethod } from "./method.ts";
 import type { Hop } from "./plan.ts";
 import type { MachineProfile } from "./profile.ts";
 import type { CopyProgram, ProgramMemory } from "./program.ts";
-import type { PlanEnvironment } from "./route.ts";
+import type { PlanEnvironment } from "./environment.ts";
 import { HOST, pieceOf, type StagePiece } from "./stage-piece.ts";
 
 /** Programs with more bases than this are not unrolled further; their rows are moved one by one. */

@@ -7,7 +7,7 @@ import { preparePair, type PreparedPair } from "../core/prepare.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
-import type { PlanEnvironment } from "../core/route.ts";
+import type { PlanEnvironment } from "../core/environment.ts";
 import { pairScan } from "../native/pair-scan.ts";
 import type { Leases } from "./leases.ts";
 import { hasRdma, likelyTransport } from "./nixl-transport.ts";

@@ -2,7 +2,7 @@ import { KvferryError } from "../core/errors.ts";
 import type { ExecutorName, Hop } from "../core/plan.ts";
 import type { MachineProfile } from "../core/profile.ts";
 import type { CopyProgram } from "../core/program.ts";
-import type { PlanEnvironment } from "../core/route.ts";
+import type { PlanEnvironment } from "../core/environment.ts";
 import { plannedHop } from "../core/staging.ts";
 import { assistedHop } from "./assisted-hop.ts";
 import type { DeviceStaging } from "./device-staging.ts";

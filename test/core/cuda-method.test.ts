@@ -10,7 +10,7 @@ import {
   unknownCuda,
 } from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
-import type { GpuFacts, PlanEnvironment } from "../../lib/core/route.ts";
+import type { GpuFacts, PlanEnvironment } from "../../lib/core/environment.ts";
 import { copyProgram } from "../copy-program.ts";
 
 // Which way a GPU copies is chosen by predicted time; what cannot run must never be taken, what is pitched or aligned

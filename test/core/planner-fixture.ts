@@ -10,7 +10,7 @@ import { planTransfer } from "../../lib/core/planner.ts";
 import { defaultProfile } from "../../lib/core/profile.ts";
 import { emptyRegistry, registerLayout, type RegistrySnapshot } from "../../lib/core/registry.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
-import type { PlanEnvironment } from "../../lib/core/route.ts";
+import type { PlanEnvironment } from "../../lib/core/environment.ts";
 import { interpret } from "../interpreter.ts";
 
 /** A component as tests describe it. */

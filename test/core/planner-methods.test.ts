@@ -6,7 +6,8 @@ import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { Hop, MethodCandidate } from "../../lib/core/plan.ts";
 import { defaultProfile, rateAt } from "../../lib/core/profile.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
-import { findRoute, type PlanEnvironment } from "../../lib/core/route.ts";
+import type { PlanEnvironment } from "../../lib/core/environment.ts";
+import { findRoute } from "../../lib/core/route.ts";
 import { HOST, HOST_AND_NIXL, type TestLayout, World } from "./planner-fixture.ts";
 
 const KIB = 1024;

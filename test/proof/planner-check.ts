@@ -11,7 +11,7 @@ import { defaultProfile } from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import { emptyRegistry, registerLayout, type RegistrySnapshot } from "../../lib/core/registry.ts";
 import type { BlockSelection, PlanRequest } from "../../lib/core/request.ts";
-import type { PlanEnvironment } from "../../lib/core/route.ts";
+import type { PlanEnvironment } from "../../lib/core/environment.ts";
 import { interpret, visitRows } from "../interpreter.ts";
 import { expectedRows, type OracleComponent, type OracleResult } from "../oracle.ts";
 import { randomOf } from "../random.ts";
