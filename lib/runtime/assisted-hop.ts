@@ -6,7 +6,8 @@ import type { DeviceStaging } from "./device-staging.ts";
 import type { HopContext, HopOutcome, RunningHop } from "./executor.ts";
 import { canName } from "./staged-protocol.ts";
 import type { StagingClient } from "./staging-client.ts";
-import type { ChunkSource, StagingPool } from "./staging-pool.ts";
+import type { ChunkSource } from "./chunks.ts";
+import type { StagingPool } from "./staging-pool.ts";
 
 /** What a hop that a peer helps with needs. */
 export interface AssistedParts {

@@ -10,7 +10,7 @@ import { LentChunks } from "./lent-chunks.ts";
 import { stopped } from "./run-errors.ts";
 import { MOST_LISTED, stagedProgram } from "./staged-protocol.ts";
 import type { FetchRequest, StagingClient, StagingRequest } from "./staging-client.ts";
-import type { Chunk, ChunkSource } from "./staging-pool.ts";
+import type { Chunk, ChunkSource } from "./chunks.ts";
 
 /** Runs one program and tells how it ended. */
 export type RunProgram = (

@@ -5,7 +5,7 @@ import type { ComponentRecord, LayoutRecord } from "../core/layout.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import type { BlockSelection } from "../core/request.ts";
 import type { Leases } from "./leases.ts";
-import type { Chunk, ChunkSource, ChunkWaiter } from "./staging-pool.ts";
+import type { Chunk, ChunkSource, ChunkWaiter } from "./chunks.ts";
 
 /** A caller's blocks as staging memory: the runs of bytes that they have, each a chunk. */
 export interface BounceBlocks {

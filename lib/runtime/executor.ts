@@ -2,7 +2,7 @@ import type { KvferryError } from "../core/errors.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { Hop } from "../core/plan.ts";
 import type { CudaOrder } from "./cuda-order.ts";
-import type { ChunkSource } from "./staging-pool.ts";
+import type { ChunkSource } from "./chunks.ts";
 
 /** How a hop ended, as far as the native side can tell. */
 export interface HopOutcome {

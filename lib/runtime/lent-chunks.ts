@@ -1,5 +1,5 @@
 import type { KvferryError } from "../core/errors.ts";
-import type { Chunk, ChunkSource } from "./staging-pool.ts";
+import type { Chunk, ChunkSource } from "./chunks.ts";
 
 /** The chunks that one transfer has borrowed, and those that it waits for. */
 export class LentChunks {

@@ -14,7 +14,7 @@ import {
   type StagedProgram,
   type StagingWord,
 } from "./staged-protocol.ts";
-import type { ChunkSource } from "./staging-pool.ts";
+import type { ChunkSource } from "./chunks.ts";
 
 /** What a peer may ask to touch here, and through what. */
 export interface StagedOwner {

@@ -6,7 +6,7 @@ import type { RunProgram } from "./assisted-run.ts";
 import type { HopOutcome, RunningHop } from "./executor.ts";
 import { HopPieces, type HopPiece } from "./hop-pieces.ts";
 import { stopped } from "./run-errors.ts";
-import type { Chunk, ChunkSource, ChunkWaiter } from "./staging-pool.ts";
+import type { Chunk, ChunkSource, ChunkWaiter } from "./chunks.ts";
 
 /** Chunks that one transfer holds at most: enough to keep both hops busy. */
 const MOST_HELD = 8;

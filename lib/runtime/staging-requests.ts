@@ -1,6 +1,6 @@
 import { refusal, type StagedWork } from "./staged-check.ts";
 import type { StagedOperation } from "./staged-protocol.ts";
-import type { Chunk, ChunkSource } from "./staging-pool.ts";
+import type { Chunk, ChunkSource } from "./chunks.ts";
 
 /** Requests of one peer that wait or run at most; a peer that asks for more is refused. */
 const MOST_REQUESTS = 1_024;

@@ -8,7 +8,7 @@ import type { Leases } from "./leases.ts";
 import { checkedAsk, refusal, type StagedOwner } from "./staged-check.ts";
 import { IN_DOUBT, NO_WAY, writeStaging, type StagingWord } from "./staged-protocol.ts";
 import type { SendStaging, WithData } from "./staging-client.ts";
-import type { Chunk } from "./staging-pool.ts";
+import type { Chunk } from "./chunks.ts";
 import { StagingRequests, type StagingRequest, type Toucher } from "./staging-requests.ts";
 
 /** What the far side of staged transfers needs. */

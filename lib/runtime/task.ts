@@ -5,7 +5,7 @@ import type { CudaOrder } from "./cuda-order.ts";
 import type { Clock } from "./deadlines.ts";
 import type { Executor } from "./executor.ts";
 import type { BlockGroups } from "./leases.ts";
-import type { ChunkSource } from "./staging-pool.ts";
+import type { ChunkSource } from "./chunks.ts";
 
 /** After its deadline a transfer is asked to stop; this much later it is settled whatever it does. */
 export const SETTLE_BOUND_MILLIS = 250;

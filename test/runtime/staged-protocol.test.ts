@@ -19,7 +19,7 @@ import { countOf } from "../../lib/runtime/number-lists.ts";
 import { StagingClient } from "../../lib/runtime/staging-client.ts";
 import { StagingServer } from "../../lib/runtime/staging-server.ts";
 import type { HopOutcome } from "../../lib/runtime/executor.ts";
-import type { Chunk, ChunkSource, ChunkWaiter } from "../../lib/runtime/staging-pool.ts";
+import type { Chunk, ChunkSource, ChunkWaiter } from "../../lib/runtime/chunks.ts";
 import { refused } from "./helpers/refusal.ts";
 import { openLocal, systemSpec } from "./helpers/transports.ts";
 

@@ -3,7 +3,8 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import type { MappedMemory } from "../../lib/native/memory.ts";
-import { StagingPool, type Chunk, type ChunkSource } from "../../lib/runtime/staging-pool.ts";
+import type { Chunk, ChunkSource } from "../../lib/runtime/chunks.ts";
+import { StagingPool } from "../../lib/runtime/staging-pool.ts";
 
 /** A pool over addresses that nothing touches. */
 function poolOf(count: number): StagingPool {
