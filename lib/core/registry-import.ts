@@ -1,6 +1,7 @@
 import type { Attachment, ComponentRecord, ComponentShape, LayoutRecord } from "./layout.ts";
-import type { CheckedLayout } from "./package-check.ts";
-import { checkAge, checkIdentity, checkLayouts, checkValidity } from "./package-check.ts";
+import { checkAge, checkIdentity, checkValidity } from "./package-check.ts";
+import type { CheckedLayout } from "./package-layouts.ts";
+import { checkLayouts } from "./package-layouts.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
 import { storageHere } from "./registry-peers.ts";
 import type { PeerRecord, RegistrySnapshot } from "./registry-snapshot.ts";
