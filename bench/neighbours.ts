@@ -193,7 +193,7 @@ function gpuRow(link: "nvlink" | "same", direction: "push" | "pull", size: strin
     unit: "GB/s",
     direction: "rate",
     ...(size === "4k" ? {} : { goal: least(goal) }),
-    note: `10,000 scattered chunks to or from another process's GPU, by the same lists every time; limit: one DMA of the same bytes, ${link === "same" ? "within the GPU" : "between the two GPUs"}, in this process`,
+    note: `10,000 scattered chunks to or from another process's GPU, by the same lists every time, a sample is as many in a row as move 2 GiB; limit: one DMA of the same bytes, ${link === "same" ? "within the GPU" : "between the two GPUs"}, in this process`,
     gpus: link === "same" ? 1 : 2,
     move: {
       here: "device",
