@@ -20,10 +20,8 @@ const SANITIZED = [
   "test/readme.test.ts",
 ];
 
-/** What takes a tarball, a browser or an emulator; says itself what it could not run. */
-const PACKAGE = ["install", "executable", "arm64", "report-page"].map(
-  (name) => `./test/package/${name}.cases.ts`,
-);
+/** What takes a browser, an emulator or other targets; says itself what it could not run. */
+const PACKAGE = ["executable", "arm64", "report-page"].map((name) => `./test/package/${name}.cases.ts`);
 
 /** Steps of one group run side by side; groups run one after the other. */
 const groups: readonly (readonly Step[])[] = [
@@ -50,6 +48,11 @@ const groups: readonly (readonly Step[])[] = [
     }),
     command("proof: wire", proof("wire", 20_000), { minutes: 2, unless: missing("test/proof/wire.ts") }),
   ],
+  [
+    suite("package: added to an empty project, and its types", ["./test/package/install.cases.ts"], {
+      minutes: 10,
+    }),
+  ],
   [command("doctor", [bun, "lib/cli/main.ts", "doctor", "--json"])],
   [command("demo", [bun, "lib/cli/main.ts", "demo", "--json"], { minutes: 2 })],
   ...(full ? long() : []),
@@ -63,7 +66,7 @@ function long(): Step[][] {
     [command("proof at length: neighbours", proof("neighbours", 400), { minutes: 15 })],
     [command("proof at length: kill", proof("kill", 600), { minutes: 40 })],
     [command("proof at length: lifetime", [...proof("lifetime", 1), "--minutes", "10"], { minutes: 20 })],
-    [suite("package: installed, compiled in, emulated, looked at", PACKAGE, { minutes: 15 })],
+    [suite("package: compiled in, emulated, looked at", PACKAGE, { minutes: 15 })],
     [sanitizedSuite("all tests under ASan and UBSan", [], 20)],
     [suite("tests in parallel processes", ["--parallel=2"], { minutes: 15 })],
     [suite("tests, each file in a global of its own", ["--isolate"], { minutes: 15 })],

@@ -19,6 +19,13 @@ import type { SecretKey } from "./options.ts";
 /** A neighbour that does not answer in this time is reached through NIXL. Milliseconds. */
 export const MEETING_MILLIS = 2_000;
 
+/** The end of a meeting: to wait for, and to bring about. Older libraries of TypeScript have no name for it. */
+export interface MeetingEnd {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (reason: Error) => void;
+}
+
 /** A connection to a process whose memory is mapped here. */
 export interface Link {
   readonly process: NeighbourProcess;
@@ -26,8 +33,7 @@ export interface Link {
   phase: "meeting" | "ready" | "ending" | "closed";
   readonly nonce: string;
   readonly exporter: NeighbourName;
-  /** Resolves at the end of the meeting. */
-  readonly meeting: PromiseWithResolvers<void>;
+  readonly meeting: MeetingEnd;
   readonly mapped: Map<LayoutHandle, MappedLayout>;
   /** Who waits for a layout: it, or why it is not there. */
   readonly wanted: Map<LayoutHandle, (found: MappedLayout | string) => void>;

@@ -31,11 +31,7 @@ if (process.arch === "arm64" || qemu === null || system === undefined || system 
       out: join(OUT, "driver"),
     });
     // A tenth of the cases: emulation is slow.
-    const { code, signal, out, words } = await runCommand(
-      [qemu, "-L", system, program, "10"],
-      { KVF_EMULATED: "1" },
-      300_000,
-    );
+    const { code, signal, out, words } = await runCommand([qemu, "-L", system, program, "10"], {}, 300_000);
     expect({ code, signal, words }).toEqual({ code: 0, signal: null, words: "" });
     expect(out).toContain("random hops");
   }, 400_000);
