@@ -189,7 +189,7 @@ static int32_t launch_both(kvf_launch *how, kvf_shape shape, const kvf_nest *par
 
 static int32_t copy_slices(const kvf_nest *nest, kvf_launch *how) {
     kvf_lane *lane = how->s->lane;
-    kvf_held_list list;
+    kvf_held_list list = {0}; /* without numbers nothing but its place is set */
     const bool numbered = list_of(nest, &list);
     int32_t status = KVF_OK;
     if (numbered && same_list(&list, &lane->held)) {
