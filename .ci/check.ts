@@ -49,7 +49,7 @@ const groups: readonly (readonly Step[])[] = [
     command("proof: wire", proof("wire", 20_000), { minutes: 2, unless: missing("test/proof/wire.ts") }),
   ],
   [
-    suite("package: added to an empty project, and its types", ["./test/package/install.cases.ts"], {
+    suite("package: added to an empty project", ["./test/package/install.cases.ts"], {
       minutes: 10,
     }),
   ],

@@ -69,6 +69,7 @@ describe("where the native library cannot run", () => {
 
   test("the library's path is refused in this very process too, and comes back with the platform", () => {
     const real = process.arch;
+    const usual = libraryPath();
     Object.defineProperty(process, "arch", { value: "s390x" });
     try {
       expect(() => libraryPath()).toThrow(
@@ -77,7 +78,7 @@ describe("where the native library cannot run", () => {
     } finally {
       Object.defineProperty(process, "arch", { value: real });
     }
-    expect(libraryPath()).toEndWith("libkvf.so");
+    expect(libraryPath()).toBe(usual);
   });
 
   test("musl: a library that the loader refuses is told from one that is broken", async () => {
