@@ -46,7 +46,7 @@ const groups: readonly (readonly Step[])[] = [
       minutes: 2,
       unless: missing("test/proof/planner.ts"),
     }),
-    command("proof: wire", proof("wire", 20_000), { minutes: 2, unless: missing("test/proof/wire.ts") }),
+    command("proof: wire", proof("wire", 10_000), { minutes: 2, unless: missing("test/proof/wire.ts") }),
   ],
   [
     suite("package: added to an empty project", ["./test/package/install.cases.ts"], {
