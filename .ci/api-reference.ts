@@ -1,6 +1,6 @@
 // Writes docs/api.md from the docstrings of what the package exports: `bun .ci/api-reference.ts [--check]`.
 // It reads the sources as bun fmt lays them out: members of classes and interfaces are indented by two.
-import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { declarationOf, type Declaration, type Member } from "./declarations.ts";
 
@@ -122,16 +122,12 @@ function code(text: string): string {
   return text.includes("`") ? `\`\` ${text} \`\`` : `\`${text}\``;
 }
 
-/** The page as `bun fmt` lays it out, so that the format check has nothing to say. */
+/** The page as `bun fmt` lays it out, so that the format check, which may run beside this, has nothing to say. */
 function formatted(text: string): string {
-  const file = join(ROOT, `docs/.api-${process.pid}.md`);
-  try {
-    writeFileSync(file, text);
-    Bun.spawnSync([process.execPath, "fmt", file]);
-    return readFileSync(file, "utf8");
-  } finally {
-    rmSync(file, { force: true });
-  }
+  const words = [process.execPath, "fmt", `--stdin-filepath=${PAGE}`];
+  const { exitCode, stdout, stderr } = Bun.spawnSync(words, { cwd: ROOT, stdin: Buffer.from(text) });
+  if (exitCode !== 0) throw new Error(`bun fmt: ${stderr.toString()}`);
+  return stdout.toString();
 }
 
 if (import.meta.main) {
