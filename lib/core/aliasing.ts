@@ -4,7 +4,7 @@ import type { ComponentRecord } from "./layout.ts";
 import { regionSet, stridedSetsOverlap } from "./overlap.ts";
 import type { CopyProgram } from "./program.ts";
 import { refusal } from "./refuse.ts";
-import type { StridedView } from "./view.ts";
+import { type StridedView, VIEW_FIELDS } from "./view.ts";
 
 /**
  * How the memory of a source component and of a destination component relate.
@@ -172,19 +172,8 @@ function sameView(source: ComponentRecord, destination: ComponentRecord): boolea
 }
 
 // Block counts may differ: two views of one memory may end at different blocks.
-const VIEW_KEYS: readonly (keyof StridedView)[] = [
-  "regionScheme",
-  "layers",
-  "outers",
-  "pages",
-  "heads",
-  "rowBytes",
-  "strideBlock",
-  "strideLayer",
-  "strideOuter",
-  "stridePage",
-  "strideHead",
-];
+const OF_COUNTS: readonly (keyof StridedView)[] = ["regionCount", "blocks", "regionBytes"];
+const VIEW_KEYS = VIEW_FIELDS.filter((field) => !OF_COUNTS.includes(field));
 
 /** Sweeps the regions of both sides by address and compares those whose spans meet, byte by byte exactly. */
 function regionsMeet(source: ComponentRecord, destination: ComponentRecord): boolean {

@@ -45,8 +45,6 @@ export function lowBits(values: Float64Array): number {
 }
 
 const MOST_PITCH = 2 ** 31 - 1;
-/** Up to here looking again is as quick as remembering. */
-const FEW_BASES = 16;
 
 /** A form, and what it was found for. */
 interface KnownForm extends Form, FormParts {}
@@ -176,19 +174,7 @@ function bitsOf(program: CopyProgram): number {
   let bits = program.rowBytes;
   if (program.run !== null) bits |= program.srcRunStride | program.dstRunStride;
   bits |= lowBitsOfStrides(program.srcStride) | lowBitsOfStrides(program.dstStride);
-  return bits | lowBitsOfBases(program.srcBase) | lowBitsOfBases(program.dstBase);
-}
-
-// Bases belong to a pair of layouts, so the same array comes back with every transfer between them.
-const known: WeakMap<Float64Array, number> = new WeakMap();
-
-function lowBitsOfBases(bases: Float64Array): number {
-  if (bases.length <= FEW_BASES) return lowBits(bases);
-  const before = known.get(bases);
-  if (before !== undefined) return before;
-  const bits = lowBits(bases);
-  known.set(bases, bits);
-  return bits;
+  return bits | lowBits(program.srcBase) | lowBits(program.dstBase);
 }
 
 /** The same as `lowBits`. One function for both kinds of array is compiled for one of them, and left whenever the other one comes. */

@@ -6,7 +6,7 @@ import { formatHandle, handleGeneration, handleLayoutId, handleWorkerId, MAX_LAY
 import type { ComponentShape } from "./layout.ts";
 import type { MetadataPackage, PackageComponent, PackageLayout } from "./package.ts";
 import { MAX_INCARNATION, REUSES_PER_INCARNATION } from "./registry-snapshot.ts";
-import type { StridedView } from "./view.ts";
+import { VIEW_FIELDS } from "./view.ts";
 
 /** A layout of a package whose every claim holds. */
 export interface CheckedLayout {
@@ -159,23 +159,6 @@ function shapeOf(component: PackageComponent): ComponentShape {
     });
   }
 }
-
-const VIEW_FIELDS: readonly (keyof StridedView)[] = [
-  "regionScheme",
-  "regionCount",
-  "blocks",
-  "layers",
-  "outers",
-  "pages",
-  "heads",
-  "rowBytes",
-  "strideBlock",
-  "strideLayer",
-  "strideOuter",
-  "stridePage",
-  "strideHead",
-  "regionBytes",
-];
 
 /** Addresses of two kinds of memory are different bytes; host memory is one space, pinned or not. */
 function spaceOf(storage: PackageComponent["storage"]): string {

@@ -30,6 +30,24 @@ export interface StridedView {
   readonly regionBytes: number;
 }
 
+/** All that a view says. */
+export const VIEW_FIELDS: readonly (keyof StridedView)[] = [
+  "regionScheme",
+  "regionCount",
+  "blocks",
+  "layers",
+  "outers",
+  "pages",
+  "heads",
+  "rowBytes",
+  "strideBlock",
+  "strideLayer",
+  "strideOuter",
+  "stridePage",
+  "strideHead",
+  "regionBytes",
+];
+
 /**
  * The view of byte strides for each axis.
  *
