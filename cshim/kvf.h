@@ -152,9 +152,16 @@ KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address
  * `marks` are `entries` zeros, at least destinationLimit + 2, and are zeros again when the call returns. */
 KVF_API int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t sourceLimit, uint32_t destinationLimit, uint32_t *marks, uint32_t entries, double *out);
 
+/* Finds the runs of pairs that `kvf_pairs_scan` found nothing wrong with. `heads` and `lengths`, with room for `count`, are given
+ * each run's first pair and how many it has, in the order in which first pairs come. out[0] = runs, out[1] = the length that
+ * all have, or 0. `marks` as above. */
+KVF_API int32_t kvf_pairs_runs(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t destinationLimit, uint32_t *marks, uint32_t entries, uint32_t *heads, uint32_t *lengths, double *out);
+
 /* out[0] = a number for a list of block ids, from 1 on, given only once in this process. Who is given lists of one number, and
  * as many ids of them, may take it that they hold the same ids. */
 KVF_API int32_t kvf_list_number(double *out);
+/* Compares the first `count` ids of two lists: KVF_OK when they are the same, KVF_AGAIN when they are not. */
+KVF_API int32_t kvf_ids_compare(const uint32_t *left, const uint32_t *right, uint32_t count);
 
 #define KVF_FILL_CONSTANT 0u   /* every byte is `seed` */
 #define KVF_FILL_SEQUENTIAL 1u /* byte k of a cell is (block + layer + k) mod 256 */

@@ -154,6 +154,11 @@ int32_t kvf_list_number(double *out) {
     return KVF_OK;
 }
 
+int32_t kvf_ids_compare(const uint32_t *left, const uint32_t *right, uint32_t count) {
+    if (!left || !right) return kvf_refuse(KVF_E_INVALID, "kvf_ids_compare: a list is missing");
+    return memcmp(left, right, (size_t)count * sizeof *left) == 0 ? KVF_OK : KVF_AGAIN;
+}
+
 int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t source_limit, uint32_t destination_limit, uint32_t *marks,
                        uint32_t entries, double *out) {
     if (!source || !destination || !marks || !out || (uint64_t)destination_limit + 2 > entries)
@@ -164,5 +169,39 @@ int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint
     if (reach.source_most >= source_limit || reach.most >= destination_limit) out[0] = -1;
     else if ((uint64_t)reach.most - reach.least < (uint64_t)count * DENSE) out[0] = scan_dense(source, destination, count, &reach, marks);
     else out[0] = scan_sparse(source, destination, count, destination_limit, marks);
+    return KVF_OK;
+}
+
+/* Whether the pair of these ids continues another one. */
+static inline bool continues(const uint32_t *marks, uint32_t from, uint32_t to) { return from > 0 && marks[to] == from; }
+
+int32_t kvf_pairs_runs(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t destination_limit, uint32_t *marks, uint32_t entries,
+                       uint32_t *heads, uint32_t *lengths, double *out) {
+    if (!source || !destination || !marks || !heads || !lengths || !out || (uint64_t)destination_limit + 2 > entries)
+        return kvf_refuse(KVF_E_INVALID, "kvf_pairs_runs: lists, a result, and %llu entries are wanted, not %u", (unsigned long long)destination_limit + 2, entries);
+    out[0] = out[1] = 0;
+    if (count == 0) return KVF_OK;
+    const extremes reach = KVF_CPU_PICK(extremes)(source, destination, count);
+    if (reach.most >= destination_limit) return kvf_refuse(KVF_E_INVALID, "kvf_pairs_runs: destination %u is not below %u", reach.most, destination_limit);
+    /* No id that continues a source may be the mark of an empty entry. */
+    if ((uint64_t)reach.source_most + destination_limit + 2 > UINT32_MAX) return kvf_refuse(KVF_E_INVALID, "kvf_pairs_runs: source %u is too large", reach.source_most);
+    fill_wide(source, destination, count, marks);
+    uint32_t runs = 0;
+    bool alike = true;
+    for (uint32_t p = 0; p < count; p++) {
+        const uint32_t from = source[p], *at = marks + destination[p] + 1;
+        if (continues(marks, from, destination[p])) continue;
+        uint32_t length = 1;
+        while (at[length] == from + length + 1) length++;
+        heads[runs] = p;
+        lengths[runs] = length;
+        alike = alike && length == lengths[0];
+        runs++;
+    }
+    if ((uint64_t)count * CLEARED_WHOLE > reach.most - reach.least) memset(marks + reach.least + 1, 0, ((uint64_t)reach.most - reach.least + 1) * sizeof *marks);
+    else
+        for (uint32_t p = 0; p < count; p++) marks[destination[p] + 1] = 0;
+    out[0] = runs;
+    out[1] = runs > 0 && alike ? lengths[0] : 0;
     return KVF_OK;
 }

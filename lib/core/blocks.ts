@@ -21,15 +21,15 @@ export interface BlockRuns {
 /**
  * Looks at pairs of block ids.
  *
- * @returns How many pairs continue another one by one on both sides, or somewhat more; undefined where an id is not below
- *   its limit, where a destination repeats, or where it cannot tell. What is wrong is then found by who asked.
+ * @returns Their runs, as `pairRuns` finds them; undefined where an id is not below its limit, where a destination repeats,
+ *   or where it cannot tell. What is wrong is then found by who asked.
  */
 export type PairScan = (
   source: Uint32Array,
   destination: Uint32Array,
   sourceLimit: number,
   destinationLimit: number,
-) => number | undefined;
+) => BlockRuns | undefined;
 
 /** Runs of that many pairs when so many of them continue another one; undefined when they are worth finding. */
 export function runsApart(total: number, continued: number): BlockRuns | undefined {

@@ -55,7 +55,8 @@ function sameGpuWork(one: GpuWork | undefined, other: GpuWork | undefined): bool
   );
 }
 
-function sameFacts(one: GpuFacts | null, other: GpuFacts | null): boolean {
+/** Whether all that is known of a GPU is the same. */
+export function sameFacts(one: GpuFacts | null, other: GpuFacts | null): boolean {
   if (one === null || other === null) return one === other;
   return (
     one.sms === other.sms &&

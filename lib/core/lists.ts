@@ -1,4 +1,4 @@
-import { type BlockRuns, checkDistinct, checkedIds, pairRuns, runsApart } from "./blocks.ts";
+import { type BlockRuns, checkDistinct, checkedIds, pairRuns } from "./blocks.ts";
 import type { ComponentPair } from "./intersect.ts";
 import type { PreparedComponent, PreparedGroup, PreparedPair } from "./prepare.ts";
 import { IDS_IN_DETAILS, refusal } from "./refuse.ts";
@@ -55,8 +55,8 @@ export function checkedLists(
 const LONG = 256;
 
 /**
- * The lists of the common case, looked at by the environment: long ones of whole blocks that pair one to one, in which
- * hardly anything continues. Undefined for all others, and for lists with which something is wrong.
+ * The lists of the common case, looked at by the environment: long ones of whole blocks that pair one to one. Undefined for all
+ * others, and for lists with which something is wrong.
  */
 function scannedLists(
   { environment, sourceGroups, destinationGroups, components, source: from, destination: to }: PreparedPair,
@@ -79,8 +79,7 @@ function scannedLists(
     (quarantined?.(to.handle, destinationGroup.name) ?? null) !== null
   )
     return undefined;
-  const continued = scan(source, destination, sourceGroup.limit, destinationGroup.limit);
-  const runs = continued === undefined ? undefined : runsApart(source.length, continued);
+  const runs = scan(source, destination, sourceGroup.limit, destinationGroup.limit);
   return runs === undefined ? undefined : { source: [source], destination: [destination], runs: [runs] };
 }
 

@@ -33,10 +33,25 @@ export function planTransfer(
   profile: MachineProfile,
   environment: PlanEnvironment,
 ): TransferPlan {
-  const prepared = isPlain(request)
+  const prepared = prepareRequest(snapshot, request, profile, environment);
+  return planPrepared(prepared, request.sourceBlocks, request.destinationBlocks);
+}
+
+/**
+ * The part of planning that does not depend on block ids, as `preparePair` does it; what says nothing but layouts is not
+ * done again for the same two.
+ *
+ * @throws KvferryError what `preparePair` throws.
+ */
+export function prepareRequest(
+  snapshot: RegistrySnapshot,
+  request: PlanRequest,
+  profile: MachineProfile,
+  environment: PlanEnvironment,
+): PreparedPair {
+  return isPlain(request)
     ? preparedBefore(snapshot, request, profile, environment)
     : preparePair(snapshot, request, profile, environment);
-  return planPrepared(prepared, request.sourceBlocks, request.destinationBlocks);
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { BlockSelection } from "../core/request.ts";
-import type { PairScan } from "../core/blocks.ts";
+import type { BlockRuns, PairScan } from "../core/blocks.ts";
 import { copyBlocks } from "./submit.ts";
 
 /**
@@ -12,16 +12,21 @@ import { copyBlocks } from "./submit.ts";
  */
 export class IdLists {
   readonly #nextNumber: () => number;
+  readonly #same: SameIds;
   /** Buffers that nobody uses, by the power of two of their length. */
   readonly #free: Map<number, Uint32Array<ArrayBuffer>[]> = new Map();
-  readonly #lent: WeakMap<object, Held> = new WeakMap();
+  readonly #held: WeakMap<object, Held> = new WeakMap();
   /** The last ones that were copied, in a ring: whatever has the same ids is them. */
   readonly #last: (Held | undefined)[] = Array.from({ length: KEPT_LISTS });
   #turn = 0;
 
-  /** @param nextNumber - Gives numbers from 1 on, none of them twice in this process. */
-  constructor(nextNumber: () => number) {
+  /**
+   * @param nextNumber - Gives numbers from 1 on, none of them twice in this process.
+   * @param same - Whether two lists of one length hold the same ids.
+   */
+  constructor(nextNumber: () => number, same: SameIds) {
     this.#nextNumber = nextNumber;
+    this.#same = same;
   }
 
   /** A list of ids as the engine keeps it, like `copyBlocks`; the caller may change its own afterwards. */
@@ -30,27 +35,26 @@ export class IdLists {
       return copyBlocks(blocks);
     const held = this.#known(blocks) ?? this.#hold(blocks);
     held.borrowers++;
-    // A list of its own for every borrower: each gives back what it borrowed, once.
-    const list = held.buffer.subarray(0, held.length);
-    this.#lent.set(list, held);
-    return list;
+    return held.list;
   }
 
   /** Whether the list lies in memory that may be used again. */
   has(blocks: BlockSelection): boolean {
-    return this.#lent.has(blocks);
+    return this.#held.has(blocks);
   }
 
-  /** The number of a list that was lent: lists of one number hold the same ids. 0 for all others. */
+  /** The number of a list that is lent, or was and has its ids still: lists of one number hold the same ids. 0 for all others. */
   numberOf(blocks: Uint32Array): number {
-    return this.#lent.get(blocks)?.number ?? 0;
+    return this.#held.get(blocks)?.number ?? 0;
   }
 
-  /** The transfer is done, and nobody looks at the list any more. Lists that are never given back are simply dropped. */
+  /**
+   * The transfer is done, and nobody looks at the list any more for its sake: called once for each time that it was lent.
+   * Lists that are never given back are simply dropped.
+   */
   giveBack(blocks: BlockSelection): void {
-    const held = this.#lent.get(blocks);
-    if (held === undefined) return;
-    this.#lent.delete(blocks);
+    const held = this.#held.get(blocks);
+    if (held === undefined || held.borrowers === 0) return;
     held.borrowers--;
     this.#freeUnused(held);
   }
@@ -69,22 +73,20 @@ export class IdLists {
           answer.sourceLimit === sourceLimit &&
           answer.destinationLimit === destinationLimit
         )
-          return answer.continued;
-      const continued = scan(source, destination, sourceLimit, destinationLimit);
-      answers[turn] = { from, to, sourceLimit, destinationLimit, continued };
+          return answer.runs;
+      const runs = scan(source, destination, sourceLimit, destinationLimit);
+      answers[turn] = { from, to, sourceLimit, destinationLimit, runs };
       turn = (turn + 1) % KEPT_LISTS;
-      return continued;
+      return runs;
     };
   }
 
   #known(blocks: Uint32Array): Held | undefined {
-    let bytes: Uint8Array | undefined;
     for (const held of this.#last) {
-      if (held === undefined || held.length !== blocks.length) continue;
+      if (held === undefined || held.list.length !== blocks.length) continue;
       // Most lists differ at once: these need no comparison of all.
-      if (held.buffer[0] !== blocks[0] || held.buffer[held.length - 1] !== blocks[held.length - 1]) continue;
-      bytes ??= new Uint8Array(blocks.buffer, blocks.byteOffset, blocks.byteLength);
-      if (Buffer.compare(held.bytes, bytes) === 0) return held;
+      if (held.list[0] !== blocks[0] || held.list.at(-1) !== blocks.at(-1)) continue;
+      if (this.#same(held.list, blocks)) return held;
     }
     return undefined;
   }
@@ -93,8 +95,9 @@ export class IdLists {
     const { length } = blocks;
     const buffer = this.#free.get(orderOf(length))?.pop() ?? new Uint32Array(2 ** orderOf(length));
     buffer.set(blocks);
-    const bytes = new Uint8Array(buffer.buffer, 0, blocks.byteLength);
-    const held: Held = { buffer, bytes, length, number: this.#nextNumber(), borrowers: 0, last: true };
+    const list = buffer.subarray(0, length);
+    const held: Held = { buffer, list, number: this.#nextNumber(), borrowers: 0, last: true };
+    this.#held.set(list, held);
     const before = this.#last[this.#turn];
     this.#last[this.#turn] = held;
     this.#turn = (this.#turn + 1) % KEPT_LISTS;
@@ -105,8 +108,9 @@ export class IdLists {
     return held;
   }
 
-  #freeUnused({ buffer, borrowers, last }: Held): void {
+  #freeUnused({ buffer, list, borrowers, last }: Held): void {
     if (borrowers > 0 || last) return;
+    this.#held.delete(list);
     const order = orderOf(buffer.length);
     const free = this.#free.get(order) ?? [];
     if (free.length < KEPT_BUFFERS) free.push(buffer);
@@ -114,12 +118,14 @@ export class IdLists {
   }
 }
 
+/** Whether two lists of one length hold the same ids. */
+export type SameIds = (left: Uint32Array, right: Uint32Array) => boolean;
+
 /** A list that was copied. Its ids stay as they are as long as somebody borrows it, or it is among the last ones. */
 interface Held {
   readonly buffer: Uint32Array<ArrayBuffer>;
-  /** The bytes of its ids. */
-  readonly bytes: Uint8Array;
-  readonly length: number;
+  /** Its ids, the beginning of the buffer: what is lent. */
+  readonly list: Uint32Array<ArrayBuffer>;
   readonly number: number;
   borrowers: number;
   last: boolean;
@@ -131,7 +137,7 @@ interface Answer {
   readonly to: number;
   readonly sourceLimit: number;
   readonly destinationLimit: number;
-  readonly continued: number | undefined;
+  readonly runs: BlockRuns | undefined;
 }
 
 /** Shorter lists are copied as quickly anew. */

@@ -2,13 +2,14 @@ import { explainPlan, type Explanation } from "../core/explain.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { LayoutRecord } from "../core/layout.ts";
 import type { ExecutorName, TransferPlan } from "../core/plan.ts";
-import { planPrepared, planTransfer } from "../core/planner.ts";
+import { prepareRequest } from "../core/planner.ts";
 import { preparePair, type PreparedPair } from "../core/prepare.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
 import type { BlockSelection, PlanRequest } from "../core/request.ts";
 import type { PlanEnvironment } from "../core/environment.ts";
 import { pairScan } from "../native/pair-scan.ts";
+import { KnownPlans } from "./known-plans.ts";
 import type { Leases } from "./leases.ts";
 import { hasRdma, likelyTransport } from "./nixl-transport.ts";
 import type { Session } from "./session.ts";
@@ -33,11 +34,13 @@ export class Planning {
   readonly #session: Session;
   readonly #state: TransportState;
   readonly #environment: PlanEnvironment;
+  readonly #plans: KnownPlans;
   readonly #transports: Map<string, string> = new Map();
 
   constructor(session: Session, state: TransportState, leases: Leases) {
     this.#session = session;
     this.#state = state;
+    this.#plans = new KnownPlans((list) => session.ids.numberOf(list));
     this.#environment = {
       executors: [...session.executors.keys()],
       missing: missingExecutors(session),
@@ -81,7 +84,8 @@ export class Planning {
 
   plan(request: PlanRequest): TransferPlan {
     this.#state.demandOpen("transfer");
-    return planTransfer(this.#state.snapshot, request, this.#session.profile, this.#environment);
+    const prepared = prepareRequest(this.#state.snapshot, request, this.#session.profile, this.#environment);
+    return this.#plans.plan(prepared, request.sourceBlocks, request.destinationBlocks);
   }
 
   prepare(request: PlanRequest): PreparedPair {
@@ -95,7 +99,7 @@ export class Planning {
     destinationBlocks: BlockSelection,
   ): TransferPlan {
     this.#state.demandOpen("transfer");
-    return planPrepared(prepared, sourceBlocks, destinationBlocks);
+    return this.#plans.plan(prepared, sourceBlocks, destinationBlocks);
   }
 
   explain(request: TransferRequest): Explanation {

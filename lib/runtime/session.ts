@@ -4,7 +4,7 @@ import type { ExecutorName } from "../core/plan.ts";
 import type { NixlAgent } from "../native/agent.ts";
 import { NativeContext } from "../native/context.ts";
 import { openLibrary } from "../native/library.ts";
-import { listNumbers } from "../native/list-numbers.ts";
+import { idComparison, listNumbers } from "../native/id-lists.ts";
 import type { BlockSums } from "./block-sums.ts";
 import { cudaExecutor } from "./cuda-executor.ts";
 import { CudaSession } from "./cuda-session.ts";
@@ -97,7 +97,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
       options.cuda?.demanded === true ? cuda.demand() : null,
     ]);
     if (options.capabilities.gds) gds = await openGds(context, cuda, options, wire);
-    const ids = new IdLists(listNumbers(context.library));
+    const ids = new IdLists(listNumbers(context.library), idComparison(context.library));
     const executors = new Map<ExecutorName, Executor>([
       ["host", hostExecutor(context)],
       ["file", fileExecutor(context)],

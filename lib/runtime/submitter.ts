@@ -227,7 +227,8 @@ export class Submitter {
     const alone = (task.before ?? null) === null && (task.after ?? null) === null;
     if (alone && (this.#ids.has(blocks.source) || this.#ids.has(blocks.destination)))
       void transfer.settled.then(({ settlement }) => {
-        if (settlement === "done") this.#takeBack(blocks);
+        // Who waits for the end goes first.
+        if (settlement === "done") queueMicrotask(() => this.#takeBack(blocks));
       });
     const { signal } = options;
     if (signal === undefined || transfer.state !== "running") return;

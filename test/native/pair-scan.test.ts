@@ -5,9 +5,10 @@ import { KvferryError } from "../../lib/core/errors.ts";
 import { pairRuns, runsApart } from "../../lib/core/blocks.ts";
 import { shuffled } from "../../bench/statistics.ts";
 import { openLibrary } from "../../lib/native/library.ts";
-import { pairScan } from "../../lib/native/pair-scan.ts";
+import { pairScan, PairTable } from "../../lib/native/pair-scan.ts";
 
-const scan = pairScan(openLibrary());
+const table = new PairTable(openLibrary());
+const scan = table.continued.bind(table);
 const LIMIT = 90;
 
 /** Lists in which runs are likely, and now and then a repeat or an id past the end. */
@@ -101,6 +102,64 @@ test("of many pairs none that continues is missed, and too few seem to that do n
     { numRuns: 100 },
   );
   expect(apart).toBeGreaterThan(90);
+});
+
+test("the library finds the same runs, whatever it looked at before", () => {
+  const limit = 9_000;
+  const look = pairScan(openLibrary());
+  let merged = 0;
+  let apart = 0;
+  const unlike = new Set<boolean>();
+  fc.assert(
+    fc.property(
+      fc.integer(),
+      fc.integer({ min: 1, max: 3_000 }),
+      fc.constantFrom(1, 2, 3, 64, 700, 3_000),
+      fc.constantFrom(1, 2, 3, 64, 700),
+      fc.constantFrom(0, 5, 4_000),
+      fc.constantFrom(limit, limit + 1, 70_000),
+      (seed, count, run, other, first, destinationLimit) => {
+        const heads = shuffled(Math.floor(limit / run), seed);
+        // Runs of the one length, of which some break where those of the other end.
+        const destination = Uint32Array.from(
+          { length: Math.min(count, heads.length * run) },
+          (_, index) => (heads[Math.floor(index / run)] ?? 0) * run + (index % run),
+        );
+        const source = destination.map((id, index) => first + id + 2 * Math.floor(index / other));
+        for (const [from, to] of [
+          [source, destination],
+          [source.toReversed(), destination.toReversed()],
+          [destination, destination],
+        ] as const) {
+          const wanted = pairRuns(from, to, destinationLimit, "default");
+          const found = look(from, to, 2 ** 20, destinationLimit);
+          // Few pairs are compared one by one here, and merged however few continue.
+          if (from.length > 8) expect(found).toEqual(wanted);
+          if (wanted.runs < wanted.total) merged++;
+          else apart++;
+          unlike.add(wanted.uniform > 0);
+        }
+      },
+    ),
+    { numRuns: 400 },
+  );
+  expect(merged).toBeGreaterThan(200);
+  expect(apart).toBeGreaterThan(100);
+  expect(unlike.size).toBe(2);
+});
+
+test("runs are not looked for where the table does not hold what is asked for", () => {
+  const call = openLibrary().kvf_pairs_runs;
+  const room = (): Uint32Array<ArrayBuffer> => new Uint32Array(new ArrayBuffer(4 * 12));
+  const [marks, heads, lengths, out] = [room(), room(), room(), new Float64Array(new ArrayBuffer(16))];
+  const ids = Uint32Array.of(1, 2, 9);
+  expect(call(ids, ids, 3, 10, marks, 11, heads, lengths, out)).toBe(-1);
+  expect(call(ids, ids.with(1, 10), 3, 10, marks, 12, heads, lengths, out)).toBe(-1);
+  expect(call(ids.with(0, 2 ** 32 - 2), ids, 3, 10, marks, 12, heads, lengths, out)).toBe(-1);
+  expect([marks, heads, lengths].every((numbers) => numbers.every((number) => number === 0))).toBe(true);
+  expect(call(ids, ids, 3, 10, marks, 12, heads, lengths, out)).toBe(0);
+  expect([...out, ...heads.subarray(0, 2), ...lengths.subarray(0, 2)]).toEqual([2, 0, 0, 2, 2, 1]);
+  expect(marks.every((mark) => mark === 0)).toBe(true);
 });
 
 test("a table that would be too large, or is too small, is never written", () => {

@@ -103,7 +103,10 @@ export function startWorker(
     staging,
     staged,
     gds: null,
-    ids: new IdLists(() => ++lists),
+    ids: new IdLists(
+      () => ++lists,
+      (left, right) => left.every((id, index) => id === right[index]),
+    ),
     sums: new Map(),
     files: new Map(),
     neighbours: null,
