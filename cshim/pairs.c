@@ -172,9 +172,6 @@ int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint
     return KVF_OK;
 }
 
-/* Whether the pair of these ids continues another one. */
-static inline bool continues(const uint32_t *marks, uint32_t from, uint32_t to) { return from > 0 && marks[to] == from; }
-
 int32_t kvf_pairs_runs(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t destination_limit, uint32_t *marks, uint32_t entries,
                        uint32_t *heads, uint32_t *lengths, double *out) {
     if (!source || !destination || !marks || !heads || !lengths || !out || (uint64_t)destination_limit + 2 > entries)
@@ -190,7 +187,7 @@ int32_t kvf_pairs_runs(const uint32_t *source, const uint32_t *destination, uint
     bool alike = true;
     for (uint32_t p = 0; p < count; p++) {
         const uint32_t from = source[p], *at = marks + destination[p] + 1;
-        if (continues(marks, from, destination[p])) continue;
+        if (from > 0 && at[-1] == from) continue; /* it continues another one */
         uint32_t length = 1;
         while (at[length] == from + length + 1) length++;
         heads[runs] = p;

@@ -76,8 +76,8 @@ export function planPrepared(
   return finishPlan(prepared, destinationBlocks, lists, hops);
 }
 
-/** Whether a request says nothing but layouts, blocks and a method. */
-function isPlain(request: PlanRequest): boolean {
+/** Whether a request says nothing of what is to be planned but layouts, blocks and a method. */
+export function isPlain(request: PlanRequest): boolean {
   return (
     request.tokens === undefined &&
     request.components === undefined &&

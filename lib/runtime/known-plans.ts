@@ -1,10 +1,20 @@
 import type { GpuFacts, PlanEnvironment } from "../core/environment.ts";
+import type { LayoutHandle } from "../core/handle.ts";
 import { sameFacts } from "../core/known-choice.ts";
 import type { TransferPlan } from "../core/plan.ts";
 import { planPrepared } from "../core/planner.ts";
 import type { PreparedPair } from "../core/prepare.ts";
 import { runningDeviceOf } from "../core/program.ts";
+import type { RegistrySnapshot } from "../core/registry.ts";
 import type { BlockSelection } from "../core/request.ts";
+
+/** All that tells what is to be prepared, or what was: two that have all of it in common get the same. */
+export interface Asked {
+  readonly of: RegistrySnapshot | PreparedPair;
+  readonly source?: LayoutHandle;
+  readonly destination?: LayoutHandle;
+  readonly method?: string | undefined;
+}
 
 /**
  * Plans for long lists of block ids.
@@ -23,19 +33,29 @@ export class KnownPlans {
   }
 
   /**
-   * What `planPrepared` gives.
+   * What `planPrepared` gives for what is prepared.
    *
-   * @throws KvferryError what `planPrepared` throws.
+   * @param asked - Null where more than can be compared tells what is to be prepared.
+   * @throws KvferryError what `prepare` and `planPrepared` throw.
    */
-  plan(prepared: PreparedPair, source: BlockSelection, destination: BlockSelection): TransferPlan {
+  plan(
+    asked: Asked | null,
+    source: BlockSelection,
+    destination: BlockSelection,
+    prepare: () => PreparedPair,
+  ): TransferPlan {
     const from = source instanceof Uint32Array ? this.#numberOf(source) : 0;
     const to = destination instanceof Uint32Array ? this.#numberOf(destination) : 0;
-    if (from === 0 || to === 0 || mayChange(prepared)) return planPrepared(prepared, source, destination);
+    if (asked === null || from === 0 || to === 0) return planPrepared(prepare(), source, destination);
     for (const known of this.#last)
-      if (known?.prepared === prepared && known.from === from && known.to === to && holds(known))
+      if (known?.from === from && known.to === to && sameAsked(known.asked, asked) && holds(known))
         return known.plan;
+    const prepared = prepare();
     const plan = planPrepared(prepared, source, destination);
-    this.#last[this.#turn] = { prepared, from, to, plan, gpus: gpusOf(plan, prepared.environment) };
+    // On other ways a plan also depends on what becomes known of a peer.
+    if (prepared.routes.some(({ route }) => route.executor !== "host" && route.executor !== "cuda"))
+      return plan;
+    this.#last[this.#turn] = { asked, from, to, prepared, plan, gpus: gpusOf(plan, prepared.environment) };
     this.#turn = (this.#turn + 1) % KEPT;
     return plan;
   }
@@ -46,10 +66,11 @@ const KEPT = 4;
 
 /** A plan and what it came from. */
 interface Known {
-  readonly prepared: PreparedPair;
+  readonly asked: Asked;
   /** Numbers of its lists. */
   readonly from: number;
   readonly to: number;
+  readonly prepared: PreparedPair;
   readonly gpus: readonly KnownGpu[];
   readonly plan: TransferPlan;
 }
@@ -60,21 +81,12 @@ interface KnownGpu {
   readonly facts: GpuFacts | null;
 }
 
-/** Whether a plan depends on more than the lists and what is known of GPUs: on what becomes known of a peer or of blocks. */
-function mayChange({
-  routes,
-  environment,
-  source,
-  destination,
-  sourceGroups,
-  destinationGroups,
-}: PreparedPair): boolean {
-  const { quarantined } = environment;
+function sameAsked(one: Asked, other: Asked): boolean {
   return (
-    routes.some(({ route }) => route.executor !== "host" && route.executor !== "cuda") ||
-    (quarantined !== undefined &&
-      (sourceGroups.some(({ name }) => quarantined(source.handle, name) !== null) ||
-        destinationGroups.some(({ name }) => quarantined(destination.handle, name) !== null)))
+    one.of === other.of &&
+    one.source === other.source &&
+    one.destination === other.destination &&
+    one.method === other.method
   );
 }
 
@@ -88,6 +100,13 @@ function gpusOf({ legs }: TransferPlan, { gpu }: PlanEnvironment): readonly Know
   );
 }
 
-function holds({ gpus, prepared: { environment } }: Known): boolean {
-  return gpus.every(({ device, facts }) => sameFacts(facts, environment.gpu?.(device) ?? null));
+/** Whether nothing that a plan depends on has changed. Where blocks are in quarantine by now, their ids are looked for. */
+function holds({ gpus, prepared }: Known): boolean {
+  const { environment, source, destination, sourceGroups, destinationGroups } = prepared;
+  const { gpu, quarantined } = environment;
+  for (const { device, facts } of gpus) if (!sameFacts(facts, gpu?.(device) ?? null)) return false;
+  if (quarantined === undefined) return true;
+  for (const { name } of sourceGroups) if (quarantined(source.handle, name) !== null) return false;
+  for (const { name } of destinationGroups) if (quarantined(destination.handle, name) !== null) return false;
+  return true;
 }

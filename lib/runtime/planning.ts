@@ -2,7 +2,7 @@ import { explainPlan, type Explanation } from "../core/explain.ts";
 import type { LayoutHandle } from "../core/handle.ts";
 import type { LayoutRecord } from "../core/layout.ts";
 import type { ExecutorName, TransferPlan } from "../core/plan.ts";
-import { prepareRequest } from "../core/planner.ts";
+import { isPlain, prepareRequest } from "../core/planner.ts";
 import { preparePair, type PreparedPair } from "../core/prepare.ts";
 import type { RegistrySnapshot } from "../core/registry.ts";
 import { getLayout, getPeer, isRemote } from "../core/registry-queries.ts";
@@ -84,8 +84,14 @@ export class Planning {
 
   plan(request: PlanRequest): TransferPlan {
     this.#state.demandOpen("transfer");
-    const prepared = prepareRequest(this.#state.snapshot, request, this.#session.profile, this.#environment);
-    return this.#plans.plan(prepared, request.sourceBlocks, request.destinationBlocks);
+    const { snapshot } = this.#state;
+    const { source, destination, method } = request;
+    return this.#plans.plan(
+      isPlain(request) ? { of: snapshot, source, destination, method } : null,
+      request.sourceBlocks,
+      request.destinationBlocks,
+      () => prepareRequest(snapshot, request, this.#session.profile, this.#environment),
+    );
   }
 
   prepare(request: PlanRequest): PreparedPair {
@@ -99,7 +105,7 @@ export class Planning {
     destinationBlocks: BlockSelection,
   ): TransferPlan {
     this.#state.demandOpen("transfer");
-    return this.#plans.plan(prepared, sourceBlocks, destinationBlocks);
+    return this.#plans.plan({ of: prepared }, sourceBlocks, destinationBlocks, () => prepared);
   }
 
   explain(request: TransferRequest): Explanation {

@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
 import { refused } from "./helpers/refusal.ts";
+import { ran } from "./helpers/programs.ts";
 import { openLocal, systemSpec } from "./helpers/transports.ts";
 
 const CONFIG: LayoutConfig = { numBlocks: 16, numLayers: 2, outerDim: 2, pageSize: 16, innerDim: 128 };
@@ -27,19 +28,15 @@ const ALL = Array.from({ length: CONFIG.numBlocks }, (_unused, block) => block);
 const FOLDER = mkdtempSync(join(tmpdir(), "kvferry-full-"));
 const mounts: string[] = [];
 afterAll(() => {
-  for (const mount of mounts) run("umount", "-l", mount);
+  for (const mount of mounts) ran("umount", "-l", mount);
   rmSync(FOLDER, { recursive: true, force: true });
 });
-
-function run(...command: string[]): boolean {
-  return Bun.spawnSync(command, { stdout: "ignore", stderr: "ignore" }).success;
-}
 
 /** Null where this cannot be mounted. */
 function mounted(name: string, ...mount: string[]): string | null {
   const folder = join(FOLDER, name);
   mkdirSync(folder);
-  if (!run("mount", ...mount, folder)) return null;
+  if (!ran("mount", ...mount, folder)) return null;
   mounts.push(folder);
   return folder;
 }
@@ -48,7 +45,7 @@ const IMAGE = join(FOLDER, "ext4.img");
 const SYSTEMS = {
   tmpfs: mounted("tmpfs", "-t", "tmpfs", "-o", "size=4m", "tmpfs"),
   ext4:
-    run("truncate", "-s", "16M", IMAGE) && run("mkfs.ext4", "-q", "-F", "-m", "0", IMAGE)
+    ran("truncate", "-s", "16M", IMAGE) && ran("mkfs.ext4", "-q", "-F", "-m", "0", IMAGE)
       ? mounted("ext4", "-o", "loop", IMAGE)
       : null,
 };

@@ -18,6 +18,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
+import { ran } from "./helpers/programs.ts";
 import { refused } from "./helpers/refusal.ts";
 import { openLocal, systemSpec } from "./helpers/transports.ts";
 
@@ -321,10 +322,8 @@ test("checksum: true compares both ends, also over a reordering, a part and anot
 
 const MOUNT = join(FOLDER, "mount");
 mkdirSync(MOUNT);
-const canMount =
-  Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", MOUNT], { stderr: "ignore" }).exitCode ===
-  0;
-if (canMount) cleanups.push(() => void Bun.spawnSync(["umount", "-l", MOUNT]));
+const canMount = ran("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", MOUNT);
+if (canMount) cleanups.push(() => void ran("umount", "-l", MOUNT));
 
 if (!canMount)
   console.error("NOT TESTED, for nothing can be mounted here: full, read-only and hanging file systems");
@@ -361,19 +360,16 @@ mountTest("a read-only file system is named", async () => {
 const HANG = join(FOLDER, "hang");
 mkdirSync(HANG);
 const IMAGE = join(FOLDER, "hang.img");
-function run(...command: string[]): boolean {
-  return Bun.spawnSync(command, { stdout: "ignore", stderr: "ignore" }).exitCode === 0;
-}
 const canHang =
   canMount &&
-  run("truncate", "-s", "32M", IMAGE) &&
-  run("mkfs.ext4", "-q", "-F", IMAGE) &&
-  run("mount", "-o", "loop", IMAGE, HANG) &&
-  Bun.which("fsfreeze") !== null;
+  Bun.which("fsfreeze") !== null &&
+  ran("truncate", "-s", "32M", IMAGE) &&
+  ran("mkfs.ext4", "-q", "-F", IMAGE) &&
+  ran("mount", "-o", "loop", IMAGE, HANG);
 if (canHang)
   cleanups.push(() => {
-    run("fsfreeze", "-u", HANG);
-    run("umount", "-l", HANG);
+    ran("fsfreeze", "-u", HANG);
+    ran("umount", "-l", HANG);
   });
 
 (canHang ? test : test.skip)(
@@ -384,7 +380,7 @@ if (canHang)
     const stuck = await transport.register(diskSpec(join(HANG, "stuck.bin"), ODD, { name: "stuck" }));
     const good = await transport.register(diskSpec(freshPath(), ODD, { name: "good" }));
     const request = { source: host, sourceBlocks: [1, 2], destinationBlocks: [3, 4] };
-    expect(run("fsfreeze", "-f", HANG)).toBe(true);
+    expect(ran("fsfreeze", "-f", HANG)).toBe(true);
     let thawed = false;
     try {
       const late = transport.transfer({ ...request, destination: stuck, deadlineMs: 300 });
@@ -394,14 +390,14 @@ if (canHang)
       expect(stuck.quarantinedBlocks().map(({ block }) => block)).toEqual([3, 4]);
       await refused("QUARANTINED", transport.transfer({ ...request, destination: stuck }));
       await transport.transfer({ ...request, destination: good });
-      thawed = run("fsfreeze", "-u", HANG);
+      thawed = ran("fsfreeze", "-u", HANG);
       // The late end is the proof that the quarantine waits for.
       expect(await late.settled).toEqual({ settlement: "in-doubt", proof: "backend-ended" });
       expect(stuck.quarantinedBlocks()).toEqual([]);
       await transport.transfer({ ...request, destination: stuck });
       expect(await stuck.read(4)).toEqual(await host.read(2));
     } finally {
-      if (!thawed) run("fsfreeze", "-u", HANG);
+      if (!thawed) ran("fsfreeze", "-u", HANG);
     }
   },
   30_000,

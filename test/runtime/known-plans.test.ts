@@ -3,11 +3,13 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 
 import { Transport } from "../../index.ts";
+import type { Arrangement } from "../../lib/core/arrangement.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/environment.ts";
 import { KvferryError } from "../../lib/core/errors.ts";
+import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { TransferPlan } from "../../lib/core/plan.ts";
 import { planPrepared } from "../../lib/core/planner.ts";
-import { preparePair } from "../../lib/core/prepare.ts";
+import { preparePair, type PreparedPair, type PrepareRequest } from "../../lib/core/prepare.ts";
 import { defaultProfile } from "../../lib/core/profile.ts";
 import { KnownPlans } from "../../lib/runtime/known-plans.ts";
 import { World } from "../core/planner-fixture.ts";
@@ -16,82 +18,136 @@ const BLOCKS = 64;
 const FACTS: GpuFacts = { sms: 132, kernels: true, bulk: true, batch: true, busy: false };
 const along = Uint32Array.from({ length: 32 }, (_unused, index) => index);
 const apart = along.map((index) => (index * 37) % BLOCKS);
-/** Lists and their numbers: two have the same ids. */
-const LISTS = [along, apart, along.slice(), apart.toReversed()] as const;
-const NUMBERS: ReadonlyMap<Uint32Array, number> = new Map(LISTS.map((list, index) => [list, index % 3]));
+/** Two have the same ids, and so one number; the last ones have none. */
+const LISTS = [along, apart, along.slice(), apart.toReversed(), along.map((id) => id + 1)] as const;
+const NUMBERS: ReadonlyMap<Uint32Array, number> = new Map(
+  LISTS.map((list, at) => [list, [1, 2, 1, 0, 0][at] ?? 0]),
+);
 
-const step = fc.record({
-  pair: fc.nat(2),
-  source: fc.nat(LISTS.length - 1),
-  destination: fc.nat(LISTS.length - 1),
-  facts: fc.oneof(
-    { arbitrary: fc.constant(FACTS), weight: 3 },
-    fc.record<GpuFacts>({
+interface Step {
+  readonly world: number;
+  readonly way: number;
+  readonly forced: boolean;
+  readonly prepared: boolean;
+  readonly source: number;
+  readonly destination: number;
+  readonly facts: GpuFacts;
+  readonly transport: string;
+  readonly quarantined: { readonly side: number; readonly block: number } | null;
+}
+
+const FIRST: Step = {
+  world: 0,
+  way: 0,
+  forced: false,
+  prepared: false,
+  source: 0,
+  destination: 0,
+  facts: FACTS,
+  transport: "tcp",
+  quarantined: null,
+};
+
+const change: fc.Arbitrary<Partial<Step>> = fc.oneof(
+  fc.record({ world: fc.nat(1) }),
+  fc.record({ way: fc.nat(5) }),
+  fc.record({ forced: fc.boolean() }),
+  fc.record({ prepared: fc.boolean() }),
+  fc.record({ source: fc.nat(LISTS.length - 1) }),
+  fc.record({ destination: fc.nat(LISTS.length - 1) }),
+  fc.record({
+    facts: fc.record({
       sms: fc.constantFrom(78, 132),
       kernels: fc.boolean(),
       bulk: fc.boolean(),
       batch: fc.boolean(),
       busy: fc.boolean(),
     }),
-  ),
-  transport: fc.constantFrom("tcp", "cma"),
-  quarantined: fc.oneof(
-    { arbitrary: fc.constant(null), weight: 4 },
-    fc.record({ side: fc.nat(1), block: fc.nat(BLOCKS - 1) }),
-  ),
+  }),
+  fc.record({ transport: fc.constantFrom("tcp", "cma") }),
+  fc.record({
+    quarantined: fc.option(fc.record({ side: fc.nat(1), block: fc.constantFrom(0, 31, 37, 63) }), {
+      freq: 2,
+    }),
+  }),
+);
+
+/** Each differs from the one before in one thing. */
+const steps = fc.array(change, { minLength: 4, maxLength: 60 }).map((changes) => {
+  let now = FIRST;
+  return [now, ...changes.map((some) => (now = { ...now, ...some }))];
 });
 
-test("a plan for lists that came before is the one that would be made anew, whatever became of all that it depends on", () => {
+/** Layouts under the same handles, which are not alike. */
+function worldOf(arrangement: Arrangement): {
+  readonly world: World;
+  readonly ways: readonly (readonly [LayoutRecord, LayoutRecord])[];
+} {
   const world = new World();
   const config = { numBlocks: BLOCKS };
-  const device = { kind: "device", device: 0 } as const;
-  const [host, more, gpu, far] = [
-    world.add({ config }),
-    world.add({ config, arrangement: "layer-separate/block-second" }),
-    world.add({ config, storage: device }),
-    world.add({ config, owner: 7n, reach: "nixl" }),
+  const host = world.add({ config });
+  const [more, gpu, far] = [
+    world.add({ config, arrangement }),
+    world.add({ config, arrangement, storage: { kind: "device", device: 0 } }),
+    world.add({ config, arrangement, owner: 7n, reach: "nixl" }),
   ];
-  const pairs = [
-    [host, more],
-    [host, gpu],
-    [host, far],
-  ] as const;
+  return {
+    world,
+    ways: [
+      [host, more],
+      [more, host],
+      [host, gpu],
+      [more, gpu],
+      [host, far],
+      [more, far],
+    ],
+  };
+}
+
+test("a plan for lists that came before is the one that would be made anew, whatever became of all that it depends on", () => {
+  const worlds = [worldOf("fully-contiguous"), worldOf("layer-separate/block-second")];
   let again = 0;
   let refused = 0;
   fc.assert(
-    fc.property(fc.array(step, { minLength: 4, maxLength: 40 }), (steps) => {
-      let facts = FACTS;
-      let now: (typeof steps)[number] | undefined;
+    fc.property(steps, (all) => {
+      let now: Step | undefined;
+      let asked: readonly LayoutRecord[] = [];
       const environment: PlanEnvironment = {
         executors: ["host", "cuda", "nixl"],
         processors: 2,
-        gpu: () => ({ ...facts }),
+        gpu: () => ({ ...(now?.facts ?? FACTS) }),
         nixlTransport: () => now?.transport,
         quarantined: (layout) => {
           const quarantined = now?.quarantined ?? null;
-          const [from, to] = pairs[now?.pair ?? 0] ?? [];
-          if (quarantined === null || layout !== [from, to][quarantined.side]?.handle) return null;
+          if (quarantined === null || layout !== asked[quarantined.side]?.handle) return null;
           return { has: (block) => block === quarantined.block };
         },
       };
-      const prepared = pairs.map(([from, to]) =>
-        preparePair(
-          world.snapshot,
-          { source: from.handle, destination: to.handle },
-          defaultProfile,
-          environment,
-        ),
-      );
+      const pairs = new Map<string, PreparedPair>();
       const plans = new KnownPlans((list) => NUMBERS.get(list) ?? 0);
       const made = new Set<TransferPlan>();
-      // Each twice: the second time all that can be known is known.
-      for (now of steps.flatMap((one) => [one, one])) {
-        ({ facts } = now);
-        const pair = prepared[now.pair];
+      for (now of all) {
+        const { world, ways } = worlds[now.world] ?? {};
+        const way = ways?.[now.way];
         const [source, destination] = [LISTS[now.source], LISTS[now.destination]];
-        if (pair === undefined || source === undefined || destination === undefined) throw new Error("none");
+        if (world === undefined || way === undefined || source === undefined || destination === undefined)
+          throw new Error("there is none");
+        asked = way;
+        const method = now.forced && now.way < 2 ? "host/plain" : undefined;
+        const request = { source: way[0].handle, destination: way[1].handle, method };
+        const key = [now.world, now.way, method].join();
+        const pair =
+          pairs.get(key) ??
+          preparePair(
+            world.snapshot,
+            { ...request, ...(method === undefined ? undefined : { method }) } as PrepareRequest,
+            defaultProfile,
+            environment,
+          );
+        pairs.set(key, pair);
         const wanted = outcome(() => planPrepared(pair, source, destination));
-        const plan = outcome(() => plans.plan(pair, source, destination));
+        const by = now.prepared ? { of: pair } : { of: world.snapshot, ...request };
+        const plan = outcome(() => plans.plan(by, source, destination, () => pair));
         if (wanted instanceof KvferryError || plan instanceof KvferryError) {
           expect(plan).toEqual(wanted);
           refused++;
