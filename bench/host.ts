@@ -18,7 +18,7 @@ const MOVED = 64 * MIB;
 const REGION = 256 * MIB;
 const SIZES: Readonly<Record<string, number>> = { "4k": 4096, "64k": 65_536, "1m": MIB };
 /** Loops with non-temporal stores that `bench_copy` knows; the best one of this machine is the limit. */
-const STREAMING_KINDS = [1, 2, 3, 4];
+const STREAMING_KINDS = [1, 2, 3, 4, 5];
 const PROBES = 4;
 const WARM_TRANSFERS = 1_000;
 const WARM_PLANS = 100;

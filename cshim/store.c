@@ -53,13 +53,18 @@ static kvf_rows plain_rows(uint64_t bytes) {
 #define LEAST_NONTEMPORAL 128u
 #define LINE 64u
 
-/* The first lines of a row that is copied next; fetching more than these gains nothing. */
+/* The first lines of what is copied next: the processor guesses the others, but not across the end of a page. */
 #define FETCHED_LINES 16u
 #define LEAST_FETCHED 1024u
+#define PAGE 4096u
 
 static inline void fetch_row(const uint8_t *src, uint64_t bytes) {
     uint64_t lines = bytes / LINE < FETCHED_LINES ? bytes / LINE : FETCHED_LINES;
     for (uint64_t k = 0; k < lines; k++) __builtin_prefetch(src + k * LINE, 0, 3);
+}
+
+static inline void fetch_page(const uint8_t *src, uint64_t lines) {
+    for (uint64_t k = 0; k < lines && k < FETCHED_LINES; k++) __builtin_prefetch(src + k * LINE, 0, 2);
 }
 
 #define STREAMED(name, attribute, stream)                                                                              \
@@ -75,7 +80,17 @@ static inline void fetch_row(const uint8_t *src, uint64_t bytes) {
             uint64_t head = -(uint64_t)(uintptr_t)dst & (LINE - 1);                                                    \
             uint64_t body = (bytes - head) & ~(uint64_t)(LINE - 1);                                                    \
             if (head) memcpy(dst, src, head);                                                                          \
-            stream(dst + head, src + head, body / LINE);                                                               \
+            uint8_t *to = dst + head;                                                                                  \
+            const uint8_t *from = src + head;                                                                          \
+            for (uint64_t lines = body / LINE; lines > 0;) {                                                           \
+                uint64_t here = (PAGE - (uintptr_t)from % PAGE + LINE - 1) / LINE;                                     \
+                if (here < lines) fetch_page(from + here * LINE, lines - here);                                        \
+                else here = lines;                                                                                     \
+                stream(to, from, here);                                                                                \
+                to += here * LINE;                                                                                     \
+                from += here * LINE;                                                                                   \
+                lines -= here;                                                                                         \
+            }                                                                                                          \
             uint64_t done = head + body;                                                                               \
             if (done < bytes) memcpy(dst + done, src + done, bytes - done);                                            \
         }                                                                                                              \
@@ -85,24 +100,14 @@ static inline void fetch_row(const uint8_t *src, uint64_t bytes) {
 
 #include <immintrin.h>
 
-/* Long rows are also fetched this far ahead of the reading: over many pages that beats the processor's own guess. */
-#define AHEAD (16 * LINE)
-#define LEAST_AHEAD (1024 * LINE)
-
 __attribute__((target("avx2"))) static inline void stream_two_lines(uint8_t *dst, const uint8_t *src) {
     __m256i part[4];
     for (int k = 0; k < 4; k++) part[k] = _mm256_loadu_si256((const __m256i *)(const void *)(src + 32 * k));
     for (int k = 0; k < 4; k++) _mm256_stream_si256((__m256i *)(void *)(dst + 32 * k), part[k]);
 }
 
-/* Whole lines of one row: the destination is aligned to a line. Wider registers were no faster. */
+/* Whole lines: the destination is aligned to a line. Wider registers were no faster. */
 __attribute__((target("avx2"))) static inline void stream_avx2(uint8_t *dst, const uint8_t *src, uint64_t lines) {
-    if (lines >= LEAST_AHEAD / LINE)
-        for (; lines > AHEAD / LINE + 1; lines -= 2, dst += 2 * LINE, src += 2 * LINE) {
-            __builtin_prefetch(src + AHEAD, 0, 0);
-            __builtin_prefetch(src + AHEAD + LINE, 0, 0);
-            stream_two_lines(dst, src);
-        }
     for (; lines >= 2; lines -= 2, dst += 2 * LINE, src += 2 * LINE) stream_two_lines(dst, src);
     if (lines == 0) return;
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)src);
