@@ -130,8 +130,15 @@ static double scan_dense(const uint32_t *source, const uint32_t *destination, ui
     return found.entries == count ? (double)found.continued : -1; /* a destination that stands twice has one entry */
 }
 
+/* Puts zeros back where so many destinations were marked. */
+static void clear_marks(uint32_t *marks, const uint32_t *destination, uint32_t count, const extremes *reach) {
+    if ((uint64_t)count * CLEARED_WHOLE > reach->most - reach->least) memset(marks + reach->least + 1, 0, ((uint64_t)reach->most - reach->least + 1) * sizeof *marks);
+    else
+        for (uint32_t p = 0; p < count; p++) marks[destination[p] + 1] = 0;
+}
+
 /* Few: each meeting of two pairs is seen when the second of them comes. */
-static double scan_sparse(const uint32_t *source, const uint32_t *destination, uint32_t count, uint32_t limit, uint32_t *marks) {
+static double scan_sparse(const uint32_t *source, const uint32_t *destination, uint32_t count, const extremes *reach, uint32_t *marks) {
     uint32_t continued = 0, p = 0;
     for (; p < count; p++) {
         const uint32_t from = source[p];
@@ -141,9 +148,7 @@ static double scan_sparse(const uint32_t *source, const uint32_t *destination, u
         continued += at[2] == from + 2;
         continued += from > 0 && at[0] == from;
     }
-    if ((uint64_t)p * CLEARED_WHOLE > limit) memset(marks, 0, ((uint64_t)limit + 2) * sizeof *marks);
-    else
-        for (uint32_t k = 0; k < p; k++) marks[destination[k] + 1] = 0;
+    clear_marks(marks, destination, p, reach);
     return p < count ? -1 : (double)continued;
 }
 
@@ -168,7 +173,7 @@ int32_t kvf_pairs_scan(const uint32_t *source, const uint32_t *destination, uint
     const extremes reach = KVF_CPU_PICK(extremes)(source, destination, count);
     if (reach.source_most >= source_limit || reach.most >= destination_limit) out[0] = -1;
     else if ((uint64_t)reach.most - reach.least < (uint64_t)count * DENSE) out[0] = scan_dense(source, destination, count, &reach, marks);
-    else out[0] = scan_sparse(source, destination, count, destination_limit, marks);
+    else out[0] = scan_sparse(source, destination, count, &reach, marks);
     return KVF_OK;
 }
 
@@ -195,9 +200,7 @@ int32_t kvf_pairs_runs(const uint32_t *source, const uint32_t *destination, uint
         alike = alike && length == lengths[0];
         runs++;
     }
-    if ((uint64_t)count * CLEARED_WHOLE > reach.most - reach.least) memset(marks + reach.least + 1, 0, ((uint64_t)reach.most - reach.least + 1) * sizeof *marks);
-    else
-        for (uint32_t p = 0; p < count; p++) marks[destination[p] + 1] = 0;
+    clear_marks(marks, destination, count, &reach);
     out[0] = runs;
     out[1] = runs > 0 && alike ? lengths[0] : 0;
     return KVF_OK;

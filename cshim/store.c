@@ -58,12 +58,7 @@ static kvf_rows plain_rows(uint64_t bytes) {
 #define LEAST_FETCHED 1024u
 #define PAGE 4096u
 
-static inline void fetch_row(const uint8_t *src, uint64_t bytes) {
-    uint64_t lines = bytes / LINE < FETCHED_LINES ? bytes / LINE : FETCHED_LINES;
-    for (uint64_t k = 0; k < lines; k++) __builtin_prefetch(src + k * LINE, 0, 3);
-}
-
-static inline void fetch_page(const uint8_t *src, uint64_t lines) {
+static inline void fetch(const uint8_t *src, uint64_t lines) {
     for (uint64_t k = 0; k < lines && k < FETCHED_LINES; k++) __builtin_prefetch(src + k * LINE, 0, 2);
 }
 
@@ -76,7 +71,7 @@ static inline void fetch_page(const uint8_t *src, uint64_t lines) {
         }                                                                                                              \
         for (; count > 0; count--, dst += dst_stride, src += src_stride) {                                             \
             const uint8_t *next = count > 1 ? src + src_stride : after;                                                \
-            if (fetching && next) fetch_row(next, bytes);                                                              \
+            if (fetching && next) fetch(next, bytes / LINE);                                                           \
             uint64_t head = -(uint64_t)(uintptr_t)dst & (LINE - 1);                                                    \
             uint64_t body = (bytes - head) & ~(uint64_t)(LINE - 1);                                                    \
             if (head) memcpy(dst, src, head);                                                                          \
@@ -84,7 +79,7 @@ static inline void fetch_page(const uint8_t *src, uint64_t lines) {
             const uint8_t *from = src + head;                                                                          \
             for (uint64_t lines = body / LINE; lines > 0;) {                                                           \
                 uint64_t here = (PAGE - (uintptr_t)from % PAGE + LINE - 1) / LINE;                                     \
-                if (here < lines) fetch_page(from + here * LINE, lines - here);                                        \
+                if (here < lines) fetch(from + here * LINE, lines - here);                                             \
                 else here = lines;                                                                                     \
                 stream(to, from, here);                                                                                \
                 to += here * LINE;                                                                                     \

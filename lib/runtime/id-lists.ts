@@ -16,9 +16,8 @@ export class IdLists {
   /** Buffers that nobody uses, by the power of two of their length. */
   readonly #free: Map<number, Uint32Array<ArrayBuffer>[]> = new Map();
   readonly #held: WeakMap<object, Held> = new WeakMap();
-  /** The last ones that were copied, in a ring: whatever has the same ids is them. */
-  readonly #last: (Held | undefined)[] = Array.from({ length: KEPT_LISTS });
-  #turn = 0;
+  /** The last ones that were copied, the newest first: whatever has the same ids is them. */
+  readonly #last: Held[] = [];
 
   /**
    * @param nextNumber - Gives numbers from 1 on, none of them twice in this process.
@@ -62,7 +61,6 @@ export class IdLists {
   /** The scan, which is not asked twice about lists of the same numbers and limits. */
   remembering(scan: PairScan): PairScan {
     const answers: Answer[] = [];
-    let turn = 0;
     return (source, destination, sourceLimit, destinationLimit) => {
       const [from, to] = [this.numberOf(source), this.numberOf(destination)];
       if (from === 0 || to === 0) return scan(source, destination, sourceLimit, destinationLimit);
@@ -75,15 +73,15 @@ export class IdLists {
         )
           return answer.runs;
       const runs = scan(source, destination, sourceLimit, destinationLimit);
-      answers[turn] = { from, to, sourceLimit, destinationLimit, runs };
-      turn = (turn + 1) % KEPT_LISTS;
+      answers.unshift({ from, to, sourceLimit, destinationLimit, runs });
+      if (answers.length > KEPT_LISTS) answers.pop();
       return runs;
     };
   }
 
   #known(blocks: Uint32Array): Held | undefined {
     for (const held of this.#last) {
-      if (held === undefined || held.list.length !== blocks.length) continue;
+      if (held.list.length !== blocks.length) continue;
       // Most lists differ at once: these need no comparison of all.
       if (held.list[0] !== blocks[0] || held.list.at(-1) !== blocks.at(-1)) continue;
       if (this.#same(held.list, blocks)) return held;
@@ -98,12 +96,11 @@ export class IdLists {
     const list = buffer.subarray(0, length);
     const held: Held = { buffer, list, number: this.#nextNumber(), borrowers: 0, last: true };
     this.#held.set(list, held);
-    const before = this.#last[this.#turn];
-    this.#last[this.#turn] = held;
-    this.#turn = (this.#turn + 1) % KEPT_LISTS;
-    if (before !== undefined) {
-      before.last = false;
-      this.#freeUnused(before);
+    this.#last.unshift(held);
+    const oldest = this.#last.length > KEPT_LISTS ? this.#last.pop() : undefined;
+    if (oldest !== undefined) {
+      oldest.last = false;
+      this.#freeUnused(oldest);
     }
     return held;
   }

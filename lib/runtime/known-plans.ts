@@ -24,8 +24,8 @@ export interface Asked {
  */
 export class KnownPlans {
   readonly #numberOf: (list: Uint32Array) => number;
-  readonly #last: (Known | undefined)[] = Array.from({ length: KEPT });
-  #turn = 0;
+  /** The newest first. */
+  readonly #last: Known[] = [];
 
   /** @param numberOf - The number of a list: lists of one number hold the same ids. 0 for none. */
   constructor(numberOf: (list: Uint32Array) => number) {
@@ -48,15 +48,15 @@ export class KnownPlans {
     const to = destination instanceof Uint32Array ? this.#numberOf(destination) : 0;
     if (asked === null || from === 0 || to === 0) return planPrepared(prepare(), source, destination);
     for (const known of this.#last)
-      if (known?.from === from && known.to === to && sameAsked(known.asked, asked) && holds(known))
+      if (known.from === from && known.to === to && sameAsked(known.asked, asked) && holds(known))
         return known.plan;
     const prepared = prepare();
     const plan = planPrepared(prepared, source, destination);
     // On other ways a plan also depends on what becomes known of a peer.
     if (prepared.routes.some(({ route }) => route.executor !== "host" && route.executor !== "cuda"))
       return plan;
-    this.#last[this.#turn] = { asked, from, to, prepared, plan, gpus: gpusOf(plan, prepared.environment) };
-    this.#turn = (this.#turn + 1) % KEPT;
+    this.#last.unshift({ asked, from, to, prepared, plan, gpus: gpusOf(plan, prepared.environment) });
+    if (this.#last.length > KEPT) this.#last.pop();
     return plan;
   }
 }

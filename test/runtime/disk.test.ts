@@ -343,7 +343,7 @@ mountTest("a full file system refuses the registration, says so, and keeps nothi
 });
 
 mountTest("a read-only file system is named", async () => {
-  Bun.spawnSync(["mount", "-o", "remount,ro", MOUNT]);
+  ran("mount", "-o", "remount,ro", MOUNT);
   try {
     const path = join(MOUNT, "no.bin");
     await using transport = await openLocal();
@@ -351,7 +351,7 @@ mountTest("a read-only file system is named", async () => {
     expect(error.message).toContain(path);
     expect(error.message).toMatch(/read-only/i);
   } finally {
-    Bun.spawnSync(["mount", "-o", "remount,rw", MOUNT]);
+    ran("mount", "-o", "remount,rw", MOUNT);
   }
 });
 
