@@ -58,7 +58,7 @@ export async function pack(destination: string): Promise<string> {
     writeFileSync(join(stage, "package.json"), `${JSON.stringify(manifest(), null, 2)}\n`);
     settleTimes(stage);
     mkdirSync(destination, { recursive: true });
-    run(["bun", "pm", "pack", "--quiet", "--destination", resolve(destination)], stage);
+    run([process.execPath, "pm", "pack", "--quiet", "--destination", resolve(destination)], stage);
     const { name, version } = manifest();
     return join(resolve(destination), `${name}-${version}.tgz`);
   } finally {
@@ -117,7 +117,7 @@ function declarations(directory: string): void {
   const project = join(ROOT, `.pack-${process.pid}.json`);
   writeFileSync(project, JSON.stringify({ extends: config, include: [], files: entries }));
   try {
-    run(["bunx", "--package", TYPESCRIPT, "tsc", "-p", project, ...options], ROOT);
+    run([process.execPath, "x", "--package", TYPESCRIPT, "tsc", "-p", project, ...options], ROOT);
   } finally {
     rmSync(project, { force: true });
   }
