@@ -53,7 +53,8 @@ export {
   type LayoutHandle,
 } from "./lib/core/handle.ts";
 export { formatExplanation, type Explanation } from "./lib/core/explain.ts";
-export { defaultProfile, type MachineProfile } from "./lib/core/profile.ts";
+export { defaultProfile } from "./lib/core/machine-figures.ts";
+export type { MachineProfile } from "./lib/core/profile.ts";
 export type { AxisWindow, DTypeName, LayoutConfig, ResolvedConfig } from "./lib/core/config.ts";
 export type {
   Arrangement,

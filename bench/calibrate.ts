@@ -3,13 +3,8 @@
 import { Transport } from "../index.ts";
 import { encodeHop } from "../lib/core/encode.ts";
 import type { CopyProgram } from "../lib/core/program.ts";
-import {
-  type CudaProfile,
-  cudaProfileOf,
-  defaultProfile,
-  type MachineProfile,
-  type RatePoint,
-} from "../lib/core/profile.ts";
+import { cudaProfileOf, defaultProfile } from "../lib/core/machine-figures.ts";
+import type { CudaProfile, MachineProfile, RatePoint } from "../lib/core/profile.ts";
 import { NativeContext } from "../lib/native/context.ts";
 import { openLibrary } from "../lib/native/library.ts";
 import {

@@ -118,7 +118,8 @@ export type {
   NixlTransportProfile,
   RatePoint,
 } from "./profile.ts";
-export { cudaProfileOf, defaultProfile, hopperCuda, rateAt, unknownCuda } from "./profile.ts";
+export { cudaProfileOf, defaultProfile, hopperCuda, unknownCuda } from "./machine-figures.ts";
+export { rateAt } from "./profile.ts";
 export type { PlanEnvironment } from "./environment.ts";
 export type { Place, Reach, Route, RouteRule } from "./route.ts";
 export { findRoute, placeOf, ROUTES } from "./route.ts";

@@ -1,5 +1,6 @@
 import { KvferryError } from "../core/errors.ts";
-import { cudaProfileOf, defaultProfile, type MachineProfile } from "../core/profile.ts";
+import { cudaProfileOf, defaultProfile } from "../core/machine-figures.ts";
+import type { MachineProfile } from "../core/profile.ts";
 import type { GpuFacts } from "../core/environment.ts";
 import type { NativeContext } from "../native/context.ts";
 import type { CudaDeviceInfo } from "../native/cuda-info.ts";

@@ -2,13 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { gpuWork } from "../../lib/core/gpu-work.ts";
 import { chooseMethod, type Choice } from "../../lib/core/method.ts";
 import type { Work } from "../../lib/core/work.ts";
-import {
-  type CudaProfile,
-  cudaProfileOf,
-  defaultProfile,
-  hopperCuda,
-  unknownCuda,
-} from "../../lib/core/profile.ts";
+import { cudaProfileOf, defaultProfile, hopperCuda, unknownCuda } from "../../lib/core/machine-figures.ts";
+import type { CudaProfile } from "../../lib/core/profile.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/environment.ts";
 import { copyProgram } from "../copy-program.ts";

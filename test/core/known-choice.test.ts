@@ -7,7 +7,7 @@ import { chooseMethod } from "../../lib/core/method.ts";
 import type { Hop } from "../../lib/core/plan.ts";
 import { planPrepared } from "../../lib/core/planner.ts";
 import { preparePair } from "../../lib/core/prepare.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import type { GpuFacts, PlanEnvironment } from "../../lib/core/environment.ts";
 import type { Work } from "../../lib/core/work.ts";
 import { World } from "./planner-fixture.ts";

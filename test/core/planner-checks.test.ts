@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { preparePair } from "../../lib/core/prepare.ts";
 import { planPrepared, planTransfer } from "../../lib/core/planner.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
 import { HOST, HOST_AND_NIXL, World } from "./planner-fixture.ts";
 

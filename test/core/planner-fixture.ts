@@ -7,7 +7,7 @@ import { isKvferryError, type ErrorWord, type KvferryError } from "../../lib/cor
 import type { Attachment, ComponentRecord, LayoutRecord, Storage } from "../../lib/core/layout.ts";
 import type { TransferPlan } from "../../lib/core/plan.ts";
 import { planTransfer } from "../../lib/core/planner.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import { emptyRegistry, registerLayout, type RegistrySnapshot } from "../../lib/core/registry.ts";
 import type { PlanRequest } from "../../lib/core/request.ts";
 import type { PlanEnvironment } from "../../lib/core/environment.ts";

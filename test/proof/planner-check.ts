@@ -7,7 +7,7 @@ import type { ComponentRecord, LayoutRecord } from "../../lib/core/layout.ts";
 import type { Hop, TransferPlan } from "../../lib/core/plan.ts";
 import { planPrepared, planTransfer } from "../../lib/core/planner.ts";
 import { preparePair } from "../../lib/core/prepare.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import { emptyRegistry, registerLayout, type RegistrySnapshot } from "../../lib/core/registry.ts";
 import type { BlockSelection, PlanRequest } from "../../lib/core/request.ts";

@@ -1,7 +1,7 @@
 // A whole transport on simulated ground: the code that ships, over a session whose effects are the world's.
 import { openFile, ownAddresses } from "../../lib/core/attachment.ts";
 import type { ExecutorName } from "../../lib/core/plan.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import type { NixlAgent } from "../../lib/native/agent.ts";
 import type { NativeContext } from "../../lib/native/context.ts";
 import type { CudaSession } from "../../lib/runtime/cuda-session.ts";

@@ -2,7 +2,7 @@
 // does not hold up what was answered.
 import { expect, test } from "bun:test";
 import { makeHandle } from "../../lib/core/handle.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import { plannedHop } from "../../lib/core/staging.ts";
 import type { MappedMemory } from "../../lib/native/memory.ts";

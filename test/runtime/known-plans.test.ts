@@ -10,7 +10,7 @@ import type { LayoutRecord } from "../../lib/core/layout.ts";
 import type { TransferPlan } from "../../lib/core/plan.ts";
 import { planPrepared } from "../../lib/core/planner.ts";
 import { preparePair, type PreparedPair, type PrepareRequest } from "../../lib/core/prepare.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import { KnownPlans } from "../../lib/runtime/known-plans.ts";
 import { World } from "../core/planner-fixture.ts";
 

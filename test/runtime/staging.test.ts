@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import type { LayoutConfig, LayoutSpec, LocalLayout, Transport } from "../../index.ts";
-import { defaultProfile } from "../../lib/core/profile.ts";
+import { defaultProfile } from "../../lib/core/machine-figures.ts";
 import { plannedHop, stagePieces } from "../../lib/core/staging.ts";
 import type { CopyProgram } from "../../lib/core/program.ts";
 import { KvferryError } from "../../lib/core/errors.ts";
