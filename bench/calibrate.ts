@@ -101,6 +101,9 @@ async function scaling(from: Arena, to: Arena): Promise<number[]> {
               hop.length,
               KVF_COPY_NONTEMPORAL,
               threads,
+              null,
+              null,
+              0,
             ),
           () => undefined,
         );

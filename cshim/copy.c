@@ -180,7 +180,8 @@ static void cut_into_items(copy_job *job, uint32_t threads) {
     job->task.end = end_copy;
 }
 
-int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *words, kvf_word count, uint32_t flags, uint32_t threads) {
+int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *words, kvf_word count, uint32_t flags, uint32_t threads, const uint32_t *sources,
+                     const uint32_t *destinations, uint32_t ids) {
     kvf_context *ctx = kvf_context_from(context);
     if (!ctx) return KVF_E_CLOSED;
     int32_t status = check_flags(flags);
@@ -189,7 +190,7 @@ int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *words, kvf_w
     copy_job *job = calloc(1, sizeof *job);
     if (!job) return kvf_refuse(KVF_E_NOMEM, "no memory for a copy");
     pthread_mutex_init(&job->order, NULL);
-    status = kvf_hop_parse_copy(&job->hop, words, count);
+    status = kvf_hop_parse_copy_beside(&job->hop, words, count, &(kvf_id_lists){{sources, destinations}, ids});
     if (status != KVF_OK) {
         pthread_mutex_destroy(&job->order);
         free(job);

@@ -141,8 +141,9 @@ KVF_API int32_t kvf_memory_touch_job(kvf_word context, uint32_t slot, kvf_word a
 KVF_API int32_t kvf_hop_check(const double *hop, kvf_word words, double *out);
 /* Runs a hop between host addresses on the calling thread. out[0] = bytes. */
 KVF_API int32_t kvf_copy_run(const double *hop, kvf_word words, uint32_t flags, double *out);
-/* The same as a job on up to `threads` threads of the copy pool. The hop is copied by the call. */
-KVF_API int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *hop, kvf_word words, uint32_t flags, uint32_t threads);
+/* The same as a job on up to `threads` threads of the copy pool. `sources` and `destinations`: `ids` block ids each, which
+ * programs may name, or NULL and 0. The hop and its lists are copied by the call. */
+KVF_API int32_t kvf_copy_job(kvf_word context, uint32_t slot, const double *hop, kvf_word words, uint32_t flags, uint32_t threads, const uint32_t *sources, const uint32_t *destinations, uint32_t ids);
 /* Hashes `count` messages of `bytes` bytes each, `stride` bytes apart, with BLAKE3; the byte result of the slot is
  * count x 32 bytes. */
 KVF_API int32_t kvf_blake3_job(kvf_word context, uint32_t slot, kvf_word address, kvf_word bytes, kvf_word stride, uint32_t count, uint32_t threads);

@@ -1,4 +1,5 @@
 import type { KvferryError } from "../core/errors.ts";
+import { listsBeside } from "../core/encode.ts";
 import type { Hop } from "../core/plan.ts";
 import type { NativeContext } from "../native/context.ts";
 import { nativeError } from "../native/native-error.ts";
@@ -18,15 +19,17 @@ const ENDED: RunningHop = {
 /**
  * Runs hops between host addresses: small ones on the calling thread, where handing over costs more than the copy,
  * large ones on the copy pool.
+ *
+ * @param numberOf - The number of a list of block ids: lists of one number hold the same ids. 0 for none.
  */
-export function hostExecutor(context: NativeContext): Executor {
+export function hostExecutor(context: NativeContext, numberOf: (list: Uint32Array) => number): Executor {
   const out = new Float64Array(new ArrayBuffer(16));
   const encode = hopEncoder();
   return {
     start(hop: Hop, { watch }, done): RunningHop {
-      const encoded = encode(hop.programs);
       const flags = hop.method === "host/nontemporal" ? KVF_COPY_NONTEMPORAL : 0;
       if (hop.inline && !watch) {
+        const encoded = encode(hop.programs);
         const status = context.library.kvf_copy_run(encoded, encoded.length, flags, out);
         done(
           status < 0
@@ -35,10 +38,23 @@ export function hostExecutor(context: NativeContext): Executor {
         );
         return ENDED;
       }
+      // The library copies the hop and its lists before the call returns.
+      const beside = listsBeside(hop.programs, numberOf);
+      const encoded = encode(hop.programs, beside);
       const slot = context.submit(
         "transfer",
         (free) =>
-          context.library.kvf_copy_job(context.address, free, encoded, encoded.length, flags, hop.width),
+          context.library.kvf_copy_job(
+            context.address,
+            free,
+            encoded,
+            encoded.length,
+            flags,
+            hop.width,
+            beside?.source ?? null,
+            beside?.destination ?? null,
+            beside?.count ?? 0,
+          ),
         (completion, ended) => done(outcomeOf(context, completion, ended)),
         watch,
       );

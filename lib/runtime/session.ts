@@ -99,7 +99,7 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     if (options.capabilities.gds) gds = await openGds(context, cuda, options, wire);
     const ids = new IdLists(listNumbers(context.library), idComparison(context.library));
     const executors = new Map<ExecutorName, Executor>([
-      ["host", hostExecutor(context)],
+      ["host", hostExecutor(context, (list) => ids.numberOf(list))],
       ["file", fileExecutor(context)],
     ]);
     if (agent !== null && overNixl !== null) executors.set("nixl", overNixl.nixlExecutor(context, agent));

@@ -167,6 +167,7 @@ int main(int count, char **arguments) {
     large_rows();
     many_programs();
     many_runs();
+    lists_beside();
     held("split rows, many programs, many runs");
     programs_in_order(percent / 2);
     held("programs in order");

@@ -263,7 +263,7 @@ static void closing_while_copies_run(uint32_t cases) {
         seal_draft(&hop);
         CHECK(kvf_context_ring_by_callback(js.context, (kvf_word)(uintptr_t)count_ring) == KVF_OK);
         arm(&js);
-        for (uint32_t slot = 0; slot < 20; slot++) CHECK(kvf_copy_job(js.context, slot, hop.words, hop.used, slot % 2, 1) == KVF_OK);
+        for (uint32_t slot = 0; slot < 20; slot++) CHECK(kvf_copy_job(js.context, slot, hop.words, hop.used, slot % 2, 1, NULL, NULL, 0) == KVF_OK);
         CHECK(close_client(&js, 20000) == 0);
         CHECK(js.words[0] == 20);
         uint32_t before = rings;

@@ -36,7 +36,7 @@ static uint8_t *expected_of(const draft *hop, uint64_t *rows) {
 
 static void run_job(client *js, draft *hop, uint32_t flags, uint32_t threads) {
     uint32_t slot = (uint32_t)below(js->slots);
-    CHECK(kvf_copy_job(js->context, slot, hop->words, hop->used, flags, threads) == KVF_OK);
+    CHECK(kvf_copy_job(js->context, slot, hop->words, hop->used, flags, threads, NULL, NULL, 0) == KVF_OK);
     answer got = await(js);
     CHECK(got.slot == slot && got.status == KVF_OK && got.flags == KVF_DONE_TOUCHED);
     CHECK(got.value == hop->words[4]);
@@ -140,7 +140,7 @@ static void programs_in_order(uint32_t cases) {
     for (uint32_t at = 0; at < cases; at++) {
         memset(hop.dst, GUARD, hop.dst_bytes);
         uint32_t seen = 0;
-        CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, at % 2, 3) == KVF_OK);
+        CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, at % 2, 3, NULL, NULL, 0) == KVF_OK);
         while (seen < programs) {
             uint32_t done = __atomic_load_n(slot_record(&js, 7), __ATOMIC_SEQ_CST);
             CHECK(done >= seen && done <= programs);
@@ -195,6 +195,52 @@ static void many_runs(void) {
     CHECK(close_client(&js, 1000) == 0);
 }
 
+/* Block ids that the call is given beside the hop, and that the caller overwrites as soon as it returns. */
+static void lists_beside(void) {
+    static draft hop;
+    client js = open_client(64);
+    const uint32_t pairs = 1999, row = 512;
+    begin_draft(&hop, 1, 1 << 20, 2 << 20);
+    flat_program(&hop, 0, pairs, row); /* the arrays; ids take the places of its offsets below */
+    double *head = hop.words + KVF_HOP_HEADER_WORDS;
+    const size_t bytes = pairs * sizeof(uint32_t);
+    uint32_t *from = malloc(bytes), *to = malloc(bytes);
+    CHECK(from && to);
+    for (uint32_t p = 0; p < pairs; p++) {
+        from[p] = (uint32_t)below(pairs);
+        to[p] = pairs - 1 - p;
+    }
+    memcpy(hop.words + (uint64_t)head[30], from, bytes);
+    memcpy(hop.words + (uint64_t)head[31], to, bytes);
+    head[34] = 1;
+    head[35] = head[36] = row;
+    seal_draft(&hop);
+    uint8_t *expected = expected_of(&hop, NULL);
+    head[34] = 2;
+    head[30] = head[31] = 0;
+    uint32_t *lent = malloc(2 * bytes);
+    CHECK(lent);
+    for (uint32_t way = 0; way < 6; way++) {
+        memcpy(lent, from, bytes);
+        memcpy(lent + pairs, to, bytes);
+        memset(hop.dst, GUARD, hop.dst_bytes);
+        CHECK(kvf_copy_job(js.context, way, hop.words, hop.used, way % 2, 1 + way % 3, lent, lent + pairs, pairs) == KVF_OK);
+        memset(lent, 0, 2 * bytes);
+        CHECK(await(&js).status == KVF_OK);
+        CHECK(memcmp(hop.dst, expected, hop.dst_bytes) == 0);
+    }
+    memset(hop.dst, GUARD, hop.dst_bytes);
+    CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, 0, 2, from, to, pairs - 1) == KVF_E_INVALID);
+    CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, 0, 2, NULL, to, pairs) == KVF_E_INVALID);
+    CHECK(kvf_copy_job(js.context, 7, hop.words, hop.used, 0, 2, NULL, NULL, 0) == KVF_E_INVALID);
+    for (uint64_t k = 0; k < hop.dst_bytes; k++) CHECK(hop.dst[k] == GUARD);
+    free(lent);
+    free(from);
+    free(to);
+    free(expected);
+    end_draft(&hop);
+    CHECK(close_client(&js, 1000) == 0);
+}
 
 /* ---- the cursor ---------------------------------------------------------------------------------------------- */
 
@@ -242,7 +288,7 @@ static void cancelled_copies(uint32_t cases) {
     uint32_t cancelled = 0;
     for (uint32_t at = 0; at < cases; at++) {
         memset(hop.dst, GUARD, hop.dst_bytes);
-        CHECK(kvf_copy_job(js.context, 5, hop.words, hop.used, at % 2, 1 + at % 3) == KVF_OK);
+        CHECK(kvf_copy_job(js.context, 5, hop.words, hop.used, at % 2, 1 + at % 3, NULL, NULL, 0) == KVF_OK);
         for (uint64_t spin = below(100000); spin > 0; spin--) __asm__ volatile("");
         CHECK(kvf_slot_cancel(js.context, 5) == KVF_OK);
         answer got = await(&js);
