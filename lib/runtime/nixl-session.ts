@@ -43,19 +43,27 @@ export async function openAgent(
   }
   let agent: NixlAgent | undefined;
   try {
+    // Whoever has an agent will have peers. NIXL takes longer to load, and then to start its backends, than all that works
+    // with it: either happens on a thread of its own, and a part of that is loaded beside each.
     const creating = NixlAgent.create(context, location, name, NIXL_LANES);
-    // Whoever has an agent will have peers. NIXL takes longer to load than all that works with it, on a thread of its own.
-    const beside = Promise.all([import("./nixl-parts.ts"), loadExchange()]);
-    agent = await creating;
-    for (const [backend, parameters] of wanted.backends)
-      await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
-    const [overNixl] = await beside;
+    const [made, overNixl] = await Promise.all([creating, import("./nixl-parts.ts")]);
+    agent = made;
+    await Promise.all([addBackends(agent, wanted.backends, options), loadExchange()]);
     return { agent, overNixl, reason: null };
   } catch (error) {
     await agent?.close().catch(() => 0);
     if (wanted.demanded || !(error instanceof KvferryError)) throw error;
     return { agent: null, overNixl: null, reason: error };
   }
+}
+
+async function addBackends(
+  agent: NixlAgent,
+  backends: NonNullable<ResolvedOptions["nixl"]>["backends"],
+  options: ResolvedOptions,
+): Promise<void> {
+  for (const [backend, parameters] of backends)
+    await addBackend(agent, backend, { ...ownWorkers(backend), ...parameters }, options);
 }
 
 /**
