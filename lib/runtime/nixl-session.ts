@@ -46,9 +46,13 @@ export async function openAgent(
     // Whoever has an agent will have peers. NIXL takes longer to load, and then to start its backends, than all that works
     // with it: either happens on a thread of its own, and a part of that is loaded beside each.
     const creating = NixlAgent.create(context, location, name, NIXL_LANES);
-    const [made, overNixl] = await Promise.all([creating, import("./nixl-parts.ts")]);
-    agent = made;
-    await Promise.all([addBackends(agent, wanted.backends, options), loadExchange()]);
+    const parts = import("./nixl-parts.ts");
+    agent = await creating;
+    const [overNixl] = await Promise.all([
+      parts,
+      addBackends(agent, wanted.backends, options),
+      loadExchange(),
+    ]);
     return { agent, overNixl, reason: null };
   } catch (error) {
     await agent?.close().catch(() => 0);

@@ -98,19 +98,16 @@ export async function openSession(options: ResolvedOptions): Promise<Session> {
     ]);
     if (options.capabilities.gds) gds = await openGds(context, cuda, options, wire);
     const ids = new IdLists(listNumbers(context.library), idComparison(context.library));
+    const numberOf = (list: Uint32Array): number => ids.numberOf(list);
     const executors = new Map<ExecutorName, Executor>([
-      ["host", hostExecutor(context, (list) => ids.numberOf(list))],
+      ["host", hostExecutor(context, numberOf)],
       ["file", fileExecutor(context)],
     ]);
     if (agent !== null && overNixl !== null) executors.set("nixl", overNixl.nixlExecutor(context, agent));
     if (options.cuda !== null)
       executors.set(
         "cuda",
-        cudaExecutor(
-          context,
-          () => cuda.defaultDevice,
-          (list) => ids.numberOf(list),
-        ),
+        cudaExecutor(context, () => cuda.defaultDevice, numberOf),
       );
     const byGds = gds?.executor() ?? null;
     if (byGds !== null) executors.set("gds", byGds);
